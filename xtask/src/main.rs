@@ -1,0 +1,71 @@
+//! The project's one task runner: `cargo xtask <verb>`. Continuous integration calls nothing else.
+//!
+//! It knows how to check, build and measure the workspace; it knows nothing of machines, which it drives
+//! only through the `testyard` program, as a user would.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
+
+mod bench;
+mod cargo;
+mod fault;
+mod install;
+mod newcomer;
+mod policy;
+mod requirements;
+mod suite;
+mod tally;
+mod tidy;
+mod unprivileged;
+
+use std::process::ExitCode;
+
+use fault::{Fault, Outcome};
+
+const USAGE: &str = "\
+cargo xtask <verb>
+
+  run [ARGS…]            build Testyard and run `testyard run ARGS`
+  test                   check and test everything: tidy, fmt, clippy, policy, tests, doc tests
+  ci                     the same as `test`, with CI=true: a skip that the host does not force is a failure
+  tidy                   only the rules of the tree: crate arrows, file sizes, module docs, links
+  policy                 only the dependency rules of deny.toml
+  install [--root DIR]   build static release programs and copy them to DIR/bin (default ~/.local)
+  bench [ARGS…]          run the benchmarks
+  newcomer               run the README's two commands in a fresh Debian machine and time them
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(code) => code,
+        Err(fault) => {
+            eprintln!("error: {fault}");
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
+    let (verb, rest) = match arguments.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let without_arguments = |done: fn() -> Outcome<ExitCode>| match rest.first() {
+        Some(extra) => Err(Fault::Usage(format!("`{verb}` takes no arguments, but got `{extra}`"))),
+        None => done(),
+    };
+    match verb {
+        "run" => install::run(rest),
+        "test" => without_arguments(|| suite::test(suite::in_ci())),
+        "ci" => without_arguments(|| suite::test(true)),
+        "tidy" => without_arguments(tidy::report),
+        "policy" => without_arguments(policy::report),
+        "install" => install::install(rest),
+        "bench" => bench::run(rest),
+        "newcomer" => without_arguments(newcomer::run),
+        "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(Fault::Usage(format!("`{other}` is not a verb; `cargo xtask help` lists them"))),
+    }
+}

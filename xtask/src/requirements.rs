@@ -1,0 +1,120 @@
+//! What the tests need from the host: Debian packages and an ordinary user. Says what it installs, or what is missing.
+
+use std::process::Stdio;
+
+use crate::cargo::{has_program, program, shown, succeeds};
+use crate::fault::Outcome;
+
+/// A Debian package and the program by which it is recognised.
+struct Requirement {
+    package: &'static str,
+    program: &'static str,
+    why: &'static str,
+}
+
+const REQUIREMENTS: [Requirement; 10] = [
+    Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
+    Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
+    Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
+    Requirement { package: "bubblewrap", program: "bwrap", why: "probes inside containers of somebody else's" },
+    Requirement { package: "iproute2", program: "ip", why: "tests that look at networks from outside" },
+    Requirement { package: "util-linux", program: "setpriv", why: "tests as an ordinary user" },
+    Requirement { package: "procps", program: "pgrep", why: "tests that look for processes" },
+    Requirement { package: "git", program: "git", why: "tests of the source's tree hash" },
+    Requirement { package: "python3", program: "python3", why: "examples in Python" },
+    Requirement { package: "python3-venv", program: "python3", why: "examples/real makes a virtual environment" },
+];
+
+/// The user whom the suite also runs as, where root runs it.
+pub(crate) const ORDINARY_USER: &str = "tester";
+
+/// Installs what is missing, and names what could not be installed.
+pub(crate) fn provide() -> Outcome<()> {
+    let missing: Vec<&Requirement> = REQUIREMENTS.iter().filter(|requirement| !present(requirement)).collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    for requirement in missing.iter().filter(|requirement| !present(requirement)) {
+        println!("MISSING  package {}: {} will be skipped", requirement.package, requirement.why);
+    }
+    if is_root() && user_id(ORDINARY_USER).is_none() {
+        println!("install  user `{ORDINARY_USER}` (useradd): the suite runs as an ordinary user too");
+        let mut command = program("useradd");
+        if !succeeds(command.args(["--create-home", ORDINARY_USER]))? {
+            println!("MISSING  user `{ORDINARY_USER}`: nothing will run as an ordinary user");
+        }
+    }
+    Ok(())
+}
+
+fn install(missing: &[&Requirement]) -> Outcome<()> {
+    for requirement in missing {
+        println!("install  package {}: {}", requirement.package, requirement.why);
+    }
+    let prefix: &[&str] = match (is_root(), may_sudo()) {
+        (true, _) => &["apt-get"],
+        (false, true) => &["sudo", "-n", "apt-get"],
+        (false, false) => {
+            println!("install  nothing: not root, and `sudo` does not let us without a password");
+            return Ok(());
+        }
+    };
+    if !has_program("apt-get") {
+        println!("install  nothing: this host has no apt-get");
+        return Ok(());
+    }
+    let apt = |words: &[&str]| {
+        let mut command = program(prefix[0]);
+        command.args(&prefix[1..]).args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        println!("install  $ {}", shown(&command));
+        succeeds(&mut command)
+    };
+    apt(&["update", "--quiet"])?;
+    let packages = missing.iter().map(|requirement| requirement.package);
+    let words: Vec<&str> =
+        ["install", "--yes", "--quiet", "--no-install-recommends"].into_iter().chain(packages).collect();
+    apt(&words)?;
+    Ok(())
+}
+
+fn present(requirement: &Requirement) -> bool {
+    match requirement.package {
+        // A package without a program of its own: the module that Debian splits off is what is asked for.
+        "python3-venv" => {
+            let mut command = program("/usr/bin/python3");
+            command.args(["-c", "import ensurepip, venv"]).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        }
+        _ => has_program(requirement.program),
+    }
+}
+
+fn may_sudo() -> bool {
+    has_program("sudo")
+        && program("sudo").args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+}
+
+/// The id of a user in `/etc/passwd`.
+pub(crate) fn user_id(name: &str) -> Option<u32> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    lines.find(|fields| fields.first() == Some(&name)).and_then(|fields| fields.get(2)?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name() {
+        assert_eq!(user_id("root"), Some(0));
+        assert_eq!(user_id("nobody-of-this-name"), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! `cargo xtask test`: every check there is, one closing line with true totals.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use crate::cargo::{cargo, has_subcommand, must_succeed, shown, succeeds, target_folder, watched};
+use crate::fault::{Fault, Outcome};
+use crate::tally::{Reader, Skip, Summaries, Tally, read_skips, with_skips};
+use crate::{policy, requirements, tidy, unprivileged};
+
+/// Whether continuous integration runs this.
+pub(crate) fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
+
+/// Runs everything. In CI a skip that the host does not force is a failure.
+pub(crate) fn test(ci: bool) -> Outcome<ExitCode> {
+    requirements::provide()?;
+    let mut run = Run::default();
+    run.check("tidy", || Ok(tidy::report()? == ExitCode::SUCCESS))?;
+    run.check("policy", || Ok(policy::report()? == ExitCode::SUCCESS))?;
+    if has_subcommand("deny") {
+        run.command("cargo-deny", cargo().args(["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
+    } else {
+        println!("note: cargo-deny is not installed; `policy` above checked its three rules from the same deny.toml");
+    }
+    run.command("fmt", cargo().args(["fmt", "--all", "--check"]))?;
+    let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    run.command("clippy", cargo().args(lints))?;
+    run.command("fuzz targets", &mut fuzz_targets()?)?;
+
+    // What tests start as real programs is not built by building the tests.
+    must_succeed(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;
+    let log = target_folder()?.join("skips.jsonl");
+    std::fs::write(&log, "").map_err(|error| Fault::file(&log, &error))?;
+    let (mut suite, reader) = suite_command();
+    run.tests(suite.env("TESTYARD_SKIP_LOG", &log), reader, &log)?;
+    let mut examples_in_docs = cargo();
+    examples_in_docs.args(["test", "--quiet", "--doc", "--workspace", "--locked"]);
+    run.tests(&mut examples_in_docs, Reader::Libtest, Path::new("/dev/null"))?;
+    if requirements::is_root() {
+        run.unprivileged()?;
+    }
+    Ok(run.close(ci))
+}
+
+/// Fuzzing takes a nightly compiler; that its targets still fit the crates is checked with any.
+fn fuzz_targets() -> Outcome<Command> {
+    let mut command = cargo();
+    command.args(["check", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]);
+    // Nothing is linked, so libFuzzer need not be compiled, which would take a C++ compiler.
+    command.arg(target_folder()?.join("fuzz")).env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libfuzzer.a");
+    Ok(command)
+}
+
+fn suite_command() -> (Command, Reader) {
+    let mut command = cargo();
+    if has_subcommand("nextest") {
+        command.args(["nextest", "run", "--workspace", "--locked", "--color=never", "--no-tests=pass"]);
+        return (command, Reader::Nextest);
+    }
+    println!("note: cargo-nextest is not installed; the slower `cargo test` runs the same tests");
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    (command, Reader::Libtest)
+}
+
+/// What has been counted so far.
+#[derive(Default)]
+struct Run {
+    tally: Tally,
+    skips: Vec<Skip>,
+    failures: Vec<String>,
+}
+
+impl Run {
+    /// A check that is one thing: it passed or it failed.
+    fn check(&mut self, name: &str, check: impl FnOnce() -> Outcome<bool>) -> Outcome<()> {
+        println!("==> {name}");
+        let passed = check()?;
+        self.tally.add(Tally::of(passed));
+        if !passed {
+            self.failures.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    fn command(&mut self, name: &str, command: &mut Command) -> Outcome<()> {
+        println!("$ {}", shown(command));
+        self.check(name, || succeeds(command))
+    }
+
+    /// Test programs, counted by what they print and by what they wrote into the skip log.
+    fn tests(&mut self, command: &mut Command, reader: Reader, log: &Path) -> Outcome<()> {
+        let line = shown(command);
+        println!("==> {line}");
+        let mut summaries = Summaries::new(reader);
+        let passed = watched(command, |text| summaries.look(text))?;
+        let skips = read_skips(log);
+        let mut tally = with_skips(summaries.tally, &skips);
+        // It may have failed to compile, or have been ended, with no failed test to count.
+        if (!passed && tally.failed == 0) || summaries.seen == 0 {
+            tally.failed += 1;
+        }
+        if tally.failed > 0 {
+            self.failures.push(line);
+        }
+        self.tally.add(tally);
+        self.skips.extend(skips);
+        Ok(())
+    }
+
+    fn unprivileged(&mut self) -> Outcome<()> {
+        let stage = match unprivileged::Stage::prepare()? {
+            Ok(stage) => stage,
+            Err(reason) => {
+                self.skips.push(Skip {
+                    name: "the suite as an ordinary user".to_owned(),
+                    reason,
+                    forced_by_host: false,
+                    whole_test: false,
+                });
+                self.tally.skipped += 1;
+                return Ok(());
+            }
+        };
+        for mut program in stage.programs() {
+            self.tests(&mut program, Reader::Libtest, stage.skip_log())?;
+            stage.clear_skip_log()?;
+        }
+        stage.remove()
+    }
+
+    /// Prints the skips and the closing line; the exit code says the same.
+    fn close(&self, ci: bool) -> ExitCode {
+        println!();
+        for skip in &self.skips {
+            let kind = if skip.forced_by_host { "the host lacks it" } else { "not forced by the host" };
+            println!("SKIPPED {}: {} ({kind})", skip.name, skip.reason);
+        }
+        for failure in &self.failures {
+            println!("FAILED {failure}");
+        }
+        let avoidable = self.skips.iter().filter(|skip| !skip.forced_by_host).count();
+        if ci && avoidable > 0 {
+            println!("FAILED {avoidable} skips that this host does not force (CI=true)");
+        }
+        println!("{}", self.tally);
+        let passed = self.tally.failed == 0 && (!ci || avoidable == 0);
+        if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(skip_forced: Option<bool>, failed: u64, ci: bool) -> bool {
+        let skips = skip_forced.map(|forced_by_host| Skip {
+            name: "a".to_owned(),
+            reason: "b".to_owned(),
+            forced_by_host,
+            whole_test: true,
+        });
+        let run = Run {
+            tally: Tally { passed: 1, failed, skipped: 0 },
+            skips: skips.into_iter().collect(),
+            failures: Vec::new(),
+        };
+        run.close(ci) == ExitCode::SUCCESS
+    }
+
+    #[test]
+    fn the_exit_code_is_honest() {
+        assert!(closed(None, 0, true));
+        assert!(!closed(None, 1, false));
+        assert!(closed(Some(false), 0, false));
+        assert!(!closed(Some(false), 0, true));
+        assert!(closed(Some(true), 0, true));
+    }
+}

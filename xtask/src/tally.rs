@@ -1,0 +1,168 @@
+//! The counts of one whole check: how many passed, failed and were skipped, from everything that ran.
+
+use std::fmt;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// How many of something passed, failed and were skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+impl Tally {
+    /// One check that passed or failed.
+    pub(crate) fn of(passed: bool) -> Self {
+        if passed { Self { passed: 1, ..Self::default() } } else { Self { failed: 1, ..Self::default() } }
+    }
+
+    /// Adds another.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Whose output is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// One summary of everything. What tests print is indented, so theirs is not taken for it.
+    Nextest,
+    /// One line for each test program.
+    Libtest,
+}
+
+impl Reader {
+    /// The counts of a summary and what separates them; none for every other line.
+    fn counts(self, line: &str) -> Option<(&str, char)> {
+        match self {
+            Self::Nextest => Some((line.strip_prefix("     Summary [")?.split_once("run:")?.1, ',')),
+            Self::Libtest => Some((line.strip_prefix("test result: ")?.split_once(". ")?.1, ';')),
+        }
+    }
+}
+
+/// Reads the counts out of what test programs print.
+#[derive(Debug)]
+pub(crate) struct Summaries {
+    reader: Reader,
+    /// What they add up to.
+    pub(crate) tally: Tally,
+    /// How many summaries were seen; none means that nothing ran.
+    pub(crate) seen: u64,
+}
+
+impl Summaries {
+    /// Nothing seen yet.
+    pub(crate) fn new(reader: Reader) -> Self {
+        Self { reader, tally: Tally::default(), seen: 0 }
+    }
+
+    /// Looks at one line of output.
+    pub(crate) fn look(&mut self, line: &str) {
+        let Some((counts, separator)) = self.reader.counts(line) else { return };
+        self.seen += 1;
+        // "118 passed (2 slow, 1 flaky)", "2 failed", "1 timed out", "3 ignored", "7 filtered out"
+        for part in counts.split([separator, '(', ')']) {
+            let mut words = part.split_whitespace();
+            let Some(count) = words.next().and_then(|word| word.parse::<u64>().ok()) else { continue };
+            match words.next() {
+                Some("passed") => self.tally.passed += count,
+                Some("failed" | "timed" | "exec") => self.tally.failed += count,
+                Some("ignored" | "skipped") => self.tally.skipped += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// One skip that a test wrote into the log named by `TESTYARD_SKIP_LOG` (see testkit's `skip!`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Skip {
+    /// What was skipped.
+    pub(crate) name: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// The host truly lacks the ability: nothing that could be installed would provide it.
+    pub(crate) forced_by_host: bool,
+    /// A whole test that returned early, which its test program counted as passed.
+    pub(crate) whole_test: bool,
+}
+
+/// The skips in a log. A line that cannot be read counts as a skip too: nothing is lost in silence.
+pub(crate) fn read_skips(log: &Path) -> Vec<Skip> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter(|line| !line.trim().is_empty()).map(read_skip).collect()
+}
+
+fn read_skip(line: &str) -> Skip {
+    let value: Value = serde_json::from_str(line).unwrap_or(Value::Null);
+    let text = |key: &str| value[key].as_str().unwrap_or("(unreadable)").to_owned();
+    Skip {
+        name: text("name"),
+        reason: text("reason"),
+        forced_by_host: value["forced_by_host"].as_bool().unwrap_or(false),
+        whole_test: value["whole_test"].as_bool().unwrap_or(false),
+    }
+}
+
+/// The counts once the skips are known: a test that skipped itself did not pass.
+pub(crate) fn with_skips(mut tally: Tally, skips: &[Skip]) -> Tally {
+    let whole = skips.iter().filter(|skip| skip.whole_test).count() as u64;
+    tally.passed = tally.passed.saturating_sub(whole);
+    tally.skipped += skips.len() as u64;
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally_of(reader: Reader, lines: &[&str]) -> Tally {
+        let mut summaries = Summaries::new(reader);
+        lines.iter().for_each(|line| summaries.look(line));
+        summaries.tally
+    }
+
+    #[test]
+    fn nextest_is_understood() {
+        let lines = [
+            "        PASS [   0.005s] testyard-model names::tests::ids",
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.34s",
+            "         Summary [   1.234s] 7 tests run: 7 passed, 0 skipped",
+            "     Summary [   1.234s] 124 tests run: 120 passed (2 slow, 1 flaky), 3 failed, 1 timed out, 5 skipped",
+        ];
+        assert_eq!(tally_of(Reader::Nextest, &lines), Tally { passed: 120, failed: 4, skipped: 5 });
+        let one = ["     Summary [   0.010s] 1 test run: 1 passed, 0 skipped"];
+        assert_eq!(tally_of(Reader::Nextest, &one).passed, 1);
+    }
+
+    #[test]
+    fn libtest_is_understood_and_added_up() {
+        let lines = [
+            "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 7 filtered out; finished in 0.01s",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        ];
+        assert_eq!(tally_of(Reader::Libtest, &lines), Tally { passed: 13, failed: 2, skipped: 3 });
+    }
+
+    #[test]
+    fn a_test_that_skipped_itself_did_not_pass() {
+        let whole = read_skip(r#"{"name":"a","reason":"b","forced_by_host":true,"whole_test":true}"#);
+        let part = read_skip("not json");
+        assert!(whole.forced_by_host && !part.forced_by_host);
+        let tally = with_skips(Tally { passed: 5, failed: 0, skipped: 1 }, &[whole, part]);
+        assert_eq!(tally, Tally { passed: 4, failed: 0, skipped: 3 });
+        assert_eq!(tally.to_string(), "4 passed, 0 failed, 3 skipped");
+    }
+}
