@@ -1,0 +1,240 @@
+//! What a machine is asked to be, and how it is described to others.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{MachineId, MachineName};
+use crate::problem::Problem;
+use crate::state::MachineState;
+use crate::units::{ByteSize, Span, as_text};
+
+/// The version of the JSON that `list`, `info` and `run` print; raised when a reader could break.
+pub const JSON_VERSION: u32 = 1;
+
+/// A backend's name, or `auto`: 1–32 lower-case letters, digits and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendName(String);
+
+impl BackendName {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Plain processes on this host.
+    #[must_use]
+    pub fn host() -> Self {
+        Self("host".to_owned())
+    }
+
+    /// Testyard's own container.
+    #[must_use]
+    pub fn namespace() -> Self {
+        Self("namespace".to_owned())
+    }
+}
+
+/// A backend's name was malformed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a backend's name: use lower-case letters, digits and `-`")]
+pub struct BackendNameError(String);
+
+impl FromStr for BackendName {
+    type Err = BackendNameError;
+
+    fn from_str(text: &str) -> Result<Self, BackendNameError> {
+        let valid = (1..=32).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if valid { Ok(Self(text.to_owned())) } else { Err(BackendNameError(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for BackendName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a machine starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ImageReference {
+    /// A live view of this host's own root.
+    Host,
+    /// A stored image by name and tag: `debian:12`, `mine:latest`.
+    Named {
+        /// Letters, digits, `.`, `_`, `-`; 1–64 characters.
+        name: String,
+        /// The same; `latest` where none was written.
+        tag: String,
+    },
+    /// A stored image by the first 8–64 hexadecimal digits of its digest, written `sha256:…`.
+    Digest(String),
+}
+
+/// An image reference was malformed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not an image: write `host`, `name:tag` (such as debian:12) or `sha256:` and at least 8 hexadecimal digits"
+)]
+pub struct ImageReferenceError(String);
+
+impl FromStr for ImageReference {
+    type Err = ImageReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ImageReferenceError> {
+        let bad = || ImageReferenceError(text.to_owned());
+        let word = |part: &str| {
+            (1..=64).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+                && part.as_bytes()[0].is_ascii_alphanumeric()
+        };
+        if text == "host" {
+            return Ok(Self::Host);
+        }
+        if let Some(digits) = text.strip_prefix("sha256:") {
+            let valid = (8..=64).contains(&digits.len())
+                && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            return if valid { Ok(Self::Digest(digits.to_owned())) } else { Err(bad()) };
+        }
+        let (name, tag) = text.split_once(':').unwrap_or((text, "latest"));
+        if word(name) && word(tag) {
+            Ok(Self::Named { name: name.to_owned(), tag: tag.to_owned() })
+        } else {
+            Err(bad())
+        }
+    }
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Named { name, tag } => write!(f, "{name}:{tag}"),
+            Self::Digest(digits) => write!(f, "sha256:{digits}"),
+        }
+    }
+}
+
+as_text!(BackendName, ImageReference);
+
+/// What a machine is to be. Backends refuse what they cannot give; nothing is silently dropped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineSpec {
+    /// Which backend makes it; already chosen, never `auto`.
+    pub backend: BackendName,
+    /// What it starts from.
+    pub image: ImageReference,
+    /// Default user of commands; none means the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Processor time, in cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Memory of everything in it, environments included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// What may be written over its image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<ByteSize>,
+    /// `x86_64`, `aarch64`; none means this host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+    /// Root inside is this host's root (needs root; no user namespace).
+    #[serde(default)]
+    pub privileged: bool,
+    /// Masked or skipped paths of the host to show after all; absolute.
+    #[serde(default)]
+    pub expose: Vec<PathBuf>,
+    /// Stopped after so long without client streams, environments or leases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
+    /// Deleted so long after its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Span>,
+    /// Environment variables of the client that commands also get, beside the fixed allow-list.
+    #[serde(default)]
+    pub pass_env: Vec<String>,
+}
+
+impl MachineSpec {
+    /// A machine of this backend over the live view of the host, everything else default.
+    #[must_use]
+    pub fn new(backend: BackendName) -> Self {
+        Self {
+            backend,
+            image: ImageReference::Host,
+            user: None,
+            cpus: None,
+            memory: None,
+            disk: None,
+            arch: None,
+            privileged: false,
+            expose: Vec::new(),
+            idle: None,
+            ttl: None,
+            pass_env: Vec::new(),
+        }
+    }
+}
+
+/// A machine as `list` and `info` show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineInfo {
+    /// Its stable id.
+    pub id: MachineId,
+    /// Its name.
+    pub name: MachineName,
+    /// Where it is in its life.
+    pub state: MachineState,
+    /// What it was asked to be.
+    pub spec: MachineSpec,
+    /// Why this backend, when it was chosen by `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_reason: Option<String>,
+    /// When it was created, in milliseconds since 1970-01-01 UTC.
+    pub created_ms: i64,
+    /// Why it is `failed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Problem>,
+    /// The supervisor's process id on the host, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor_pid: Option<i32>,
+    /// What this machine cannot isolate or limit, in plain sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_references_round_trip() {
+        for (text, shown) in [
+            ("host", "host"),
+            ("debian:12", "debian:12"),
+            ("debian", "debian:latest"),
+            ("sha256:0123abcd", "sha256:0123abcd"),
+        ] {
+            assert_eq!(text.parse::<ImageReference>().expect(text).to_string(), shown);
+        }
+        for bad in ["", ":", "a:", ":b", "../x:1", "a/b", "sha256:xyz", "a:b:c", "-a:1"] {
+            assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_spec_survives_json() {
+        let mut spec = MachineSpec::new(BackendName::namespace());
+        spec.memory = Some(ByteSize::mebibytes(512));
+        spec.idle = "5m".parse().ok();
+        let json = serde_json::to_string(&spec).expect("a spec is plain data");
+        assert_eq!(serde_json::from_str::<MachineSpec>(&json).expect("its own output"), spec);
+        assert!(serde_json::from_str::<MachineSpec>(r#"{"backend":"host","image":"host","memmory":1}"#).is_err());
+    }
+}

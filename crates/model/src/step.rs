@@ -1,0 +1,88 @@
+//! The steps at which a process of ours can die and leave something: the failpoints of the kill matrix.
+//!
+//! Every place that makes or removes something calls `testyard_linux::step::reach` with its [`Step`] just
+//! after. The kill matrix enumerates [`Step::ALL`], so a new step is tested as soon as it has a name.
+
+macro_rules! steps {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)+) => {
+        /// A point in the life of a machine or an environment after which something exists, or is gone.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Step { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Step {
+            /// Every step, in the order of a machine's life.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The word for it, `<process>.<what>`.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+        }
+    };
+}
+
+steps! {
+    /// The client has written the intent to create.
+    CreateIntent = "client.create-intent",
+    /// The client has started the supervisor.
+    CreateSupervisorSpawned = "client.create-spawned",
+    /// The supervisor holds the machine's lock.
+    SupervisorLocked = "supervisor.locked",
+    /// The supervisor has made the machine's folders.
+    SupervisorFolders = "supervisor.folders",
+    /// The supervisor has made and recorded the machine's cgroups.
+    SupervisorCgroups = "supervisor.cgroups",
+    /// The supervisor has started the agent.
+    SupervisorAgentSpawned = "supervisor.agent-spawned",
+    /// The agent has answered.
+    SupervisorAgentReady = "supervisor.agent-ready",
+    /// The supervisor listens on the machine's socket.
+    SupervisorListening = "supervisor.listening",
+    /// The row says running.
+    SupervisorRunning = "supervisor.running",
+    /// The agent is in its namespaces.
+    AgentEntered = "agent.entered",
+    /// The agent has mounted the machine's root.
+    AgentRoot = "agent.root",
+    /// The agent serves.
+    AgentServing = "agent.serving",
+    /// The agent has started a command.
+    AgentCommandStarted = "agent.command-started",
+    /// The agent has made an environment's cgroups.
+    AgentEnvironmentCgroups = "agent.environment-cgroups",
+    /// The agent has cloned an environment's init.
+    AgentEnvironmentCloned = "agent.environment-cloned",
+    /// An environment is ready for a command.
+    AgentEnvironmentReady = "agent.environment-ready",
+    /// An environment's command has been started.
+    AgentEnvironmentCommand = "agent.environment-command",
+    /// An environment's command has ended and its status was sent.
+    AgentEnvironmentStatus = "agent.environment-status",
+    /// An environment's processes are gone.
+    AgentEnvironmentKilled = "agent.environment-killed",
+    /// An environment's cgroups are gone.
+    AgentEnvironmentRemoved = "agent.environment-removed",
+    /// The client has a connection to the agent.
+    ClientConnected = "client.connected",
+    /// The client has asked for a command.
+    ClientRequested = "client.requested",
+    /// The runner has leased its machine.
+    RunnerLeased = "runner.leased",
+    /// The runner has started a test.
+    RunnerStarted = "runner.started",
+    /// The runner has a result.
+    RunnerResult = "runner.result",
+    /// The runner is about to write its reports.
+    RunnerReporting = "runner.reporting",
+    /// The row says deleting.
+    DeleteIntent = "supervisor.delete-intent",
+    /// The agent and all below it are gone.
+    DeleteAgentEnded = "supervisor.delete-agent-ended",
+    /// The machine's cgroups are gone.
+    DeleteCgroups = "supervisor.delete-cgroups",
+    /// The machine's folders are gone.
+    DeleteFolders = "supervisor.delete-folders",
+    /// The row is gone.
+    DeleteRow = "supervisor.delete-row",
+}
