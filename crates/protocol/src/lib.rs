@@ -1,0 +1,41 @@
+//! The one protocol from client to supervisor to agent: frames, messages and credit, without IO.
+//!
+//! Described for implementers in `docs/protocol.md`. A [`FrameDecoder`] turns bytes into [`Frame`]s,
+//! [`frame::encode`] turns them back, and [`Credit`] keeps one stream from starving another. Descriptors
+//! travel beside the bytes (SCM_RIGHTS); a frame only says how many belong to it.
+
+pub mod credit;
+pub mod frame;
+pub mod message;
+pub mod start;
+pub mod text;
+
+pub use credit::Credit;
+pub use frame::{Frame, FrameDecoder, FrameError, FrameHeader, FrameKind};
+pub use message::*;
+pub use text::RawText;
+
+/// The newest version of the protocol that this code speaks.
+pub const VERSION: u16 = 2;
+/// The oldest that it still serves: one back.
+pub const OLDEST_VERSION: u16 = 1;
+
+/// The version both sides speak, or none.
+#[must_use]
+pub fn agree(oldest: u16, newest: u16) -> Option<u16> {
+    let version = newest.min(VERSION);
+    (version >= oldest.max(OLDEST_VERSION)).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_version_back_is_served() {
+        assert_eq!(agree(1, 1), Some(1));
+        assert_eq!(agree(1, VERSION + 5), Some(VERSION));
+        assert_eq!(agree(VERSION + 1, VERSION + 5), None);
+        assert_eq!(agree(0, 0), None);
+    }
+}

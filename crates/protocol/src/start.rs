@@ -1,0 +1,128 @@
+//! What a backend tells the agent that it starts: one JSON document, read once.
+//!
+//! The agent is started on the host with three descriptors: [`LINK`] (a stream socket to its supervisor),
+//! [`CONFIGURATION`] (a file with an [`AgentStart`]), and [`LISTENER`] (a listening socket by which a new
+//! supervisor finds it when the old one died). Its first bytes on the link are its process id on the host,
+//! four bytes little-endian, with its pidfd attached; frames follow.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use testyard_model::UserSpec;
+
+use crate::text::RawText;
+
+/// Descriptor of the link to the supervisor.
+pub const LINK: i32 = 3;
+/// Descriptor of the configuration.
+pub const CONFIGURATION: i32 = 4;
+/// Descriptor of the listening socket for a new supervisor.
+pub const LISTENER: i32 = 5;
+/// Descriptor of a lock that the agent only keeps open, if there is one: a layer that nobody may prune.
+pub const HELD: i32 = 6;
+
+/// The agent's first argument for a trial: the paths after it are a metadata tree and its data layers. It mounts them
+/// in a user namespace and reads a file; it exits with 0, or says on standard output why not.
+pub const TRY_ROOT: &str = "try-root";
+
+/// What the agent is to become.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStart {
+    /// The machine's id, for marks on processes.
+    pub machine: String,
+    /// Container or plain processes.
+    pub mode: AgentMode,
+    /// Whom commands run as by default.
+    pub user: UserSpec,
+    /// Variables that every command gets.
+    pub env: Vec<(RawText, RawText)>,
+    /// The machine's cgroup, already made, by its path below the cgroup in which the agent is started; none where this host
+    /// gives no writable one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// The first environment number that may be used, and how many.
+    pub slots: (u64, u64),
+    /// Sentences on what this machine cannot isolate or limit, as far as the backend knows.
+    #[serde(default)]
+    pub limits: Vec<String>,
+}
+
+/// How the agent keeps its machine apart from the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentMode {
+    /// Plain processes in workspaces below this folder.
+    Process {
+        /// Where workspaces are made.
+        workspaces: PathBuf,
+    },
+    /// Namespaces over a flat list of layers.
+    Namespace(Box<NamespaceStart>),
+}
+
+/// A namespace machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamespaceStart {
+    /// The machine's host name.
+    pub host_name: String,
+    /// Which ids it has.
+    pub ids: IdRange,
+    /// An empty folder on the host over which the staging area is mounted, in the machine's own mount namespace.
+    pub staging: PathBuf,
+    /// Folder on the host that holds `upper`, `work` and `generations`, owned by the machine's root.
+    pub store: PathBuf,
+    /// The root's layers, topmost first.
+    pub layers: Vec<LayerStart>,
+    /// Data-only layers below them (unprivileged view of the host), in order.
+    pub data: Vec<PathBuf>,
+    /// File systems of the host mounted below its root that are also seen copy-on-write.
+    pub submounts: Vec<SubmountStart>,
+    /// Paths of the host shown as they are: masked ones and foreign file systems.
+    pub exposed: Vec<PathBuf>,
+    /// Generations are kept on a tmpfs: the kernel refuses a layer that lies inside another layer, and `store` does
+    /// where the host's own root is one.
+    #[serde(default)]
+    pub generations_in_memory: bool,
+    /// Paths of the host that stay hidden in a working tree that holds them: secrets at home, Testyard's own folders.
+    #[serde(default)]
+    pub hidden: Vec<PathBuf>,
+}
+
+/// Which ids a machine has on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdRange {
+    /// `count` ids from `first` on; layers are idmapped. Needs root.
+    Range {
+        /// The host's id of root inside.
+        first: u32,
+        /// How many; 65,536.
+        count: u32,
+    },
+    /// The user's one id, which is root inside.
+    Single,
+    /// No user namespace: root inside is the host's root.
+    Host,
+}
+
+/// One layer of a root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerStart {
+    /// Its folder on the host.
+    pub path: PathBuf,
+    /// Whether its files carry the ids that the machine shall see (they are then mapped).
+    pub mapped: bool,
+    /// Whether it is a small tree to be copied to a tmpfs first, because it lies inside another layer.
+    #[serde(default)]
+    pub copied: bool,
+}
+
+/// A file system below the host's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubmountStart {
+    /// Where it is, on the host and inside.
+    pub path: PathBuf,
+    /// A mask layer of its own, if anything in it is hidden.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<PathBuf>,
+}
