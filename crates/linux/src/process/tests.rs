@@ -1,0 +1,256 @@
+//! Real processes: made, waited for, ended, changed.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::*;
+use crate::namespace::{IdMap, loopback_up, set_host_name, write_id_maps};
+use crate::trial::{become_ordinary, fork, in_child, need_root, succeeds};
+
+fn status_line(name: &str) -> String {
+    let text = fs::read_to_string("/proc/self/status").expect("the own status can be read");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect("the line is there").trim().to_owned()
+}
+
+#[test]
+fn a_process_with_several_threads_is_told() {
+    // The harness runs this on a thread of its own.
+    assert_eq!(SingleThreaded::check().expect_err("there are several threads").errno(), Errno::BUSY);
+    in_child(|| {
+        SingleThreaded::check().expect("a forked process has one thread");
+    });
+}
+
+/// A child in new namespaces of every sort, with these maps, that looks around.
+fn all_namespaces(uids: &[IdMap], gids: &[IdMap], deny_setgroups: bool) {
+    let (mut told, tell) = std::io::pipe().expect("a pipe can be made");
+    let child = fork(CloneFlags::ALL, || {
+        let mut ready = [0];
+        told.read_exact(&mut ready).expect("the parent says when the maps are written");
+        become_user(&Credentials::default(), true).expect("root of the namespace exists");
+        assert_eq!(rustix::process::getpid().as_raw_nonzero().get(), 1);
+        assert!(rustix::process::getuid().is_root());
+        set_host_name("trial").expect("the name is ours");
+        assert_eq!(rustix::system::uname().nodename().to_bytes(), b"trial");
+        loopback_up().expect("the network is ours");
+        std::net::TcpListener::bind("127.0.0.1:8080").expect("loopback is up and every port is free");
+        let proc = crate::mount::proc().expect("a fresh proc can be made");
+        crate::mount::attach(proc.as_fd(), Path::new("/proc")).expect("and attached");
+        assert_eq!(fs::read_link("/proc/self").expect("it is a link"), Path::new("1"));
+        0
+    });
+    write_id_maps(child.pid, uids, gids, deny_setgroups).expect("the maps can be written");
+    std::io::Write::write_all(&mut { tell }, b"!").expect("the child reads");
+    succeeds(&child);
+}
+
+#[test]
+fn root_makes_a_process_with_all_namespaces_and_a_range_of_ids() {
+    in_child(|| {
+        need_root();
+        let range = [IdMap { inside: 0, outside: 1_000_000, count: 65_536 }];
+        all_namespaces(&range, &range, false);
+    });
+}
+
+#[test]
+fn an_ordinary_user_makes_a_process_with_all_namespaces() {
+    in_child(|| {
+        become_ordinary();
+        let uid = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        all_namespaces(&[IdMap::single(0, uid)], &[IdMap::single(0, gid)], true);
+    });
+}
+
+#[test]
+fn wait_statuses_are_those_of_waitpid() {
+    in_child(|| {
+        let child = fork(CloneFlags::NONE, || 3);
+        assert_eq!(pidfd_wait(child.pidfd.as_fd(), false).expect("it is our child"), Some(3 << 8));
+        let child = fork(CloneFlags::NONE, || {
+            loop {
+                rustix::event::pause();
+            }
+        });
+        assert_eq!(pidfd_wait(child.pidfd.as_fd(), true).expect("it is our child"), None);
+        assert_eq!(wait_any_nohang().expect("there is a child"), None);
+        pidfd_signal(child.pidfd.as_fd(), libc::SIGKILL).expect("it is our child");
+        assert_eq!(await_end(vec![child.pidfd], std::time::Duration::from_secs(5)).expect("poll works"), 0);
+        let (pid, status, usage) = wait_any_nohang().expect("there is a child").expect("it has ended");
+        assert_eq!((pid, status), (child.pid, libc::SIGKILL));
+        assert!(usage.max_rss_bytes > 0);
+        assert_eq!(wait_any_nohang().expect("no child is no error"), None);
+    });
+}
+
+/// Starts a child that starts a grandchild in a session of its own; both wait. Returns the child once both are there.
+fn start_family() -> Child {
+    let (mut ready, started) = std::io::pipe().expect("a pipe can be made");
+    let child = fork(CloneFlags::NONE, move || {
+        fork(CloneFlags::NONE, || {
+            set_session().expect("a new process leads no group");
+            std::io::Write::write_all(&mut { started }, b"!").expect("the test reads");
+            loop {
+                rustix::event::pause();
+            }
+        });
+        loop {
+            rustix::event::pause();
+        }
+    });
+    ready.read_exact(&mut [0]).expect("the grandchild says that it runs");
+    child
+}
+
+#[test]
+fn a_tree_is_listed_and_ended_whole() {
+    in_child(|| {
+        let child = start_family();
+        let below = descendants(child.pid).expect("/proc can be read");
+        assert_eq!(below.len(), 1, "{below:?}");
+        let own = descendants(rustix::process::getpid()).expect("/proc can be read");
+        assert_eq!(own, [child.pid, below[0]]);
+        assert_eq!(kill_tree(child.pid).expect("the tree is ours"), KillReport { killed: 2, remaining: 0 });
+        assert!(descendants(child.pid).expect("/proc can be read").is_empty());
+    });
+}
+
+#[test]
+fn a_subreaper_finds_orphans() {
+    in_child(|| {
+        set_subreaper(true).expect("anybody may reap");
+        let child = start_family();
+        pidfd_signal(child.pidfd.as_fd(), libc::SIGKILL).expect("it is our child");
+        pidfd_wait(child.pidfd.as_fd(), false).expect("it is our child");
+        let report = kill_descendants(rustix::process::getpid()).expect("the orphan is ours");
+        assert_eq!(report, KillReport { killed: 1, remaining: 0 });
+    });
+}
+
+#[test]
+fn a_mark_in_the_environment_is_found() {
+    in_child(|| {
+        let mark = format!("{}", rustix::process::getpid().as_raw_nonzero());
+        assert_eq!(environment_marked("TESTYARD_TRIAL", &mark).expect("/proc can be read"), []);
+        let entry = std::ffi::CString::new(format!("TESTYARD_TRIAL={mark}")).expect("no NUL in it");
+        let (mut ready, started) = std::io::pipe().expect("a pipe can be made");
+        let child = fork(CloneFlags::NONE, move || {
+            // The pipe closes at exec: that is when the mark is there.
+            let _open = started;
+            drop(execute(c"/bin/sleep", &[c"sleep".to_owned(), c"60".to_owned()], &[entry]));
+            1
+        });
+        assert_eq!(ready.read(&mut [0]).expect("a pipe can be read"), 0);
+        assert_eq!(environment_marked("TESTYARD_TRIAL", &mark).expect("/proc can be read"), [child.pid]);
+        assert_eq!(environment_marked("TESTYARD_TRIA", &mark).expect("/proc can be read"), []);
+        kill_tree(child.pid).expect("it is ours");
+    });
+}
+
+#[test]
+fn who_gives_everything_up_has_nothing() {
+    in_child(|| {
+        need_root();
+        drop_all_capabilities().expect("root may give up");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(status_line(set), "0000000000000000", "{set}");
+        }
+    });
+}
+
+#[test]
+fn another_user_has_its_groups_and_keeps_capabilities_only_where_asked() {
+    let user = Credentials { uid: 1000, gid: 1001, groups: vec![7, 8] };
+    for keep in [false, true] {
+        in_child(|| {
+            need_root();
+            limit_bounding_set(CapabilitySet::KILL).expect("root may limit itself");
+            become_user(&user, keep).expect("root may become anybody");
+            assert_eq!(status_line("Uid"), "1000\t1000\t1000\t1000");
+            assert_eq!(status_line("Gid"), "1001\t1001\t1001\t1001");
+            assert_eq!(status_line("Groups"), "7 8");
+            assert_eq!(status_line("CapBnd"), format!("{:016x}", CapabilitySet::KILL.bits()));
+            assert_eq!(status_line("CapEff") != "0000000000000000", keep);
+            drop_all_capabilities().expect("anybody may give up");
+            assert_eq!(status_line("CapEff"), "0000000000000000");
+            become_user(&Credentials::default(), false).expect_err("there is no way back");
+        });
+    }
+}
+
+#[test]
+fn descriptors_are_closed_but_those_named() {
+    in_child(|| {
+        let open = |_| std::mem::ManuallyDrop::new(fs::File::open("/dev/null").expect("it is there"));
+        let files: Vec<_> = (0..5).map(open).collect();
+        let [first, second, third, fourth, fifth] = files.as_slice() else { panic!("five were opened") };
+        close_range_from(first.as_raw_fd(), &[fourth.as_fd(), second.as_fd()]).expect("the kernel is recent");
+        let is_open = |file: &fs::File| rustix::io::fcntl_getfd(file).is_ok();
+        assert_eq!([first, second, third, fourth, fifth].map(|file| is_open(file)), [false, true, false, true, false]);
+    });
+}
+
+#[test]
+fn what_exec_keeps_is_marked() {
+    in_child(|| {
+        let kept = fs::File::open("/dev/null").expect("it is there");
+        let marked = fs::File::open("/dev/null").expect("it is there");
+        rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty()).expect("it is open");
+        rustix::io::fcntl_setfd(&marked, rustix::io::FdFlags::empty()).expect("it is open");
+        close_on_exec_from(3, &[kept.as_fd()]).expect("the kernel is recent");
+        let flags = |file: &fs::File| rustix::io::fcntl_getfd(file).expect("it is open");
+        assert!(!flags(&kept).contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(flags(&marked).contains(rustix::io::FdFlags::CLOEXEC));
+    });
+}
+
+#[test]
+fn limits_and_scores_hold() {
+    in_child(|| {
+        set_resource_limit(Resource::Nofile, Some(64), Some(64)).expect("limits may be lowered");
+        assert_eq!(rustix::process::getrlimit(Resource::Nofile).maximum, Some(64));
+        set_oom_score_adj(500).expect("a score may be raised");
+        assert_eq!(fs::read_to_string("/proc/self/oom_score_adj").expect("it can be read").trim(), "500");
+        set_process_group(None, None).expect("a new process leads no group");
+        set_dumpable(false).expect("anybody may hide");
+        assert_eq!(status_line("Tgid"), rustix::process::getpid().as_raw_nonzero().to_string());
+    });
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the failpoints read the environment of a forked child, which has one thread"
+)]
+fn a_failpoint_ends_its_process_also_as_pid_1() {
+    use crate::step::{Step, prepare, reach};
+    for flags in [CloneFlags::NONE, CloneFlags::NEWPID] {
+        in_child(|| {
+            need_root();
+            let log = format!("/tmp/testyard-trial-{}", rustix::process::getpid().as_raw_nonzero());
+            let child = fork(flags, || {
+                // SAFETY: this process has one thread.
+                unsafe { std::env::set_var("TESTYARD_KILL_AT", Step::AgentRoot.as_str()) };
+                // SAFETY: as above.
+                unsafe { std::env::set_var("TESTYARD_STEP_LOG", &log) };
+                prepare();
+                reach(Step::AgentEntered);
+                reach(Step::AgentRoot);
+                0
+            });
+            let status = pidfd_wait(child.pidfd.as_fd(), false).expect("it is our child").expect("it has ended");
+            let reached = fs::read_to_string(&log).expect("the log was written");
+            fs::remove_file(&log).expect("the log is ours");
+            assert_eq!(status, if flags == CloneFlags::NONE { libc::SIGKILL } else { 137 << 8 });
+            let steps: Vec<&str> = reached.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+            assert_eq!(steps, [Step::AgentEntered.as_str(), Step::AgentRoot.as_str()]);
+        });
+    }
+}
