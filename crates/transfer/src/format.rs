@@ -1,0 +1,109 @@
+//! The layout of a stream. Integers are little-endian.
+//!
+//! ```text
+//! stream      "TYFILES" u8 version, one entry, end
+//! directory   1  name  u32 mode  time               entries…  leave
+//! file        2  name  u32 mode  time  u32 number   chunks…   32 bytes blake3
+//! link        3  name  time  u16 length  target
+//! hard link   4  name  u32 number                   the same file as that number
+//! leave       5
+//! end         6  u64 entries  u64 bytes  32 bytes blake3 of all records, without chunks
+//! name        u16 length, bytes
+//! time        i64 seconds, u32 nanoseconds
+//! chunk       u32 length, bytes · 0 ends the file · 0xffff_ffff u64 length: a hole
+//! ```
+//!
+//! A file's number is 0 unless later hard links refer to it. A file's blake3 is over the blake3 of all records
+//! up to its own (its name and place among them), its data and, where a hole is, the eight bytes of its length.
+
+/// The first bytes of a stream.
+pub(crate) const MAGIC: [u8; 7] = *b"TYFILES";
+/// The version after them.
+pub(crate) const VERSION: u8 = 2;
+/// Folders in folders; each costs both sides an open descriptor.
+pub const MAX_DEPTH: usize = 400;
+/// The longest name that Linux file systems hold.
+pub(crate) const MAX_NAME: usize = 255;
+/// The longest target of a symbolic link.
+pub(crate) const MAX_TARGET: usize = 4095;
+/// The most data in one chunk.
+pub(crate) const MAX_CHUNK: u32 = 1 << 20;
+/// Larger files are absurd: 16 TiB, what ext4 holds.
+pub(crate) const MAX_FILE: u64 = 1 << 44;
+/// A chunk's length that says: a hole.
+pub(crate) const HOLE: u32 = u32::MAX;
+/// Bytes of a checksum.
+pub(crate) const CHECKSUM: usize = 32;
+
+pub(crate) const DIRECTORY: u8 = 1;
+pub(crate) const FILE: u8 = 2;
+pub(crate) const LINK: u8 = 3;
+pub(crate) const HARD_LINK: u8 = 4;
+pub(crate) const LEAVE: u8 = 5;
+pub(crate) const END: u8 = 6;
+
+/// A modification time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time {
+    pub(crate) seconds: i64,
+    pub(crate) nanoseconds: u32,
+}
+
+impl Time {
+    /// From what `stat` says.
+    pub(crate) fn modified(stat: &rustix::fs::Stat) -> Self {
+        Self { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
+    }
+
+    /// For `utimensat`: only the modification time is set.
+    pub(crate) fn timestamps(self) -> rustix::fs::Timestamps {
+        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let modified = rustix::fs::Timespec { tv_sec: self.seconds, tv_nsec: self.nanoseconds.into() };
+        rustix::fs::Timestamps { last_access: omit, last_modification: modified }
+    }
+}
+
+/// Whether a name is one component that can exist in a folder.
+pub(crate) fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && name.len() <= MAX_NAME && !name.contains(&b'/') && !name.contains(&0)
+}
+
+/// Whether a link at this depth (0: directly in the root) leads out of the tree.
+pub(crate) fn leads_outward(target: &[u8], depth: usize) -> bool {
+    if target.first() == Some(&b'/') {
+        return true;
+    }
+    let mut level = depth as i64;
+    target.split(|byte| *byte == b'/').any(|part| {
+        level += match part {
+            b"" | b"." => 0,
+            b".." => -1,
+            _ => 1,
+        };
+        level < 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_component() {
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0", &[b'x'; 256]] {
+            assert!(!is_name(bad), "{bad:?}");
+        }
+        for good in [&b"a"[..], b"...", b".hidden", b"\xff\n", &[b'x'; 255]] {
+            assert!(is_name(good), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn outward_is_what_leaves_the_root() {
+        assert!(leads_outward(b"/etc", 3));
+        assert!(leads_outward(b"..", 0));
+        assert!(leads_outward(b"a/../../b", 0));
+        assert!(!leads_outward(b"../b", 1));
+        assert!(!leads_outward(b"a/..", 0));
+    }
+}
