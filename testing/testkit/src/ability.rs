@@ -1,0 +1,96 @@
+//! What a test needs of the host, found out by doing it, without any of the code under test.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Something that a host may be unable to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ability {
+    /// This test runs as root.
+    Root,
+    /// This test runs as an ordinary user, or may become one.
+    OrdinaryUser,
+    /// A user namespace with one id can be made.
+    UserNamespaces,
+    /// A program is installed.
+    Program(&'static str),
+    /// A cgroup of the memory controller can be made (version 1 or 2).
+    MemoryCgroup,
+}
+
+/// Why the host lacks an ability.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// What is missing and what would provide it.
+    pub reason: String,
+    /// Nothing that could be installed would provide it.
+    pub forced_by_host: bool,
+}
+
+impl Ability {
+    /// Whether this host has it.
+    ///
+    /// # Errors
+    ///
+    /// The [`Lack`], fit to be shown.
+    pub fn check(self) -> Result<(), Lack> {
+        let (has, reason, forced_by_host) = match self {
+            // The suite runs as root and as an ordinary user: each round forces the other's skips.
+            Self::Root => (crate::user::is_root(), "needs root".to_owned(), true),
+            Self::OrdinaryUser => {
+                let found = !crate::user::is_root() || crate::User::ordinary().is_some();
+                (found, "needs an ordinary user: useradd --create-home tester".to_owned(), false)
+            }
+            Self::UserNamespaces => {
+                let why =
+                    "user namespaces cannot be made here (kernel.unprivileged_userns_clone, user.max_user_namespaces)";
+                (quiet("unshare", &["--user", "--map-root-user", "true"]), why.to_owned(), true)
+            }
+            Self::Program(name) => (has_program(name), format!("program `{name}` is not installed"), false),
+            Self::MemoryCgroup => {
+                (memory_cgroup(), "no cgroup of the memory controller can be made here".to_owned(), true)
+            }
+        };
+        if has { Ok(()) } else { Err(Lack { reason, forced_by_host }) }
+    }
+}
+
+fn quiet(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn has_program(name: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':').any(|folder| Path::new(folder).join(name).is_file())
+}
+
+fn memory_cgroup() -> bool {
+    let name = format!("testkit-{}", std::process::id());
+    ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].into_iter().any(|mount| {
+        let group = Path::new(mount).join(&name);
+        let made = std::fs::create_dir(&group).is_ok();
+        let has_memory = group.join("memory.limit_in_bytes").exists() || group.join("memory.max").exists();
+        made && std::fs::remove_dir(&group).is_ok() && has_memory
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_can_be_installed() {
+        assert_eq!(Ability::Program("sh").check(), Ok(()));
+        let lack = Ability::Program("no-such-program").check().expect_err("nobody has it");
+        assert!(lack.reason.contains("no-such-program"));
+        assert!(!lack.forced_by_host);
+    }
+
+    #[test]
+    fn root_is_what_the_kernel_says() {
+        let uid = rustix::process::geteuid();
+        assert_eq!(Ability::Root.check().is_ok(), uid.is_root());
+    }
+}
