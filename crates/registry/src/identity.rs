@@ -1,0 +1,161 @@
+//! What the kernel itself says something is: the only proof on which anything is ever deleted.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stable_hash::stable_hash;
+
+/// Which host, which boot of it, and which pid namespace: where a pid or a held lock means anything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HostIdentity {
+    /// `/etc/machine-id`, or where there is none a hash of the host name.
+    pub host_id: String,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The inode of the pid namespace.
+    pub pid_namespace: u64,
+}
+
+impl HostIdentity {
+    /// Reads this process's own.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted or not readable.
+    pub fn load() -> io::Result<Self> {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        let pid_namespace = fs::metadata("/proc/self/ns/pid")?.ino();
+        let host_id = ["/etc/machine-id", "/var/lib/dbus/machine-id"]
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .map(|text| text.trim().to_owned())
+            .find(|text| !text.is_empty() && text != "uninitialized")
+            .unwrap_or_else(|| format!("{:016x}", stable_hash(rustix::system::uname().nodename().to_bytes())));
+        Ok(Self { host_id, boot_id, pid_namespace })
+    }
+
+    /// Whether a lock held or a pid recorded under `self` can be judged from `observer`.
+    ///
+    /// An earlier boot of the same host can: nothing of it is left, whatever its pid namespace was.
+    #[must_use]
+    pub fn is_judged_by(&self, observer: &Self) -> bool {
+        self.host_id == observer.host_id
+            && (self.boot_id != observer.boot_id || self.pid_namespace == observer.pid_namespace)
+    }
+}
+
+/// A process that cannot be confused with a later one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessIdentity {
+    /// Its number in the recording pid namespace.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot (field 22 of `/proc/<pid>/stat`).
+    pub start_ticks: u64,
+}
+
+impl ProcessIdentity {
+    /// Reads the identity of a live process; `None` if there is none of this number.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read, or its answer makes no sense.
+    pub fn load(pid: i32) -> io::Result<Option<Self>> {
+        let text = match fs::read(format!("/proc/{pid}/stat")) {
+            Ok(text) => text,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        // The second field is the command in parentheses and may itself hold spaces and parentheses.
+        let start_ticks = text.iter().rposition(|byte| *byte == b')').and_then(|end| {
+            let rest = str::from_utf8(&text[end + 1..]).ok()?;
+            rest.split_ascii_whitespace().nth(19)?.parse().ok()
+        });
+        match start_ticks {
+            Some(start_ticks) => Ok(Some(Self { pid, start_ticks })),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time"))),
+        }
+    }
+
+    /// Whether exactly this process still exists (a zombie does).
+    ///
+    /// # Errors
+    /// As [`ProcessIdentity::load`].
+    pub fn exists(self) -> io::Result<bool> {
+        Ok(Self::load(self.pid)? == Some(self))
+    }
+}
+
+/// What the kernel said a resource is, right after it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum KernelIdentity {
+    /// A folder, file, cgroup or pinned namespace.
+    Inode {
+        /// Device number as `stat` gives it.
+        device: u64,
+        /// Inode number.
+        inode: u64,
+    },
+    /// A process.
+    Process(ProcessIdentity),
+    /// A mount, by its unique id (`STATX_MNT_ID_UNIQUE`, else `STATX_MNT_ID`).
+    Mount {
+        /// The id.
+        id: u64,
+    },
+    /// A network interface.
+    Interface {
+        /// Its index in its network namespace.
+        index: u32,
+        /// Its hardware address, as the index alone is reused.
+        address: [u8; 6],
+    },
+}
+
+impl KernelIdentity {
+    /// The identity of what is at `path`, links not followed; `None` if nothing is.
+    ///
+    /// # Errors
+    /// `lstat` failed for another reason than absence.
+    pub fn load_inode(path: &Path) -> io::Result<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok(Some(Self::Inode { device: found.dev(), inode: found.ino() })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_itself_and_no_other() {
+        let own = std::process::id().cast_signed();
+        let identity = ProcessIdentity::load(own).expect("/proc").expect("this process lives");
+        assert!(identity.exists().expect("/proc"));
+        let reused = ProcessIdentity { start_ticks: identity.start_ticks + 1, ..identity };
+        assert!(!reused.exists().expect("/proc"));
+        assert_eq!(ProcessIdentity::load(i32::MAX).expect("/proc"), None);
+    }
+
+    #[test]
+    fn only_the_own_namespace_or_an_earlier_boot_is_judged() {
+        let own = HostIdentity::load().expect("/proc");
+        assert!(own.is_judged_by(&own));
+        let container = HostIdentity { pid_namespace: own.pid_namespace + 1, ..own.clone() };
+        assert!(!container.is_judged_by(&own));
+        let earlier = HostIdentity { boot_id: "earlier".to_owned(), ..container };
+        assert!(earlier.is_judged_by(&own));
+        let elsewhere = HostIdentity { host_id: "elsewhere".to_owned(), ..earlier };
+        assert!(!elsewhere.is_judged_by(&own));
+    }
+}

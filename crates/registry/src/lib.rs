@@ -1,0 +1,46 @@
+//! The durable record of everything Testyard made, and the locks that say who still holds it.
+//!
+//! ```text
+//!  Home ──── where: the state folder (durable) and the runtime folder (sockets, locks)
+//!    │
+//!  Registry ─ what: one SQLite file of machines, their resources, slots, leases, runs and durations
+//!    │
+//!  Lease ──── who: a kernel-held lock on a file, and the row that says what it is for
+//!
+//!  PortLeases  the same for ports, host-wide, without a file
+//! ```
+//!
+//! Promise 1 rests here: a resource is written down as intended before it is made, as made with the kernel's
+//! own identity for it afterwards, and forgotten once it is gone; a machine's row cannot go before them.
+//!
+//! What this crate refuses to know: how anything is made or removed, which machine should be reaped and when, what
+//! time it is (callers pass it), and any backend.
+
+pub mod error;
+pub mod home;
+pub mod identity;
+pub mod leases;
+pub mod machine_errors;
+pub mod machines;
+pub mod ports;
+pub mod registry;
+mod reserve;
+pub mod resources;
+pub mod runs;
+pub mod slots;
+
+mod file_systems;
+mod schema;
+mod stable_hash;
+
+pub use error::RegistryError;
+pub use home::{Home, HomeEnvironment, HomeError};
+pub use identity::{HostIdentity, KernelIdentity, ProcessIdentity};
+pub use leases::{Lease, LeaseError, LeaseId, LeaseKind, LeaseRequest, LeaseRow, LeaseStanding};
+pub use machine_errors::{DestroyError, RenameError, ReserveError, TransitionError};
+pub use machines::{MachineRow, NewMachine};
+pub use ports::{PortError, PortLease, PortLeases};
+pub use registry::Registry;
+pub use resources::{Resource, ResourceId, ResourceKind, ResourceState};
+pub use runs::{RunRow, TestDuration, TestHistory, TestOutcome};
+pub use slots::SlotBlock;

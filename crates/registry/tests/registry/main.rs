@@ -1,0 +1,9 @@
+//! The registry in real folders, with real processes.
+
+mod damage;
+mod homes;
+mod leases;
+mod machines;
+mod ports;
+mod resources;
+mod support;

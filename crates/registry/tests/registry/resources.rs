@@ -1,0 +1,119 @@
+//! Intent before creation, proof after it, and a row that cannot go before what it owns.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use testyard_model::EnvironmentId;
+use testyard_registry::{
+    DestroyError, KernelIdentity, ProcessIdentity, ResourceKind, ResourceState, TestDuration, TestOutcome,
+    TransitionError,
+};
+
+use crate::support::{Yard, reserved};
+
+#[test]
+fn a_row_stays_while_it_owns_something() {
+    let yard = Yard::new();
+    let registry = yard.registry();
+    let id = reserved(&registry, "web");
+    let intents = [
+        (ResourceKind::Folder, yard.path()),
+        (ResourceKind::Process, "supervisor".into()),
+        (ResourceKind::Interface, "veth0".into()),
+    ];
+    let ids = registry.record_intents(&id, &intents).expect("the machine");
+    let folder = KernelIdentity::load_inode(&yard.path()).expect("lstat").expect("the home");
+    let process = KernelIdentity::Process(ProcessIdentity { pid: 7, start_ticks: 99 });
+    registry.record_made(&[(ids[0], folder), (ids[1], process)]).expect("a registry");
+    let owned = registry.load_resources(&id).expect("a registry");
+    let states: Vec<_> = owned.iter().map(|resource| resource.state).collect();
+    assert_eq!(states, [ResourceState::Made(folder), ResourceState::Made(process), ResourceState::Intended]);
+    assert_eq!(owned.iter().map(|r| (r.kind, r.place.clone())).collect::<Vec<_>>(), intents);
+
+    registry.begin_deletion(&id).expect("the machine");
+    let error = registry.destroy(&id).expect_err("it owns three things");
+    assert!(matches!(error, DestroyError::StillOwns { count: 3, .. }), "{error}");
+    assert_eq!(error.problem().hints, ["testyard reap"]);
+    registry.forget_resources(&ids).expect("a registry");
+    registry.forget_resources(&ids).expect("twice is no error");
+    registry.destroy(&id).expect("nothing is left");
+    assert!(matches!(registry.record_intent(&id, ResourceKind::File, "/x"), Err(TransitionError::NotFound { .. })));
+}
+
+#[test]
+fn slots_are_never_given_twice() {
+    let yard = Yard::new();
+    let registry = yard.registry();
+    let id = reserved(&registry, "web");
+    let first = registry.reserve_slots(&id, 64, None).expect("slots");
+    let second = registry.reserve_slots(&id, 8, None).expect("slots");
+    assert_eq!(first.numbers().last(), Some(EnvironmentId(64)));
+    assert_eq!(second.numbers().next(), Some(EnvironmentId(65)));
+    registry.release_slots(&second).expect("a registry");
+    assert_eq!(registry.load_slots(&id).expect("a registry"), [first]);
+    assert_eq!(registry.reserve_slots(&id, 1, None).expect("slots").first, 73);
+    registry.begin_deletion(&id).expect("the machine");
+    registry.destroy(&id).expect("slots are only numbers");
+}
+
+#[test]
+fn runs_and_durations_are_remembered() {
+    let yard = Yard::new();
+    let registry = yard.registry();
+    let suite = PathBuf::from("/w/testyard.toml");
+    let took = |test: &str, millis| TestDuration {
+        test: test.to_owned(),
+        duration: Duration::from_millis(millis),
+        outcome: if millis == 9 { TestOutcome::TimedOut } else { TestOutcome::Passed },
+    };
+    for millis in 1..=7 {
+        registry.save_durations(&suite, &[took("a", millis), took("b c/d", 10 * millis)], 50).expect("a registry");
+    }
+    registry.save_durations(&suite, &[took("a", 9)], 60).expect("a registry");
+    let known = registry.load_durations(&suite).expect("a registry");
+    assert_eq!(known["a"].durations, [9, 7, 6, 5, 4].map(Duration::from_millis));
+    assert_eq!((known["a"].outcome, known["a"].expected()), (TestOutcome::TimedOut, Duration::from_millis(6)));
+    assert!(registry.load_durations(&PathBuf::from("/other")).expect("a registry").is_empty());
+
+    let ids = [uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2)];
+    registry.record_run(ids[0], 10, &yard.path()).expect("a registry");
+    registry.record_run(ids[1], 20, &yard.path()).expect("a registry");
+    registry.finish_run(ids[1], &serde_json::json!({"passed": 3})).expect("a registry");
+    let runs = registry.list_runs(10).expect("a registry");
+    assert_eq!(
+        runs.iter().map(|run| (run.id, run.summary.is_some())).collect::<Vec<_>>(),
+        [(ids[1], true), (ids[0], false)]
+    );
+    assert_eq!(registry.forget_history_before(55).expect("a registry"), 3);
+    assert_eq!(registry.load_durations(&suite).expect("a registry").len(), 1);
+}
+
+fn identity() -> impl Strategy<Value = KernelIdentity> {
+    prop_oneof![
+        (any::<u64>(), any::<u64>()).prop_map(|(device, inode)| KernelIdentity::Inode { device, inode }),
+        (any::<i32>(), any::<u64>())
+            .prop_map(|(pid, start_ticks)| KernelIdentity::Process(ProcessIdentity { pid, start_ticks })),
+        any::<u64>().prop_map(|id| KernelIdentity::Mount { id }),
+        (any::<u32>(), any::<[u8; 6]>()).prop_map(|(index, address)| KernelIdentity::Interface { index, address }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn proofs_survive_the_table(made in prop::collection::vec((0..ResourceKind::ALL.len(), "[a-z/ é]{1,12}", prop::option::of(identity())), 1..12)) {
+        let yard = Yard::new();
+        let registry = yard.registry();
+        let id = reserved(&registry, "m");
+        let intents: Vec<_> = made.iter().map(|(kind, place, _)| (ResourceKind::ALL[*kind], place.into())).collect();
+        let ids = registry.record_intents(&id, &intents).expect("the machine");
+        let proofs: Vec<_> = ids.iter().zip(&made).filter_map(|(id, (_, _, proof))| Some((*id, (*proof)?))).collect();
+        registry.record_made(&proofs).expect("a registry");
+        for ((resource, intent), (_, _, proof)) in registry.load_resources(&id).expect("a registry").iter().zip(&intents).zip(&made) {
+            prop_assert_eq!((resource.kind, &resource.place), (intent.0, &intent.1));
+            prop_assert_eq!(resource.state, proof.map_or(ResourceState::Intended, ResourceState::Made));
+        }
+    }
+}
