@@ -1,0 +1,136 @@
+//! Looking at files and reading them, always below the tree's root and never through its links' last step.
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::manifest::{ContentHash, EntryKind};
+use crate::stamp::Stamp;
+
+/// What is at a path right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) stamp: Stamp,
+    pub(crate) sort: Sort,
+}
+
+/// Which sort of thing it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    File { executable: bool },
+    Link,
+    Folder,
+    Other,
+}
+
+impl Found {
+    pub(crate) fn from_stat(stat: &Stat) -> Self {
+        let nanoseconds = |seconds: i64, part: u64| seconds.saturating_mul(1_000_000_000).saturating_add(part as i64);
+        Self {
+            stamp: Stamp {
+                size: stat.st_size as u64,
+                modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+                changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+                inode: stat.st_ino,
+            },
+            sort: match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Sort::File { executable: stat.st_mode & 0o100 != 0 },
+                FileType::Symlink => Sort::Link,
+                FileType::Directory => Sort::Folder,
+                _ => Sort::Other,
+            },
+        }
+    }
+}
+
+/// Whether an error means that the path is no longer there (or no longer what it was).
+pub(crate) fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::STALE)
+}
+
+/// Looks at a path; `None` if nothing is there.
+pub(crate) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Found>, Errno> {
+    match rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(Found::from_stat(&stat))),
+        Err(errno) if is_gone(errno) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Reads what was found; `None` if it has gone meanwhile, or is neither file nor link.
+pub(crate) fn read(root: BorrowedFd<'_>, path: &Path, sort: Sort) -> Result<Option<EntryKind>, Errno> {
+    let outcome = match sort {
+        Sort::File { executable } => hash_file(root, path).map(|content| Some(EntryKind::File { executable, content })),
+        Sort::Link => rustix::fs::readlinkat(root, path, Vec::new())
+            .map(|target| Some(EntryKind::Link { target: PathBuf::from(OsString::from_vec(target.into_bytes())) })),
+        Sort::Folder | Sort::Other => Ok(None),
+    };
+    match outcome {
+        // INVAL: no longer a link.
+        Err(errno) if is_gone(errno) || sort == Sort::Link && errno == Errno::INVAL => Ok(None),
+        outcome => outcome,
+    }
+}
+
+fn hash_file(root: BorrowedFd<'_>, path: &Path) -> Result<ContentHash, Errno> {
+    const BUFFER: usize = 128 << 10;
+    thread_local! {
+        static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+    }
+    // NONBLOCK: what was a file may have become a pipe, and opening one waits for its writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(root, path, flags, Mode::empty())?;
+    SPACE.with_borrow_mut(|space| {
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            match rustix::io::read(&file, space.as_mut_slice()) {
+                Ok(0) => return Ok(ContentHash(*hasher.finalize().as_bytes())),
+                Ok(count) => {
+                    hasher.update(&space[..count]);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    })
+}
+
+/// Does `work` for each item on as many threads as there are processors (two at least, eight at most); results in
+/// the items' order.
+pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    const BLOCK: usize = 64;
+    if items.len() <= BLOCK {
+        return items.iter().map(work).collect();
+    }
+    let threads = thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8);
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut done: Vec<(usize, Vec<R>)> = Vec::new();
+        loop {
+            let start = next.fetch_add(BLOCK, Ordering::Relaxed);
+            let Some(rest) = items.get(start..).filter(|rest| !rest.is_empty()) else { return done };
+            done.push((start, rest.iter().take(BLOCK).map(&work).collect()));
+        }
+    };
+    let mut blocks = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let mut blocks = run();
+        for other in others {
+            match other.join() {
+                Ok(done) => blocks.extend(done),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        blocks
+    });
+    blocks.sort_unstable_by_key(|(start, _)| *start);
+    blocks.into_iter().flat_map(|(_, results)| results).collect()
+}

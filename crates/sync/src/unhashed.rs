@@ -1,0 +1,50 @@
+//! What the hash does not cover, said shortly.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::manifest::{Manifest, by_bytes};
+
+/// The paths not hashed, each replaced by the top-most folder that holds nothing hashed; sorted, each once.
+pub(crate) fn collapse(manifest: &Manifest, unhashed: &[PathBuf]) -> Vec<PathBuf> {
+    let mut shown: Vec<PathBuf> = Vec::new();
+    for path in unhashed {
+        let mut top = path.as_path();
+        while let Some(folder) = top.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            if holds_hashed(manifest, folder) {
+                break;
+            }
+            top = folder;
+        }
+        if shown.last().is_none_or(|last| last != top) {
+            shown.push(top.to_owned());
+        }
+    }
+    shown.sort_by(|a, b| by_bytes(a, b));
+    shown.dedup();
+    shown
+}
+
+fn holds_hashed(manifest: &Manifest, folder: &Path) -> bool {
+    let mut prefix = folder.as_os_str().as_bytes().to_vec();
+    prefix.push(b'/');
+    let entries = manifest.entries();
+    let index = entries.partition_point(|entry| entry.path.as_os_str().as_bytes() < prefix.as_slice());
+    entries.get(index).is_some_and(|entry| entry.path.as_os_str().as_bytes().starts_with(&prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{ContentHash, Entry, EntryKind};
+
+    #[test]
+    fn folders_without_hashed_files_are_named_once() {
+        let kind = EntryKind::File { executable: false, content: ContentHash([0; 32]) };
+        let entries = ["a/b.py", "src/x/y.rs"].map(|path| Entry { path: path.into(), kind: kind.clone() });
+        let manifest = Manifest::new(entries.to_vec());
+        let unhashed = ["a/__pycache__/b.pyc", "a/__pycache__/c.pyc", "src/x/y.o", "src/z/deep/t.o", ".venv", "log"];
+        let shown = collapse(&manifest, &unhashed.map(PathBuf::from));
+        assert_eq!(shown, [".venv", "a/__pycache__", "log", "src/x/y.o", "src/z"].map(PathBuf::from));
+    }
+}

@@ -1,0 +1,93 @@
+//! Noticing that a tree may have changed, without looking at it again: the kernel's word, for a test that just ended.
+//!
+//! A [`Watch`] only says "perhaps": ignored files and files written with the content they had raise it too. What
+//! really changed is for [`crate::Tree::changed_since`].
+
+use std::collections::BTreeSet;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
+
+use crate::manifest::Manifest;
+
+/// The folders of a tree, watched.
+#[derive(Debug)]
+pub struct Watch {
+    /// None where the kernel gives no more watches: then everything may always have changed.
+    inotify: Option<OwnedFd>,
+}
+
+impl Watch {
+    /// Watches the folders that hold a manifest's entries. Costs about two microseconds a folder.
+    #[must_use]
+    pub fn start(root: &Path, manifest: &Manifest) -> Self {
+        Self { inotify: watch(root, manifest).ok() }
+    }
+
+    /// Whether something happened since the last call. True is no proof; false is.
+    pub fn is_disturbed(&mut self) -> bool {
+        let Some(inotify) = &self.inotify else { return true };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(inotify, &mut buffer);
+        let mut disturbed = false;
+        loop {
+            match reader.next() {
+                Ok(_) => disturbed = true,
+                Err(Errno::AGAIN) => return disturbed,
+                Err(Errno::INTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+fn watch(root: &Path, manifest: &Manifest) -> Result<OwnedFd, Errno> {
+    let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    let flags = WatchFlags::MODIFY
+        | WatchFlags::ATTRIB
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::MOVED_TO
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR;
+    let mut folders: BTreeSet<&Path> = BTreeSet::from([Path::new("")]);
+    for entry in manifest.entries() {
+        folders.extend(entry.path.ancestors().skip(1));
+    }
+    for folder in folders {
+        match inotify::add_watch(&inotify, root.join(folder), flags) {
+            // It went between the scan and now: its parent's watch, made just before, has the news.
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(inotify)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Tree, TreeOptions};
+
+    #[test]
+    fn a_write_disturbs_and_a_read_does_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("sub")).expect("a folder");
+        let file = folder.path().join("sub/file");
+        std::fs::write(&file, "one").expect("a file");
+        let tree = Tree::open(folder.path(), TreeOptions::default()).expect("a tree");
+        let scan = tree.scan().expect("a scan");
+        let mut watch = Watch::start(tree.root(), scan.manifest());
+        assert!(!watch.is_disturbed());
+        std::fs::read(&file).expect("its content");
+        assert!(!watch.is_disturbed());
+        std::fs::write(&file, "two").expect("a write");
+        assert!(watch.is_disturbed());
+        assert!(!watch.is_disturbed(), "news is told once");
+    }
+}
