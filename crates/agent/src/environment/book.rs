@@ -1,0 +1,499 @@
+//! The agent's book of environments: making, leasing, running in, ending.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rustix::event::epoll::EventFlags;
+use testyard_linux::Result as LinuxResult;
+use testyard_linux::step;
+use testyard_model::step::Step;
+use testyard_model::{CommandStatus, EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind, Usage};
+use testyard_protocol::{Event, Exec, Place, Report};
+
+use super::init::FirstCommand;
+use super::order::{self, Answer, Order};
+use super::{DelayedCommand, Environment, MACHINE, Made, PooledGroup, Request, State, Waiting, make, same_kind};
+use crate::agent::{Agent, ChildKind, Token, unwatch, watch};
+use crate::command::Command;
+use crate::place::PlaceKind;
+use crate::relay::{Input, Output};
+use crate::request::attach_terminal;
+use crate::source::Source;
+use crate::standard_streams::StandardStreams;
+
+/// With more environments than this, each keeps as few descriptors open as it can.
+const MANY: usize = 32;
+
+impl Agent {
+    /// Refuses what this machine cannot give. Nothing weaker than asked for is ever given.
+    pub(crate) fn check(&self, spec: &EnvironmentSpec) -> Result<(), Problem> {
+        match (&self.place.kind, spec.isolation) {
+            (PlaceKind::Process { .. }, Isolation::Namespace | Isolation::Machine) => Err(Problem::new(
+                ProblemKind::Unsupported,
+                "a machine of backend `host` cannot isolate more than workspaces",
+            )
+            .hint("create the machine with --backend namespace; `testyard doctor` tells what it needs")),
+            (_, Isolation::Machine) => Err(Problem::new(
+                ProblemKind::Unsupported,
+                "an environment inside a machine cannot be a machine of its own",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A command with an environment of its own.
+    pub(crate) fn exec_fresh(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        mut exec: Exec,
+        streams: StandardStreams,
+    ) -> Result<(), Problem> {
+        let Place::Fresh(spec) = std::mem::take(&mut exec.place) else {
+            return Err(Problem::new(ProblemKind::Bug, "a command without a fresh environment"));
+        };
+        self.check(&spec)?;
+        if self.files_are_current()? {
+            if let Some(id) = self.take_parked(&spec) {
+                return self.exec_in_environment(connection, stream, id, exec, streams, true);
+            }
+            if self.needs_route(&spec) {
+                return self.exec_once_routed(connection, stream, &spec, exec, streams);
+            }
+            let number = self.number();
+            let source = self.source_mount(&exec, &spec)?;
+            let mut streams = streams;
+            let first = FirstCommand {
+                number,
+                exec: &exec,
+                source: source.as_ref().map(|(fd, path)| (fd.as_fd(), path.as_path())),
+                streams: streams.command.take(),
+                once: true,
+            };
+            let id = self.make_environment(&spec, Some(first))?;
+            self.keep_parked(&spec);
+            if let Some(environment) = self.environments.get_mut(&id) {
+                environment.state = State::InUse;
+                environment.once = true;
+                environment.holder = Some(connection);
+            }
+            self.track_in_environment(connection, stream, number, id, &exec, streams);
+            return Ok(());
+        }
+        self.generations.delayed.push((connection, stream, *spec, exec, streams));
+        Ok(())
+    }
+
+    fn needs_route(&self, spec: &EnvironmentSpec) -> bool {
+        spec.network == Network::Outbound && spec.isolation >= Isolation::Namespace
+    }
+
+    /// A fresh environment for one command that must not start before its route is there.
+    fn exec_once_routed(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        spec: &EnvironmentSpec,
+        exec: Exec,
+        streams: StandardStreams,
+    ) -> Result<(), Problem> {
+        let id = self.make_environment(spec, None)?;
+        if let Some(environment) = self.environments.get_mut(&id) {
+            environment.once = true;
+            environment.holder = Some(connection);
+            environment.delayed.push(DelayedCommand { connection, stream, exec, streams });
+        }
+        Ok(())
+    }
+
+    /// Whether environments would show the machine's files as they are now; if not, that is under way.
+    pub(crate) fn files_are_current(&mut self) -> Result<bool, Problem> {
+        let running = self.commands.values().any(|command| command.place == MACHINE);
+        match self.generations.refresh(self.place.token, running).map_err(|error| error.problem())? {
+            None => Ok(true),
+            Some(pid) => {
+                self.children.insert(pid, ChildKind::Generation);
+                Ok(false)
+            }
+        }
+    }
+
+    /// A generation was copied: what waited for it goes on, what is parked over an older one goes.
+    pub(crate) fn generation_made(&mut self, status: i32) {
+        let made = self.generations.made(status);
+        let current = self.generations.number;
+        let old: Vec<EnvironmentId> = self
+            .environments
+            .values()
+            .filter(|one| one.id != MACHINE && one.holder.is_none() && !one.once && one.generation != current)
+            .map(|one| one.id)
+            .collect();
+        for id in old {
+            self.end_environment(id);
+        }
+        for (connection, stream, spec, mut exec, streams) in std::mem::take(&mut self.generations.delayed) {
+            let outcome = if made {
+                exec.place = Place::Fresh(Box::new(spec));
+                self.exec_fresh(connection, stream, exec, streams)
+            } else {
+                Err(Problem::new(
+                    ProblemKind::Exhausted,
+                    "the machine's own files could not be copied for its environments",
+                )
+                .hint("free disk space below the state folder: testyard reap, testyard image prune"))
+            };
+            if let Err(problem) = outcome {
+                self.fail(connection, stream, problem);
+            }
+        }
+        for (connection, stream, spec) in std::mem::take(&mut self.generations.delayed_opens) {
+            if let Err(problem) = self.open_environment(connection, stream, &spec) {
+                self.fail(connection, stream, problem);
+            }
+        }
+    }
+
+    /// The source that a command names.
+    pub(crate) fn source_of(&self, exec: &Exec) -> Result<Option<&Source>, Problem> {
+        let Some(number) = exec.source else { return Ok(None) };
+        let found = self.sources.get(&number).map(|(_, source)| source);
+        let missing = || Problem::new(ProblemKind::Protocol, format!("source {number} is not on this connection"));
+        found.ok_or_else(missing).map(Some)
+    }
+
+    /// The source of a command as a detached mount, and where it is to be seen.
+    fn source_mount(&self, exec: &Exec, spec: &EnvironmentSpec) -> Result<Option<(OwnedFd, PathBuf)>, Problem> {
+        let Some(source) = self.source_of(exec)? else { return Ok(None) };
+        let target = spec.source.clone().unwrap_or_else(|| source.path.clone());
+        let mounted = source.mount().transpose().map_err(|error| error.problem())?;
+        Ok(mounted.map(|mount| (mount, target)))
+    }
+
+    /// A cgroup for an environment: one used before, else a new one.
+    fn group_for(&mut self, id: EnvironmentId, spec: &EnvironmentSpec) -> LinuxResult<Option<PooledGroup>> {
+        let Some(machine) = &self.place.group else { return Ok(None) };
+        let limits = &spec.limits;
+        let limited = limits.memory.is_some() || limits.pids.is_some() || limits.cpus.is_some();
+        let mut pooled = match self.groups.pop() {
+            Some(pooled) if !limited => pooled,
+            other => {
+                self.groups.extend(other);
+                PooledGroup::create(machine, id.to_string(), limits)?
+            }
+        };
+        pooled.begin();
+        step::reach(Step::AgentEnvironmentCgroups);
+        Ok(Some(pooled))
+    }
+
+    fn unavailable_limits(&self, spec: &EnvironmentSpec, group: Option<&PooledGroup>) -> Vec<&'static str> {
+        match group {
+            Some(group) => group.unavailable.clone(),
+            None => {
+                let limits = &spec.limits;
+                let mut missing = Vec::new();
+                missing.extend(limits.memory.map(|_| "memory"));
+                missing.extend(limits.pids.map(|_| "pids"));
+                missing.extend(limits.cpus.map(|_| "cpus"));
+                missing
+            }
+        }
+    }
+
+    fn next_slot(&mut self) -> Result<EnvironmentId, Problem> {
+        let left: u64 = self.slots.iter().map(|range| range.end - range.start).sum();
+        if left < 4096 && !self.slots_asked {
+            self.slots_asked = true;
+            self.tell_supervisor(&Report::NeedSlots);
+        }
+        while let Some(range) = self.slots.front_mut() {
+            match range.next() {
+                Some(number) => return Ok(EnvironmentId(number)),
+                None => self.slots.pop_front(),
+            };
+        }
+        Err(Problem::new(
+            ProblemKind::Exhausted,
+            "the machine has no environment numbers left, and its supervisor gives none",
+        )
+        .hint("restart the machine"))
+    }
+
+    pub(crate) fn make_environment(
+        &mut self,
+        spec: &EnvironmentSpec,
+        first: Option<FirstCommand<'_>>,
+    ) -> Result<EnvironmentId, Problem> {
+        let id = self.next_slot()?;
+        let group = self.group_for(id, spec).map_err(|error| error.problem())?;
+        let unavailable = self.unavailable_limits(spec, group.as_ref());
+        if spec.strict_limits && !unavailable.is_empty() {
+            self.groups.extend(group.filter(|group| !group.limited));
+            return Err(Problem::new(
+                ProblemKind::Unsupported,
+                format!("this host cannot limit {}", unavailable.join(", ")),
+            )
+            .hint("see `testyard doctor` for the cgroup controllers that can be written"));
+        }
+        let request = Request {
+            machine: &self.machine,
+            id,
+            spec,
+            group: group.as_ref().and_then(PooledGroup::group),
+            generations: self.generations.layers(),
+            machine_env: &self.env,
+            first,
+        };
+        let made = make(&self.place, request).map_err(|error| error.problem())?;
+        let many = self.environments.len() > MANY;
+        let group = group.map(|group| if many { group.rested() } else { group });
+        self.enter_in_book(id, spec.clone(), made, group).map_err(|error| error.problem())?;
+        self.made += 1;
+        Ok(id)
+    }
+
+    /// Begins to keep a record of an environment that was made.
+    pub(crate) fn enter_in_book(
+        &mut self,
+        id: EnvironmentId,
+        spec: EnvironmentSpec,
+        made: Made,
+        group: Option<PooledGroup>,
+    ) -> LinuxResult<()> {
+        let Made { pid, control, network, user, workspace } = made;
+        watch(&self.epoll, &control, Token::Environment(id), EventFlags::IN)?;
+        self.children.insert(pid, ChildKind::Environment(id));
+        let environment = Environment {
+            id,
+            spec,
+            state: if id == MACHINE { State::InUse } else { State::Preparing },
+            pid,
+            control,
+            inbox: order::Inbox::default(),
+            group,
+            network,
+            holder: None,
+            generation: self.generations.number,
+            waiting: Vec::new(),
+            once: false,
+            workspace,
+            user,
+            delayed: Vec::new(),
+            namespaces: None,
+            joining: Vec::new(),
+        };
+        self.environments.insert(id, environment);
+        Ok(())
+    }
+
+    fn track_in_environment(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        number: u32,
+        id: EnvironmentId,
+        exec: &Exec,
+        streams: StandardStreams,
+    ) {
+        let command = Command {
+            connection,
+            stream,
+            place: id,
+            detach: exec.detach,
+            quiet: exec.quiet,
+            started: Instant::now(),
+            timed_out: false,
+            terminal: exec.terminal.is_some(),
+            input: streams.input.map(|pipe| Input::new(pipe, false)),
+            outputs: streams.outputs.into_iter().map(|(channel, pipe)| Output::new(channel, pipe)).collect(),
+            ended: None,
+            worker: None,
+        };
+        self.track(number, command, exec.timeout_ms);
+        if id != MACHINE {
+            step::reach(Step::AgentEnvironmentCommand);
+        }
+    }
+
+    /// Runs a command in an environment that is ready (or about to be: orders wait in its socket).
+    pub(crate) fn exec_in_environment(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        id: EnvironmentId,
+        exec: Exec,
+        streams: StandardStreams,
+        once: bool,
+    ) -> Result<(), Problem> {
+        let there = self.environments.get(&id).filter(|one| one.state != State::Ending);
+        let missing = || Problem::new(ProblemKind::NotFound, format!("environment {id} is not there"));
+        let source = self.source_mount(&exec, &there.ok_or_else(missing)?.spec)?;
+        let number = self.number();
+        let environment = self.environments.get_mut(&id).ok_or_else(missing)?;
+        if once {
+            environment.once = true;
+            environment.holder = Some(connection);
+            if let Some(group) = &mut environment.group {
+                group.begin();
+            }
+        }
+        let mut streams = streams;
+        let own = streams.command.take();
+        let mut attached: Vec<_> = source.iter().map(|(fd, _)| fd.as_fd()).collect();
+        attached.extend(own.iter().flatten().map(|fd| fd.as_fd()));
+        let run = Order::Run {
+            command: number,
+            exec: Box::new(exec),
+            source: source.as_ref().map(|(_, path)| path.as_path().into()),
+            once,
+        };
+        let sent = order::send(environment.control.as_fd(), &run, &attached);
+        sent.map_err(|error| error.problem())?;
+        let Order::Run { exec, .. } = run else { return Ok(()) };
+        self.track_in_environment(connection, stream, number, id, &exec, streams);
+        Ok(())
+    }
+
+    /// Reads what an environment's init says.
+    pub(crate) fn hear_environment(&mut self, id: EnvironmentId) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        if !environment.inbox.fill(&environment.control).unwrap_or(false) {
+            unwatch(&self.epoll, &environment.control);
+        }
+        loop {
+            let Some(environment) = self.environments.get_mut(&id) else { return };
+            let Ok(Some(answer)) = environment.inbox.take() else { return };
+            match answer {
+                Answer::Ready => {
+                    if let Some(network) = environment.inbox.attached.pop_front() {
+                        environment.network = Some(network);
+                    }
+                    self.environment_ready(id);
+                }
+                Answer::Broken(problem) => self.environment_broken(id, &problem),
+                Answer::Started { command, pid } => {
+                    let terminal = self.commands.get(&command).is_some_and(|command| command.terminal);
+                    let controller = terminal.then(|| environment.inbox.attached.pop_front()).flatten();
+                    self.command_started(id, command, pid, controller);
+                }
+                Answer::Namespaces => self.namespaces_came(id),
+                Answer::Exited { command, status, cpu_us, memory_peak, with_network } => {
+                    if with_network {
+                        environment.network = environment.inbox.attached.pop_front();
+                    }
+                    self.command_exited(id, command, status, cpu_us, memory_peak);
+                }
+                Answer::Failed { command, problem } => {
+                    self.end_once(id);
+                    self.finish(command, Event::Failed(problem));
+                }
+            }
+        }
+    }
+
+    fn environment_ready(&mut self, id: EnvironmentId) {
+        step::reach(Step::AgentEnvironmentReady);
+        if self.environments.get(&id).is_some_and(Environment::awaits_route) {
+            if let Err(problem) = self.connect_route(id) {
+                self.environment_broken(id, &problem);
+                self.end_environment(id);
+            }
+            return;
+        }
+        self.environment_usable(id);
+    }
+
+    /// It is ready, and has a route where it needs one.
+    pub(crate) fn environment_usable(&mut self, id: EnvironmentId) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        if environment.state == State::Preparing {
+            environment.state = if environment.holder.is_some() { State::InUse } else { State::Parked };
+        }
+        let delayed = std::mem::take(&mut environment.delayed);
+        let ready: Vec<Waiting> = std::mem::take(&mut environment.waiting);
+        for waiting in ready {
+            match waiting {
+                Waiting::Ready { connection, stream, parked } => {
+                    self.answer(connection, stream, &Event::Environment { id, parked });
+                }
+                Waiting::Gone { .. } => self.wait_for(id, waiting),
+            }
+        }
+        for DelayedCommand { connection, stream, exec, streams } in delayed {
+            if let Err(problem) = self.exec_in_environment(connection, stream, id, exec, streams, true) {
+                self.fail(connection, stream, problem);
+                self.end_environment(id);
+            }
+        }
+        self.tell_parked();
+    }
+
+    pub(crate) fn environment_broken(&mut self, id: EnvironmentId, problem: &Problem) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        let waiting = std::mem::take(&mut environment.waiting);
+        let delayed = std::mem::take(&mut environment.delayed);
+        let spec = environment.spec.clone();
+        environment.state = State::Ending;
+        // Trying again at once would fail again, and again.
+        self.park.retain(|(kind, _)| !same_kind(kind, &spec));
+        let problem = problem.clone().because("while an environment was made");
+        for one in waiting {
+            match one {
+                Waiting::Ready { connection, stream, .. } => self.fail(connection, stream, problem.clone()),
+                Waiting::Gone { connection, stream } => self.answer(connection, stream, &Event::Done),
+            }
+        }
+        let commands: Vec<u32> =
+            self.commands.iter().filter(|(_, command)| command.place == id).map(|(number, _)| *number).collect();
+        for number in commands {
+            self.finish(number, Event::Failed(problem.clone()));
+        }
+        for command in delayed {
+            self.fail(command.connection, command.stream, problem.clone());
+        }
+        self.fail_parks(&problem);
+    }
+
+    fn command_started(&mut self, id: EnvironmentId, number: u32, pid: i32, controller: Option<OwnedFd>) {
+        let Some(command) = self.commands.get_mut(&number) else { return };
+        if let Some(controller) = controller
+            && attach_terminal(command, controller).is_ok()
+            && let Some(pipe) = command.outputs.first().and_then(Output::pipe)
+        {
+            // A terminal that cannot be watched is read when the command ends.
+            let _ = watch(&self.epoll, pipe, Token::Output(number, 1), EventFlags::IN);
+        }
+        if !command.quiet {
+            let (connection, stream) = (command.connection, command.stream);
+            self.answer(connection, stream, &Event::Started { pid, environment: (id != MACHINE).then_some(id) });
+        }
+    }
+
+    fn command_exited(&mut self, id: EnvironmentId, number: u32, status: i32, cpu_us: u64, memory_peak: u64) {
+        let Some(command) = self.commands.get(&number) else { return };
+        let mut usage = Usage {
+            wall_us: command.started.elapsed().as_micros() as u64,
+            cpu_us,
+            memory_peak: Some(memory_peak),
+            ..Usage::default()
+        };
+        let status = if command.timed_out { CommandStatus::TimedOut } else { CommandStatus::from_wait_status(status) };
+        if let Some(environment) = self.environments.get(&id) {
+            self.add_usage(environment, &mut usage);
+        }
+        self.end_once(id);
+        self.end_if_forsaken(id, number);
+        self.finish(number, Event::Exited { status, usage });
+    }
+
+    /// What an environment used, and which readings and limits there were none of.
+    pub(crate) fn add_usage(&self, environment: &Environment, usage: &mut Usage) {
+        let missing = self.unavailable_limits(&environment.spec, environment.group.as_ref());
+        usage.unavailable = missing.into_iter().map(str::to_owned).collect();
+        match &environment.group {
+            Some(group) => group.add_usage(usage),
+            None => usage.unavailable.push("io".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! An environment's init: a fork of the agent that sets the environment up, runs its commands, and by ending ends them.
+//!
+//! ```text
+//! clone ─► join cgroup, host name, loopback ─► (id maps written) ─► root ─► ready ⇄ running ─► end
+//! ```
+//!
+//! In namespaces it is process 1, and its end is the end of every process inside. Without namespaces it
+//! is the subreaper of its commands and ends what descends from it one by one.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use testyard_linux::cgroup::Group;
+use testyard_linux::namespace::Kind;
+use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
+use testyard_linux::signal::{Signal, SignalFd};
+use testyard_linux::{Error, Result, namespace, seccomp, step, terminal};
+use testyard_model::step::Step;
+use testyard_model::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
+use testyard_protocol::{Exec, RawText};
+
+use super::order::{self, Answer, Inbox, Order};
+use super::source::SourceView;
+use super::{root, workspace};
+use crate::launch::{self, Launch, Streams};
+use crate::start::machine_root::MachineRoot;
+
+/// The environment variable that marks what a command started.
+const MARK: &str = "TESTYARD_COMMAND";
+
+/// Everything the init needs; most of it is simply still there after the fork.
+pub(crate) struct Init<'a> {
+    pub(crate) token: SingleThreaded,
+    pub(crate) control: OwnedFd,
+    pub(crate) spec: &'a EnvironmentSpec,
+    pub(crate) host_name: String,
+    pub(crate) group: Option<&'a Group>,
+    pub(crate) setup: Setup<'a>,
+    /// Variables that every command of the machine gets.
+    pub(crate) machine_env: &'a [(RawText, RawText)],
+    /// Variables of this environment.
+    pub(crate) own_env: Vec<(RawText, RawText)>,
+    /// The machine's id, for the mark on every process that a command starts.
+    pub(crate) machine: &'a str,
+    pub(crate) single_id: bool,
+    /// Whether a user namespace awaits its maps.
+    pub(crate) maps_follow: bool,
+    /// A command that is known already.
+    pub(crate) first: Option<FirstCommand<'a>>,
+    /// The network namespace that was made for it.
+    pub(crate) network: Option<OwnedFd>,
+    /// What a working tree must not show.
+    pub(crate) hidden: &'a [PathBuf],
+    /// The filter of system calls; none for plain processes on the host.
+    pub(crate) profile: Option<seccomp::Profile>,
+}
+
+/// How the environment is kept apart.
+pub(crate) enum Setup<'a> {
+    /// Own namespaces over these layers.
+    Namespaces(root::EnvironmentRoot<'a>),
+    /// A folder of its own, made here; with the mount namespace to make it in.
+    Workspace { folder: PathBuf, work: PathBuf, mounts: Option<BorrowedFd<'a>> },
+    /// The machine itself, with a root of its own where it has one.
+    Machine(Option<MachineRoot<'a>>),
+}
+
+/// The command an environment was made for.
+pub(crate) struct FirstCommand<'a> {
+    pub(crate) number: u32,
+    pub(crate) exec: &'a Exec,
+    /// The working tree, a detached mount, and where it belongs.
+    pub(crate) source: Option<(BorrowedFd<'a>, &'a Path)>,
+    pub(crate) streams: Option<[OwnedFd; 3]>,
+    pub(crate) once: bool,
+}
+
+struct Running {
+    number: u32,
+    once: bool,
+    failure: OwnedFd,
+}
+
+/// Runs in the child until the environment ends.
+pub(crate) fn run(mut init: Init<'_>) -> ! {
+    let status = match set_up(&mut init) {
+        Ok(inbox) => {
+            let first = init.first.take();
+            let status = serve(&init, inbox, first);
+            if !matches!(init.setup, Setup::Namespaces(_)) {
+                // Bounded: a fork bomb is for the limit on processes.
+                let _ = process::kill_descendants(rustix::process::getpid());
+            }
+            if let Setup::Workspace { folder, .. } = &init.setup {
+                workspace::remove(folder);
+            }
+            status
+        }
+        Err(error) => {
+            let _ = order::send(init.control.as_fd(), &Answer::Broken(error.problem()), &[]);
+            1
+        }
+    };
+    process::exit_immediately(status)
+}
+
+fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
+    let mut inbox = Inbox::default();
+    close_others(init)?;
+    if let Some(group) = init.group {
+        group.attach_self()?;
+    }
+    match &init.setup {
+        Setup::Namespaces(environment) => {
+            let mut own = CloneFlags::NEWNS | CloneFlags::NEWIPC | CloneFlags::NEWUTS;
+            if matches!(init.spec.network, Network::Private | Network::None) {
+                own = own | CloneFlags::NEWNET;
+            }
+            namespace::unshare(own)?;
+            // Hosts without cgroup namespaces: the environment then sees its path below the machine's.
+            let _ = namespace::unshare(CloneFlags::NEWCGROUP);
+            if own.contains(CloneFlags::NEWNET) {
+                init.network = namespace::open(None, Kind::Network).ok();
+            }
+            namespace::set_host_name(&init.host_name)?;
+            if init.spec.network == Network::Private || init.spec.network == Network::Outbound {
+                namespace::loopback_up()?;
+            }
+            if init.maps_follow {
+                await_maps(init, &mut inbox)?;
+            }
+            root::mount_environment(environment)?;
+        }
+        Setup::Machine(Some(machine)) => {
+            machine.mount()?;
+            step::reach(Step::AgentRoot);
+        }
+        Setup::Machine(None) => process::set_subreaper(true)?,
+        Setup::Workspace { folder, work, mounts } => workspace::set_up(folder, work, *mounts, init.spec)?,
+    }
+    if let Some(profile) = init.profile {
+        seccomp::install_default(profile)?;
+    }
+    if init.first.is_none() {
+        let mounts = match &init.setup {
+            Setup::Machine(Some(_)) => Some(namespace::open(None, Kind::Mount)?),
+            _ => init.network.take(),
+        };
+        let attached: Vec<_> = mounts.iter().map(|fd| fd.as_fd()).collect();
+        order::send(init.control.as_fd(), &Answer::Ready, &attached)?;
+    }
+    // The memory of this process is a copy of the agent's: nobody inside may look at it.
+    process::set_dumpable(false)?;
+    Ok(inbox)
+}
+
+/// The fork has every descriptor of the agent: other clients' sockets among them, which must close when they do.
+fn close_others(init: &Init<'_>) -> Result<()> {
+    let mut kept = vec![init.control.as_fd()];
+    if let Some(group) = init.group {
+        kept.extend(group.folders().map(|(_, folder)| folder));
+    }
+    if let Setup::Workspace { mounts: Some(mounts), .. } = &init.setup {
+        kept.push(*mounts);
+    }
+    if let Some(first) = &init.first {
+        kept.extend(first.source.map(|(mount, _)| mount));
+        kept.extend(first.streams.iter().flatten().map(|fd| fd.as_fd()));
+    }
+    kept.extend(step::log());
+    process::close_range_from(3, &kept)
+}
+
+fn await_maps(init: &Init<'_>, inbox: &mut Inbox) -> Result<()> {
+    loop {
+        if let Some(Order::Go) = inbox.take()? {
+            return Ok(());
+        }
+        if !inbox.fill(&init.control)? {
+            process::exit_immediately(0);
+        }
+    }
+}
+
+struct Server<'a, 'b> {
+    init: &'b Init<'a>,
+    running: HashMap<Pid, Running>,
+    /// Whether anything but this init may be here already.
+    inhabited: bool,
+    /// Where the source was mounted: once an environment.
+    source: Option<PathBuf>,
+}
+
+fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>) -> i32 {
+    let Ok(signals) = SignalFd::new(&[Signal::CHLD, Signal::TERM]) else { return 1 };
+    let mut server = Server { init, running: HashMap::new(), inhabited: false, source: None };
+    if let Some(first) = first {
+        let source = first.source.and_then(|(fd, path)| fd.try_clone_to_owned().ok().map(|fd| (fd, path.to_owned())));
+        server.start(first.number, first.exec, source, first.streams, first.once);
+    }
+    loop {
+        let mut watched = [PollFd::new(&init.control, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        if let Err(error) = poll(&mut watched, None)
+            && error != Errno::INTR
+        {
+            return 1;
+        }
+        let (orders, children) = (!watched[0].revents().is_empty(), !watched[1].revents().is_empty());
+        if children {
+            while let Ok(Some(received)) = signals.read() {
+                if received.signal == Signal::TERM {
+                    // As any init: who asks the machine to end, ends it.
+                    return 0;
+                }
+            }
+            if server.reap() {
+                return 0;
+            }
+        }
+        if orders && !server.obey(&mut inbox) {
+            return 0;
+        }
+    }
+}
+
+impl Server<'_, '_> {
+    /// Reads and follows orders. False at the end.
+    fn obey(&mut self, inbox: &mut Inbox) -> bool {
+        if !inbox.fill(&self.init.control).unwrap_or(false) {
+            return false;
+        }
+        let mut killed = Vec::new();
+        while let Ok(Some(order)) = inbox.take() {
+            match order {
+                Order::Go => {}
+                Order::End => return false,
+                Order::Namespaces => self.send_namespaces(),
+                Order::Signal { command, signal, group } => self.signal(command, signal, group),
+                Order::Kill { command } => killed.push(command),
+                Order::Run { command, exec, source, once } => {
+                    let source = source.and_then(|path| Some((inbox.attached.pop_front()?, path.as_path().to_owned())));
+                    let streams = if exec.terminal.is_none() {
+                        let mut next = || inbox.attached.pop_front();
+                        next().zip(next()).zip(next()).map(|((input, output), error)| [input, output, error])
+                    } else {
+                        None
+                    };
+                    self.start(command, &exec, source, streams, once);
+                }
+            }
+        }
+        if !killed.is_empty() {
+            self.kill(&killed);
+        }
+        true
+    }
+
+    fn send_namespaces(&self) {
+        let opened: Result<Vec<OwnedFd>> = Kind::ALL.into_iter().map(|kind| namespace::open(None, kind)).collect();
+        let opened = opened.unwrap_or_default();
+        let attached: Vec<_> = opened.iter().map(|fd| fd.as_fd()).collect();
+        // An agent that is gone ends this init.
+        let _ = order::send(self.init.control.as_fd(), &Answer::Namespaces, &attached);
+    }
+
+    fn signal(&self, command: u32, signal: i32, group: bool) {
+        let Some((pid, _)) = self.running.iter().find(|(_, running)| running.number == command) else { return };
+        let Some(signal) = Signal::from_number(signal) else { return };
+        // It may just have ended: then there is nobody left to tell.
+        let _ = if group { signal.send_to_group(*pid) } else { signal.send_to(*pid) };
+    }
+
+    /// What a command started is found by descent, and by the mark in its environment where it was orphaned. Many at
+    /// once, because each look at `/proc` takes the longer the more there are.
+    fn kill(&self, commands: &[u32]) {
+        let running = self.running.iter().filter(|(_, running)| commands.contains(&running.number));
+        let pids: Vec<Pid> = running.map(|(pid, _)| *pid).collect();
+        // What could not be ended is looked for by its mark.
+        let _ = process::kill_trees(&pids);
+        for pid in &pids {
+            // Root inside may have hidden it in a `/proc` of its own; a child not waited for keeps its number.
+            let _ = Signal::KILL.send_to_group(*pid);
+            let _ = Signal::KILL.send_to(*pid);
+        }
+        let marks: Vec<String> = commands.iter().map(|command| self.mark(*command)).collect();
+        for _ in 0..20 {
+            let marked = process::environment_marked_any(MARK, &marks).unwrap_or_default();
+            if marked.is_empty() {
+                return;
+            }
+            for pid in marked {
+                // It may end by itself first.
+                let _ = Signal::KILL.send_to(pid);
+            }
+            rustix::thread::sched_yield();
+        }
+    }
+
+    fn mark(&self, command: u32) -> String {
+        format!("{}.{}.{command}", self.init.machine, self.init.host_name)
+    }
+
+    fn start(
+        &mut self,
+        number: u32,
+        exec: &Exec,
+        source: Option<(OwnedFd, PathBuf)>,
+        streams: Option<[OwnedFd; 3]>,
+        once: bool,
+    ) {
+        if let Err(problem) = self.try_start(number, exec, source, streams, once) {
+            let _ = order::send(self.init.control.as_fd(), &Answer::Failed { command: number, problem }, &[]);
+            if once {
+                process::exit_immediately(0);
+            }
+        }
+    }
+
+    fn try_start(
+        &mut self,
+        number: u32,
+        exec: &Exec,
+        source: Option<(OwnedFd, PathBuf)>,
+        streams: Option<[OwnedFd; 3]>,
+        once: bool,
+    ) -> std::result::Result<(), Problem> {
+        if let (Some((tree, target)), None) = (source, &self.source) {
+            let size = self.init.spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0;
+            let view = SourceView { target: &target, size, hidden: self.init.hidden };
+            let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
+            shown.map_err(|error| error.problem())?;
+            self.source = Some(target);
+        }
+        let (streams, controller) = self.streams(exec, streams)?;
+        let (failure, child_failure) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
+                .map_err(|error| Error::new("make", "a pipe", error).problem())?;
+        self.inhabited = true;
+        let forked = process::clone3(self.init.token, CloneFlags::NONE, CloneOptions::default());
+        match forked.map_err(|error| self.no_process(&error))? {
+            Forked::Child => {
+                let mark = [(RawText::from(MARK), RawText::from(self.mark(number)))];
+                let problem = launch::launch(self.launch_of(exec, &mark, streams));
+                // The reader takes what fits the pipe; a problem's text is far smaller.
+                let _ = rustix::io::write(&child_failure, &serde_json::to_vec(&problem).unwrap_or_default());
+                process::exit_immediately(127)
+            }
+            Forked::Parent(child) => {
+                self.running.insert(child.pid, Running { number, once, failure });
+                let attached = controller.as_ref().map(|fd| fd.as_fd());
+                // Where nobody waits for the word, the agent is not woken for it.
+                if !exec.quiet || controller.is_some() {
+                    let answer = Answer::Started { command: number, pid: child.pid.as_raw_nonzero().get() };
+                    let _ = order::send(self.init.control.as_fd(), &answer, attached.as_slice());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Why no process could be made; where it is the environment's own limit, says so.
+    fn no_process(&self, error: &Error) -> Problem {
+        match self.init.spec.limits.pids {
+            Some(limit) if error.errno() == Errno::AGAIN => Problem::new(
+                ProblemKind::Exhausted,
+                format!("the environment's limit of {limit} processes leaves no room for the command"),
+            )
+            .hint("allow more: --pids N, or `pids` in the suite's resources"),
+            _ => error.problem(),
+        }
+    }
+
+    fn streams(
+        &self,
+        exec: &Exec,
+        streams: Option<[OwnedFd; 3]>,
+    ) -> std::result::Result<(Streams, Option<OwnedFd>), Problem> {
+        match (exec.terminal, streams) {
+            (Some(size), _) => {
+                let size = terminal::Size { rows: size.rows, columns: size.columns };
+                let (controller, terminal) = terminal::open_pty(size).map_err(|error| error.problem())?;
+                Ok((Streams::Terminal(terminal), Some(controller)))
+            }
+            (None, Some(streams)) => Ok((Streams::Separate(streams), None)),
+            (None, None) => Err(Problem::new(ProblemKind::Bug, "a command came without its streams")),
+        }
+    }
+
+    fn launch_of<'c>(&'c self, exec: &'c Exec, mark: &'c [(RawText, RawText)], streams: Streams) -> Launch<'c> {
+        let pair = |(name, value): &'c (RawText, RawText)| (name.0.as_slice(), value.0.as_slice());
+        let own = self.init.machine_env.iter().chain(&self.init.own_env);
+        let env = own.chain(mark).chain(&exec.env).map(pair).collect();
+        Launch {
+            argv: &exec.argv,
+            cwd: exec.cwd.as_ref().map(RawText::as_path).or_else(|| self.default_folder()),
+            env,
+            user: exec.user.as_ref().unwrap_or(&self.init.spec.user),
+            streams,
+            single_id: self.init.single_id,
+        }
+    }
+
+    /// Where commands start that do not say: in the working tree, else in the workspace, else at home.
+    fn default_folder(&self) -> Option<&Path> {
+        self.source.as_deref().or(match &self.init.setup {
+            Setup::Workspace { work, .. } => Some(work),
+            _ => None,
+        })
+    }
+
+    /// Collects ended processes. True when the one that the environment was made for has ended.
+    fn reap(&mut self) -> bool {
+        while let Ok(Some((pid, status, usage))) = process::wait_any_nohang() {
+            let Some(running) = self.running.remove(&pid) else { continue };
+            let mut text = [0; 4096];
+            let told = rustix::io::read(&running.failure, &mut text).unwrap_or(0);
+            let network = self.init.network.as_ref().filter(|_| running.once).map(|fd| fd.as_fd());
+            let answer = match serde_json::from_slice::<Problem>(&text[..told]) {
+                Ok(problem) => Answer::Failed { command: running.number, problem },
+                Err(_) => Answer::Exited {
+                    command: running.number,
+                    status,
+                    cpu_us: usage.user_us + usage.system_us,
+                    memory_peak: usage.max_rss_bytes,
+                    with_network: network.is_some(),
+                },
+            };
+            let attached = if matches!(answer, Answer::Exited { .. }) { network } else { None };
+            let sent = order::send(self.init.control.as_fd(), &answer, attached.as_slice());
+            if running.once || sent.is_err() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Whether this level has namespaces of its own.
+pub(crate) fn has_namespaces(isolation: Isolation) -> bool {
+    isolation >= Isolation::Namespace
+}

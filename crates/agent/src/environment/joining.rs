@@ -1,0 +1,147 @@
+//! Joining environments: for processes of clients that already run, and for the agent's own file workers.
+//!
+//! Nobody may look at an environment's init, not even to open its namespaces, so the init itself opens and sends
+//! them, the first time that somebody wants in.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use testyard_linux::namespace::Kind;
+use testyard_linux::process;
+use testyard_model::{EnvironmentId, Problem, ProblemKind};
+use testyard_protocol::{Credit, Event, Transfer};
+
+use super::order::{self, Order};
+use super::{PooledGroup, State};
+use crate::agent::Agent;
+use crate::place::PlaceKind;
+
+/// Who wants in.
+pub(crate) enum Joining {
+    /// A client.
+    Client {
+        /// Whose connection.
+        connection: u64,
+        /// Its stream.
+        stream: u32,
+    },
+    /// A file worker that is yet to be forked.
+    Files(Box<Files>),
+}
+
+/// A transfer that is to begin.
+pub(crate) struct Files {
+    pub(crate) connection: u64,
+    pub(crate) stream: u32,
+    pub(crate) transfer: Transfer,
+    pub(crate) attached: Vec<OwnedFd>,
+    pub(crate) push: bool,
+    /// What the client sent before there was a worker to take it; nothing is the end.
+    pub(crate) early: Vec<Option<Vec<u8>>>,
+}
+
+impl Joining {
+    fn stream(&self) -> (u64, u32) {
+        match self {
+            Self::Client { connection, stream } => (*connection, *stream),
+            Self::Files(files) => (files.connection, files.stream),
+        }
+    }
+}
+
+impl Agent {
+    /// Lets somebody in, now or once the namespaces are known.
+    pub(crate) fn join(&mut self, id: EnvironmentId, joining: Joining) -> Result<(), Problem> {
+        let processes = matches!(self.place.kind, PlaceKind::Process { .. });
+        let there = self.environments.get_mut(&id).filter(|one| one.state == State::InUse);
+        let environment = there.ok_or_else(|| {
+            Problem::new(ProblemKind::NotFound, format!("environment {id} is not there, or not ready"))
+        })?;
+        if processes || environment.namespaces.is_some() {
+            return self.let_in(id, joining);
+        }
+        if environment.joining.is_empty() {
+            order::send(environment.control.as_fd(), &Order::Namespaces, &[]).map_err(|error| error.problem())?;
+        }
+        environment.joining.push(joining);
+        Ok(())
+    }
+
+    /// An init has sent its namespaces.
+    pub(crate) fn namespaces_came(&mut self, id: EnvironmentId) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        let attached = &mut environment.inbox.attached;
+        let count = attached.len().min(Kind::ALL.len());
+        environment.namespaces = Some(attached.drain(..count).collect());
+        for joining in std::mem::take(&mut environment.joining) {
+            let (connection, stream) = joining.stream();
+            if let Err(problem) = self.let_in(id, joining) {
+                self.fail(connection, stream, problem);
+            }
+        }
+    }
+
+    /// Keeps what a client sends to a transfer that waits to be let in: it need not wait for that, as it has credit.
+    pub(crate) fn keep_early_input(&mut self, connection: u64, stream: u32, bytes: Option<&[u8]>) {
+        let waiting = self.environments.values_mut().flat_map(|one| &mut one.joining);
+        let mut files = waiting.filter_map(|joining| match joining {
+            Joining::Files(files) if (files.connection, files.stream) == (connection, stream) => Some(files),
+            _ => None,
+        });
+        // Input of a command that has ended is nobody's.
+        let Some(files) = files.next() else { return };
+        files.early.push(bytes.map(<[u8]>::to_vec));
+        let kept: usize = files.early.iter().flatten().map(Vec::len).sum();
+        if kept as u64 > Credit::INITIAL {
+            self.close_connection(connection);
+        }
+    }
+
+    /// Nobody gets in any more.
+    pub(crate) fn fail_joining(&mut self, id: EnvironmentId, waiting: Vec<Joining>) {
+        for joining in waiting {
+            let (connection, stream) = joining.stream();
+            let problem =
+                Problem::new(ProblemKind::Unavailable, format!("environment {id} ended before it was joined"));
+            self.fail(connection, stream, problem);
+        }
+    }
+
+    fn let_in(&mut self, id: EnvironmentId, joining: Joining) -> Result<(), Problem> {
+        match joining {
+            Joining::Client { connection, stream } => self.hand_out(connection, stream, id),
+            Joining::Files(mut files) => {
+                let early = std::mem::take(&mut files.early);
+                let (connection, stream) = (files.connection, files.stream);
+                self.transfer(*files)?;
+                for piece in early {
+                    self.input(connection, stream, piece.as_deref());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands an environment to a process that already runs: its init's pidfd, its namespaces, its cgroup's folders.
+    fn hand_out(&mut self, connection: u64, stream: u32, id: EnvironmentId) -> Result<(), Problem> {
+        let Some(environment) = self.environments.get(&id) else { return Ok(()) };
+        let cloned = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|error| Problem::from_error(ProblemKind::Exhausted, &error))
+        };
+        let mut attached: Vec<OwnedFd> = vec![process::pidfd_open(environment.pid).map_err(|error| error.problem())?];
+        for namespace in environment.namespaces.iter().flatten() {
+            attached.push(cloned(namespace.as_fd())?);
+        }
+        let namespaces = (attached.len() - 1) as u8;
+        if let Some(group) = environment.group.as_ref().and_then(PooledGroup::group) {
+            for (_, folder) in group.folders() {
+                attached.push(cloned(folder)?);
+            }
+        }
+        let event = Event::Entered { pid: environment.pid.as_raw_nonzero().get(), namespaces };
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.send(stream, &event, attached);
+        }
+        self.rewatch(connection);
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! The working tree inside an environment: at its own absolute path, copy-on-write, mounted when the command comes.
+//!
+//! Whoever is root inside may unmount it again, and must then find nothing below: neither the tree itself, which is
+//! the host's, nor the overlay's own folders. So both are mounted only until the overlay holds them, and where
+//! somebody could look meanwhile, in a mount namespace that nobody else is in.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode};
+use testyard_linux::mount::{self, Layer, OverlaySpec, TmpfsOptions};
+use testyard_linux::namespace::{self, Kind};
+use testyard_linux::process::CloneFlags;
+use testyard_linux::{Error, Result};
+
+use super::root::make_folders;
+
+/// A copy-on-write view of a working tree, not there yet.
+pub(crate) struct SourceView<'a> {
+    /// Where it is to be seen.
+    pub(crate) target: &'a Path,
+    /// Bytes that may be written to it.
+    pub(crate) size: u64,
+    /// Absolute paths that are hidden where they lie in it, parents first.
+    pub(crate) hidden: &'a [PathBuf],
+}
+
+impl SourceView<'_> {
+    /// Mounts the view of `tree` (a detached mount). Nothing may run here yet.
+    pub(crate) fn mount(&self, tree: BorrowedFd<'_>) -> Result<()> {
+        make_folders(self.target)?;
+        let overlay = self.overlay(tree)?;
+        mount::attach(overlay.as_fd(), self.target)
+    }
+
+    /// As [`SourceView::mount`], beside processes that may already be root here.
+    pub(crate) fn mount_unseen(&self, tree: BorrowedFd<'_>) -> Result<()> {
+        make_folders(self.target)?;
+        let here = namespace::open(None, Kind::Mount)?;
+        namespace::unshare(CloneFlags::NEWNS)?;
+        let overlay = mount::make_all_private().and_then(|()| self.overlay(tree));
+        namespace::enter(here.as_fd(), CloneFlags::NEWNS)?;
+        mount::attach(overlay?.as_fd(), self.target)
+    }
+
+    /// Makes the overlay. What it stands on is mounted at the target meanwhile, and not any more afterwards.
+    fn overlay(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let base = mount::tmpfs(&TmpfsOptions { size: Some(self.size), inodes: None, mode: 0o755 })?;
+        mount::attach(base.as_fd(), self.target)?;
+        let overlay = self.put_together(tree);
+        // With the tree, which is mounted below it.
+        mount::detach(self.target)?;
+        overlay
+    }
+
+    fn put_together(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let folder = |name: &str| {
+            let path = self.target.join(name);
+            make_folder(&path).map(|()| path)
+        };
+        let (lower, upper, work) = (folder("lower")?, folder("upper")?, folder("work")?);
+        mount::attach(tree, &lower)?;
+        copy_owner(&lower, &upper)?;
+        for path in self.hidden {
+            if let Ok(path) = path.strip_prefix(self.target)
+                && path != Path::new("")
+            {
+                hide(&lower, &upper, path)?;
+            }
+        }
+        mount::overlay(&OverlaySpec {
+            lower: vec![Layer::Path(&lower)],
+            data_only: Vec::new(),
+            upper: Some((Layer::Path(&upper), Layer::Path(&work))),
+            user_xattr: true,
+            metacopy: false,
+            volatile: true,
+            read_only: false,
+        })
+    }
+}
+
+/// Marks `path` as removed. A path that the tree does not lead to cannot be seen in it anyway.
+fn hide(lower: &Path, upper: &Path, path: &Path) -> Result<()> {
+    let mut way = PathBuf::new();
+    for part in path.parent().into_iter().flat_map(Path::components) {
+        way.push(part);
+        let plain = std::fs::symlink_metadata(lower.join(&way)).is_ok_and(|facts| facts.is_dir());
+        if !plain {
+            return Ok(());
+        }
+        let copy = upper.join(&way);
+        match std::fs::symlink_metadata(&copy) {
+            Ok(facts) if facts.is_dir() => {}
+            // Something above is hidden already.
+            Ok(_) => return Ok(()),
+            Err(_) => {
+                make_folder(&copy)?;
+                copy_owner(&lower.join(&way), &copy)?;
+            }
+        }
+    }
+    let mark = upper.join(path);
+    match rustix::fs::mknodat(CWD, &mark, FileType::CharacterDevice, Mode::empty(), 0) {
+        // Named twice.
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(Error::new("hide", path.display(), error)),
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .mode(0o755)
+        .create(path)
+        .map_err(|error| Error::new("make folder", path.display(), error))
+}
+
+/// A folder of the overlay has its upper's owner and mode: the tree's owner must be able to write there.
+fn copy_owner(from: &Path, to: &Path) -> Result<()> {
+    let facts = rustix::fs::stat(from).map_err(|error| Error::new("look at", from.display(), error))?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(facts.st_uid), rustix::fs::Gid::from_raw(facts.st_gid));
+    // A tree of somebody else's stays readable; only writing there needs the owner.
+    let _ = rustix::fs::chown(to, Some(uid), Some(gid));
+    let mode = Mode::from_raw_mode(facts.st_mode & 0o7777);
+    rustix::fs::chmod(to, mode).map_err(|error| Error::new("set the mode of", to.display(), error))
+}

@@ -1,0 +1,91 @@
+//! Where the agent's commands run: the handles that [`crate::start`] leaves behind.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use testyard_linux::cgroup::{Group, Hierarchy};
+use testyard_linux::process::SingleThreaded;
+use testyard_protocol::start::{IdRange, SubmountStart};
+
+use crate::route::Router;
+
+/// What the agent has become.
+pub(crate) struct Place {
+    /// Proof that forking is safe.
+    pub(crate) token: SingleThreaded,
+    /// The machine's cgroup, or none where this host gives no writable one.
+    pub(crate) group: Option<Rc<Group>>,
+    /// The host's cgroup hierarchies, seen before the staging area hid them.
+    pub(crate) hierarchy: Hierarchy,
+    /// Container or plain processes.
+    pub(crate) kind: PlaceKind,
+    /// Who makes routes out of environments; for containers only.
+    pub(crate) router: Option<Router>,
+}
+
+impl Place {
+    /// Whether the machine has a range of ids, none of which is its owner's.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(&self.kind, PlaceKind::Namespace(place) if matches!(place.ids, IdRange::Range { .. }))
+    }
+}
+
+/// Container or plain processes.
+pub(crate) enum PlaceKind {
+    /// Plain processes: workspaces below this folder.
+    Process {
+        /// Where workspaces are made.
+        workspaces: PathBuf,
+    },
+    /// Namespaces. The agent itself is in the staging area, which holds the layers; the machine's root is elsewhere.
+    Namespace(Box<NamespacePlace>),
+}
+
+/// A container's handles.
+pub(crate) struct NamespacePlace {
+    /// Which ids the machine has.
+    pub(crate) ids: IdRange,
+    /// The mount namespace with the machine's own root, once its init has made it.
+    pub(crate) mounts: Option<OwnedFd>,
+    /// The machine's user namespace; none where it shares the host's.
+    pub(crate) user: Option<OwnedFd>,
+    /// How roots are put together.
+    pub(crate) roots: Roots,
+}
+
+/// The flat list from which every root of the machine is mounted. Paths are those of the staging area.
+#[derive(Debug, Clone)]
+pub(crate) struct Roots {
+    /// Layers, topmost first, without the machine's own upper.
+    pub(crate) layers: Vec<PathBuf>,
+    /// Data-only layers.
+    pub(crate) data: Vec<PathBuf>,
+    /// File systems below the root, each with its own layers.
+    pub(crate) submounts: Vec<Submount>,
+    /// Paths shown as they are: where they are staged, and where they belong.
+    pub(crate) exposed: Vec<(PathBuf, PathBuf)>,
+    /// Paths of the host that a working tree must not show.
+    pub(crate) hidden: Vec<PathBuf>,
+}
+
+/// A file system of the host below the root.
+#[derive(Debug, Clone)]
+pub(crate) struct Submount {
+    /// Where it belongs.
+    pub(crate) target: PathBuf,
+    /// Its layers in the staging area, topmost first.
+    pub(crate) layers: Vec<PathBuf>,
+}
+
+impl Submount {
+    /// Where the `index`th submount is staged.
+    pub(crate) fn staged(index: usize, submount: &SubmountStart) -> Self {
+        let mut layers = Vec::new();
+        if submount.mask.is_some() {
+            layers.push(PathBuf::from(format!("/submounts/{index}/mask")));
+        }
+        layers.push(PathBuf::from(format!("/submounts/{index}/root")));
+        Self { target: submount.path.clone(), layers }
+    }
+}

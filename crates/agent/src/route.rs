@@ -1,0 +1,216 @@
+//! Routes out of environments with a network of their own.
+//!
+//! pasta (package `passt`) is the host's program and needs the host's network, so it is started by a small process
+//! that was forked before the agent entered the machine's namespaces: the router. Nothing in the machine can see it,
+//! the agent or pasta. It answers one request at a time, and ends with the agent, after every pasta it started.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, WaitOptions, getpid};
+use serde::{Deserialize, Serialize};
+use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
+use testyard_linux::{Error, Result, identity, signal, socket};
+use testyard_model::{EnvironmentId, Problem, ProblemKind};
+
+use crate::agent::Agent;
+use crate::environment::order::{self, Inbox};
+
+/// To the router.
+#[derive(Serialize, Deserialize)]
+enum Order {
+    /// Give these namespaces (attached: user, network) a route.
+    Connect(EnvironmentId),
+    /// The environment is gone.
+    Disconnect(EnvironmentId),
+}
+
+/// From the router.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    environment: EnvironmentId,
+    problem: Option<Problem>,
+}
+
+/// The agent's side of the router.
+pub(crate) struct Router {
+    pub(crate) control: OwnedFd,
+    inbox: Inbox,
+}
+
+/// Forks the router. To be called on the host's side of all namespaces.
+pub(crate) fn fork(token: SingleThreaded, keep_root: bool) -> Result<Router> {
+    let (ours, theirs) = socket::pair(socket::Kind::Stream)?;
+    match process::clone3(token, CloneFlags::NONE, CloneOptions::default())? {
+        Forked::Parent(_) => Ok(Router { control: ours, inbox: Inbox::default() }),
+        Forked::Child => {
+            let status = serve(&theirs, keep_root).is_err();
+            // What pasta still runs has nobody left who would end it.
+            let _ = process::kill_descendants(getpid());
+            process::exit_immediately(i32::from(status))
+        }
+    }
+}
+
+fn serve(control: &OwnedFd, as_root: bool) -> Result<()> {
+    process::close_range_from(3, &[control.as_fd()])?;
+    signal::reset_handlers()?;
+    signal::unblock_all()?;
+    process::set_session()?;
+    process::set_subreaper(true)?;
+    let mut inbox = Inbox::default();
+    let mut running: HashMap<EnvironmentId, Vec<Pid>> = HashMap::new();
+    loop {
+        let mut watched = [PollFd::new(control, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Error::new("wait for", "the agent", error)),
+        }
+        if !inbox.fill(control)? {
+            return Ok(());
+        }
+        while let Some(order) = inbox.take()? {
+            match order {
+                Order::Connect(environment) => {
+                    let namespaces = inbox.attached.pop_front().zip(inbox.attached.pop_front());
+                    let connected = connect(namespaces, as_root);
+                    let problem = match connected {
+                        Ok(pids) => {
+                            running.insert(environment, pids);
+                            None
+                        }
+                        Err(problem) => Some(problem),
+                    };
+                    order::send(control.as_fd(), &Answer { environment, problem }, &[])?;
+                }
+                Order::Disconnect(environment) => {
+                    for pid in running.remove(&environment).unwrap_or_default() {
+                        // It may have ended with the namespace.
+                        if signal::Signal::KILL.send_to(pid).is_ok() {
+                            // Ours through the subreaper's right; it is not to stay a zombie until the next order.
+                            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+                        }
+                    }
+                }
+            }
+        }
+        while let Ok(Some(_)) = process::wait_any_nohang() {}
+    }
+}
+
+/// Starts pasta and waits until the route is there. Returns the processes that keep it.
+fn connect(namespaces: Option<(OwnedFd, OwnedFd)>, as_root: bool) -> std::result::Result<Vec<Pid>, Problem> {
+    let Some((user, network)) = namespaces else {
+        return Err(Problem::new(ProblemKind::Bug, "a route was asked for without namespaces"));
+    };
+    let before = process::descendants(getpid()).unwrap_or_default();
+    let mut command = Command::new("pasta");
+    command.args(["--config-net", "--no-netns-quit", "--quiet", "--netns", "/proc/self/fd/3"]);
+    // No port of the host is opened for what listens inside, and none of the inside's shows the host's.
+    command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+    if as_root {
+        // It would become `nobody` otherwise, who may not enter.
+        command.args(["--runas", "0"]);
+    }
+    let own = identity::namespace_inode(Path::new("/proc/self/ns/user")).ok();
+    if identity::namespace_inode_of(user.as_fd()).ok() == own {
+        command.arg("--netns-only");
+    } else {
+        command.args(["--userns", "/proc/self/fd/4"]);
+    }
+    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/");
+    // A file, not a pipe: pasta stays behind with its error output open.
+    let said = rustix::fs::memfd_create("pasta", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|error| Error::new("make", "a file in memory", error).problem())?;
+    let copy = said.try_clone().map_err(|error| Problem::from_error(ProblemKind::Exhausted, &error))?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(copy));
+    let started = process::spawn_with_descriptors(&mut command, &[(network.as_fd(), 3), (user.as_fd(), 4)]);
+    let mut child = started.map_err(|error| {
+        if error.is_absent() { missing() } else { error.problem().because("while a route out was made") }
+    })?;
+    // Its first process ends when the route is there.
+    let status = child.wait().map_err(|error| Problem::from_error(ProblemKind::System, &error))?;
+    if !status.success() {
+        return Err(refused(&said));
+    }
+    let now = process::descendants(getpid()).unwrap_or_default();
+    Ok(now.into_iter().filter(|pid| !before.contains(pid)).collect())
+}
+
+fn missing() -> Problem {
+    Problem::new(ProblemKind::Unsupported, "a route out of an environment needs the program `pasta`, which is not here")
+        .hint("install the package `passt`: apt-get install passt")
+        .hint("use --network private, or --network host")
+}
+
+fn refused(said: &OwnedFd) -> Problem {
+    let mut text = vec![0; 4096];
+    let length = rustix::io::pread(said, &mut text, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&text[..length]).into_owned();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains("to syslog"));
+    let last = lines.next_back().unwrap_or("it did not say why").to_owned();
+    let problem = Problem::new(ProblemKind::Unsupported, "pasta could not make a route out of an environment");
+    let problem = problem.because(last.clone());
+    if last.contains("tun socket") {
+        problem.hint("let users open /dev/net/tun: chmod 666 /dev/net/tun")
+    } else {
+        problem.hint("see `testyard doctor`, or use --network private")
+    }
+}
+
+impl Agent {
+    /// Asks for a route for an environment whose init is ready.
+    pub(crate) fn connect_route(&mut self, id: EnvironmentId) -> std::result::Result<(), Problem> {
+        let missing =
+            |what: &str| Problem::new(ProblemKind::Bug, format!("environment {id} has no {what} for a route"));
+        let environment = self.environments.get(&id).ok_or_else(|| missing("record"))?;
+        let network = environment.network.as_ref().ok_or_else(|| missing("network"))?;
+        let user = environment.user.as_ref().ok_or_else(|| missing("user namespace"))?;
+        let router = self.place.router.as_ref().ok_or_else(|| missing("router"))?;
+        order::send(router.control.as_fd(), &Order::Connect(id), &[user.as_fd(), network.as_fd()])
+            .map_err(|error| error.problem())
+    }
+
+    /// An environment with a route is gone.
+    pub(crate) fn disconnect_route(&self, id: EnvironmentId) {
+        if let Some(router) = &self.place.router {
+            // A router that is gone has ended its routes.
+            let _ = order::send(router.control.as_fd(), &Order::Disconnect(id), &[]);
+        }
+    }
+
+    /// The router has answered.
+    pub(crate) fn hear_router(&mut self) {
+        let Some(router) = &mut self.place.router else { return };
+        if !router.inbox.fill(&router.control).unwrap_or(false) {
+            crate::agent::unwatch(&self.epoll, &router.control);
+            self.place.router = None;
+            self.fail_routes();
+            return;
+        }
+        while let Some(router) = &mut self.place.router {
+            let Ok(Some(Answer { environment, problem })) = router.inbox.take() else { return };
+            match problem {
+                None => self.environment_usable(environment),
+                Some(problem) => {
+                    self.environment_broken(environment, &problem);
+                    self.end_environment(environment);
+                }
+            }
+        }
+    }
+
+    fn fail_routes(&mut self) {
+        let waiting: Vec<EnvironmentId> =
+            self.environments.values().filter(|one| one.awaits_route()).map(|one| one.id).collect();
+        let problem = Problem::new(ProblemKind::Unavailable, "what makes routes out of environments has ended")
+            .hint("restart the machine: testyard restart NAME");
+        for id in waiting {
+            self.environment_broken(id, &problem);
+            self.end_environment(id);
+        }
+    }
+}

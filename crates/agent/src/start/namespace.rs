@@ -1,0 +1,85 @@
+//! Entering a namespace machine: its user namespace and its staging area.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use testyard_linux::mount::{self, RootMount, TmpfsOptions};
+use testyard_linux::namespace::{self, IdMap, Kind};
+use testyard_linux::process::{self, CloneFlags, Credentials};
+use testyard_linux::{Error, Result, step};
+use testyard_model::step::Step;
+use testyard_protocol::start::{IdRange, NamespaceStart};
+
+use super::staging;
+use crate::place::{NamespacePlace, Roots, Submount};
+
+/// Enters. The machine's init comes next.
+pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
+    let user = enter_user_namespace(start)?;
+    let own = CloneFlags::NEWNS.union(CloneFlags::NEWIPC).union(CloneFlags::NEWUTS);
+    namespace::unshare(own)?;
+    // Version 1 hosts may lack cgroup namespaces; the machine then sees its own paths, which hide nothing.
+    let _ = namespace::unshare(CloneFlags::NEWCGROUP);
+    namespace::set_host_name(&start.host_name)?;
+    // The working folder since it was built: its path leads through folders that the machine's root may not pass.
+    mount::pivot_into(Path::new("."), RootMount::BindOntoItself)?;
+    let scratch = mount::tmpfs(&TmpfsOptions { size: Some(64 << 20), inodes: Some(65_536), mode: 0o700 })?;
+    mount::attach(scratch.as_fd(), Path::new("/scratch"))?;
+    for folder in ["environment", "machine", "sources"] {
+        make_folder(&Path::new("/scratch").join(folder))?;
+    }
+    if start.generations_in_memory {
+        let generations = mount::tmpfs(&TmpfsOptions { size: None, inodes: None, mode: 0o755 })?;
+        mount::attach(generations.as_fd(), Path::new("/store/generations"))?;
+    }
+    step::reach(Step::AgentEntered);
+    let roots = Roots {
+        layers: staging::numbered("layers", start.layers.len()),
+        data: staging::numbered("data", start.data.len()),
+        submounts: start.submounts.iter().enumerate().map(|(index, one)| Submount::staged(index, one)).collect(),
+        exposed: staging::numbered("exposed", start.exposed.len()).into_iter().zip(start.exposed.clone()).collect(),
+        hidden: start.hidden.clone(),
+    };
+    Ok(NamespacePlace { ids: start.ids, mounts: None, user, roots })
+}
+
+/// Joins the machine's user namespace; the staging area is built on the side that may build it.
+fn enter_user_namespace(start: &NamespaceStart) -> Result<Option<OwnedFd>> {
+    let private = || -> Result<()> {
+        namespace::unshare(CloneFlags::NEWNS)?;
+        mount::make_all_private()
+    };
+    match start.ids {
+        IdRange::Host => {
+            private()?;
+            staging::build(start, None)?;
+            Ok(None)
+        }
+        IdRange::Range { first, count } => {
+            let map = [IdMap { inside: 0, outside: first, count }];
+            let user = namespace::new_user_namespace(&map, &map, false)?;
+            private()?;
+            staging::build(start, Some(user.as_fd()))?;
+            namespace::enter(user.as_fd(), CloneFlags::NEWUSER)?;
+            process::become_user(&Credentials { uid: 0, gid: 0, groups: Vec::new() }, true)?;
+            // Changing ids made this process undumpable, and then even its own children's id maps belong to the
+            // host's root. Nothing in the machine can see this process, so nothing is given away.
+            process::set_dumpable(true)?;
+            Ok(Some(user))
+        }
+        IdRange::Single => {
+            let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+            namespace::unshare(CloneFlags::NEWUSER)?;
+            let map = |outside| [IdMap { inside: 0, outside, count: 1 }];
+            namespace::write_id_maps(rustix::process::getpid(), &map(uid), &map(gid), true)?;
+            private()?;
+            staging::build(start, None)?;
+            let own = namespace::open(None, Kind::User)?;
+            Ok(Some(own))
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir(path).map_err(|error| Error::new("make folder", path.display(), error))
+}

@@ -1,0 +1,69 @@
+//! What is to happen later: deadlines of commands, and slow clean-up.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Something due at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A command's time is up.
+    Deadline(u32),
+    /// What was asked to end by SIGTERM must be killed.
+    Kill,
+    /// Some network namespaces may go.
+    Networks,
+    /// The agent has waited long enough for the end of everything.
+    Leave,
+}
+
+/// Times, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    due: BTreeMap<(Instant, u64), Due>,
+    next: u64,
+}
+
+impl Timers {
+    /// Adds one.
+    pub(crate) fn add(&mut self, at: Instant, due: Due) {
+        self.next += 1;
+        self.due.insert((at, self.next), due);
+    }
+
+    /// How long until the next, if there is one.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        self.due.keys().next().map(|(at, _)| at.saturating_duration_since(now))
+    }
+
+    /// The next that is due.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Due> {
+        let entry = self.due.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    /// Forgets a command's deadline.
+    pub(crate) fn forget(&mut self, due: Due) {
+        self.due.retain(|_, other| *other != due);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_comes_in_order_and_once() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        timers.add(start + Duration::from_secs(2), Due::Deadline(2));
+        timers.add(start + Duration::from_secs(1), Due::Deadline(1));
+        timers.add(start + Duration::from_secs(1), Due::Networks);
+        timers.forget(Due::Networks);
+        assert_eq!(timers.take(start), None);
+        assert_eq!(timers.wait(start), Some(Duration::from_secs(1)));
+        let later = start + Duration::from_secs(3);
+        assert_eq!(timers.take(later), Some(Due::Deadline(1)));
+        assert_eq!(timers.take(later), Some(Due::Deadline(2)));
+        assert_eq!(timers.take(later), None);
+    }
+}
