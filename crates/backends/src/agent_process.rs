@@ -1,0 +1,126 @@
+//! Starting the agent's program with its link, its configuration and its listening socket.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Pid;
+use testyard_linux::identity::ProcessIdentity;
+use testyard_linux::{Error, process, socket};
+use testyard_machine::backend::{AgentLink, BackendError, MachinePlace};
+use testyard_model::{Problem, ProblemKind, UserSpec};
+use testyard_protocol::RawText;
+use testyard_protocol::start::{AgentStart, CONFIGURATION, HELD, LINK, LISTENER};
+
+/// Variables of the supervisor's that every command gets; everything else must be asked for.
+const PASSED: [&str; 4] = ["LANG", "LC_ALL", "LC_CTYPE", "TZ"];
+
+/// How many environment numbers an agent starts with; the supervisor gives more when asked.
+pub(crate) const SLOTS: u64 = 1 << 40;
+
+fn host_error<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
+    move |source| BackendError::Host { operation, machine: place.name.clone(), source }
+}
+
+/// Starts the agent, which keeps `held` open as long as it lives.
+pub(crate) fn spawn(
+    place: &MachinePlace,
+    start: &AgentStart,
+    held: Option<&OwnedFd>,
+) -> Result<AgentLink, BackendError> {
+    let failed = host_error(place, "start the agent");
+    let (ours, theirs) = socket::pair(socket::Kind::Stream).map_err(&failed)?;
+    let configuration = configuration(start).map_err(&failed)?;
+    let path = place.agent_socket();
+    remove_stale(&path).map_err(&failed)?;
+    let listener = socket::listen(&path, 0o600).map_err(&failed)?;
+    let mut command = Command::new(&place.agent);
+    // Environments see the name of their init, which is a fork of the agent: not the path of a program of the host.
+    command
+        .arg0("testyard")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log(&place.log()).map_err(&failed)?);
+    for name in ["TESTYARD_KILL_AT", "TESTYARD_STEP_LOG"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    let mut descriptors =
+        vec![(theirs.as_fd(), LINK), (configuration.as_fd(), CONFIGURATION), (listener.as_fd(), LISTENER)];
+    descriptors.extend(held.map(|held| (held.as_fd(), HELD)));
+    let child =
+        process::spawn_with_descriptors(&mut command, &descriptors).map_err(|error| missing_agent(place, error))?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| {
+        BackendError::from(Problem::new(ProblemKind::Bug, "the agent was started without a process id"))
+    })?;
+    let pidfd = process::pidfd_open(pid).map_err(&failed)?;
+    let identity = ProcessIdentity::of(pid).map_err(&failed)?;
+    Ok(AgentLink { socket: ours, process: identity, pidfd })
+}
+
+fn missing_agent(place: &MachinePlace, error: Error) -> BackendError {
+    if error.is_absent() {
+        let message = format!("the agent's program is not at {}", place.agent.display());
+        return Problem::new(ProblemKind::NotFound, message).hint("install it: cargo xtask install").into();
+    }
+    BackendError::Host { operation: "start the agent", machine: place.name.clone(), source: error }
+}
+
+fn configuration(start: &AgentStart) -> Result<OwnedFd, Error> {
+    let failed = |error: std::io::Error| Error::new("write", "the agent's configuration", error);
+    let file = memfd_create("testyard-agent", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let mut file = File::from(file);
+    let text = serde_json::to_vec(start).map_err(|error| failed(error.into()))?;
+    file.write_all(&text).map_err(failed)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(|errno| failed(errno.into()))?;
+    Ok(file.into())
+}
+
+fn log(path: &Path) -> Result<Stdio, Error> {
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    file.map(Stdio::from).map_err(|error| Error::new("open", path.display(), error))
+}
+
+/// A socket file of an agent that is gone; the caller holds the machine's lock.
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::new("remove", path.display(), error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whom commands run as by default: who started the machine, with the same ids and no capabilities.
+pub(crate) fn default_user(place: &MachinePlace) -> UserSpec {
+    match place.spec.user.as_deref() {
+        Some("root") => UserSpec::Root,
+        Some(written) => numbered(written).unwrap_or_else(|| UserSpec::Named(written.to_owned())),
+        None => UserSpec::Numbered {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            groups: rustix::process::getgroups()
+                .unwrap_or_default()
+                .into_iter()
+                .map(rustix::process::Gid::as_raw)
+                .collect(),
+        },
+    }
+}
+
+/// A user written as `1000` or `1000:1000`.
+fn numbered(written: &str) -> Option<UserSpec> {
+    let (uid, gid) = written.split_once(':').unwrap_or((written, written));
+    Some(UserSpec::Numbered { uid: uid.parse().ok()?, gid: gid.parse().ok()?, groups: Vec::new() })
+}
+
+/// The variables that commands get: a short list of the supervisor's, and what the specification names.
+pub(crate) fn environment(place: &MachinePlace) -> Vec<(RawText, RawText)> {
+    let names = PASSED.into_iter().map(str::to_owned).chain(place.spec.pass_env.iter().cloned());
+    names.filter_map(|name| std::env::var_os(&name).map(|value| (RawText::from(name), value.into()))).collect()
+}

@@ -1,0 +1,104 @@
+//! Backend `host`: plain processes, no privilege needed. Workspaces, ports and process trees; no isolation beyond them.
+
+use testyard_machine::backend::{
+    AgentLink, Backend, BackendError, KernelIdentity, MachinePlace, Recorder, ResourceKind,
+};
+use testyard_model::{BackendName, ImageReference, MachineSpec};
+use testyard_protocol::start::{AgentMode, AgentStart};
+
+use crate::agent_process::{self, SLOTS};
+
+/// Plain processes on this host.
+pub struct Host;
+
+impl Host {
+    fn refuse(ability: &str, hint: &str) -> BackendError {
+        BackendError::Unsupported {
+            backend: BackendName::host(),
+            ability: ability.to_owned(),
+            hint: Some(hint.to_owned()),
+        }
+    }
+}
+
+impl Backend for Host {
+    fn name(&self) -> BackendName {
+        BackendName::host()
+    }
+
+    fn check(&self, spec: &MachineSpec) -> Result<(), BackendError> {
+        let namespace = "use --backend namespace; `testyard doctor` tells whether this host allows it";
+        if spec.image != ImageReference::Host {
+            return Err(Self::refuse(&format!("from image {}", spec.image), namespace));
+        }
+        for (asked, ability) in [
+            (spec.memory.is_some(), "a memory limit"),
+            (spec.cpus.is_some(), "a processor limit"),
+            (spec.disk.is_some(), "a disk limit"),
+            (spec.privileged, "privileges"),
+            (!spec.expose.is_empty(), "exposed paths: it sees everything as it is"),
+        ] {
+            if asked {
+                return Err(Self::refuse(&format!("with {ability}"), namespace));
+            }
+        }
+        if let Some(user) = &spec.user
+            && user != "root"
+            && rustix::process::getuid().is_root()
+        {
+            // Root may become anybody; the name is looked up when a command runs.
+            return Ok(());
+        }
+        match &spec.user {
+            Some(user) if !rustix::process::getuid().is_root() => {
+                Err(Self::refuse(&format!("as user {user}"), "leave --user out: commands run as yourself"))
+            }
+            _ => crate::namespace::check_architecture(spec, &self.name()),
+        }
+    }
+
+    fn create(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        let folder = place.folder.join("workspaces");
+        let ids = recorder.intend(&[(ResourceKind::Folder, &folder)])?;
+        let failed = |source| BackendError::Host { operation: "make the folders", machine: place.name.clone(), source };
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| failed(testyard_linux::Error::new("make folder", folder.display(), error)))?;
+        if let (Some(id), Some(identity)) = (ids.first(), KernelIdentity::of_path(&folder).map_err(failed)?) {
+            recorder.made(&[(*id, identity)])?;
+        }
+        Ok(())
+    }
+
+    fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
+        let start = AgentStart {
+            machine: place.id.to_string(),
+            mode: AgentMode::Process { workspaces: place.folder.join("workspaces") },
+            user: agent_process::default_user(place),
+            env: agent_process::environment(place),
+            cgroup: None,
+            slots: (1, SLOTS),
+            limits: vec![
+                "plain processes on this host: nothing is isolated but folders, `TMPDIR` and leased ports".to_owned(),
+                "a process that clears its environment and leaves its parents is not found again".to_owned(),
+            ],
+        };
+        agent_process::spawn(place, &start, None)
+    }
+
+    fn stopped(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        // Workspaces are below the machine's folder, which the caller removes.
+        let ours = recorder.all()?.into_iter().filter(|resource| resource.place != place.folder);
+        let gone: Vec<_> = ours.map(|resource| resource.id).collect();
+        recorder.gone(&gone)?;
+        Ok(())
+    }
+
+    fn copy(&self, _from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        // It has no files of its own but workspaces, and those belong to environments.
+        self.create(to, recorder)
+    }
+}

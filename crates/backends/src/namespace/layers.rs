@@ -1,0 +1,138 @@
+//! From an image to the flat list of layers that the agent mounts roots from.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use testyard_images::store::{Ownership, Store};
+use testyard_images::{HostOptions, HostView, write_mask_layer};
+use testyard_linux::{Error, files};
+use testyard_machine::backend::{BackendError, MachinePlace};
+use testyard_model::{ImageReference, Problem, ProblemKind};
+use testyard_protocol::start::{IdRange, LayerStart, SubmountStart};
+
+use super::ids_of;
+
+/// What roots of a machine are made from.
+pub(super) struct Layers {
+    pub(super) layers: Vec<LayerStart>,
+    pub(super) data: Vec<PathBuf>,
+    pub(super) submounts: Vec<SubmountStart>,
+    pub(super) exposed: Vec<PathBuf>,
+    /// What a working tree must not show either.
+    pub(super) hidden: Vec<PathBuf>,
+    /// Sentences on what such roots cannot do.
+    pub(super) limits: Vec<String>,
+    /// A lock that keeps a layer from being pruned; for the agent to hold.
+    pub(super) lease: Option<OwnedFd>,
+}
+
+fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
+    move |source| BackendError::Host { operation, machine: place.name.clone(), source }
+}
+
+/// Refuses an image that is not there, before anything is made.
+pub(super) fn check_image(place: &MachinePlace) -> Result<(), BackendError> {
+    match &place.spec.image {
+        ImageReference::Host => Ok(()),
+        reference => stored(place, reference).map(drop),
+    }
+}
+
+fn stored(place: &MachinePlace, reference: &ImageReference) -> Result<LayerStart, BackendError> {
+    let store = Store::open(&place.images).map_err(|error| error.problem())?;
+    let image = store.find(reference).map_err(|error| error.problem())?;
+    let single = image.record.ownership == Ownership::SingleOwner;
+    match (ids_of(&place.spec), single) {
+        (IdRange::Single, false) => Err(Problem::new(
+            ProblemKind::Unsupported,
+            format!("image {reference} keeps many users' files, and an ordinary user's machine has one user"),
+        )
+        .hint("import the image again as this user, or run testyard as root")
+        .into()),
+        (_, single) => Ok(LayerStart { path: image.root, mapped: !single, copied: false }),
+    }
+}
+
+/// The layers for a start: those of the host are looked at anew each time.
+pub(super) fn find(place: &MachinePlace) -> Result<Layers, BackendError> {
+    match &place.spec.image {
+        ImageReference::Host => host_layers(place),
+        reference => Ok(Layers {
+            hidden: HostView::load(&options(place)).map_err(|error| error.problem())?.hidden,
+            layers: vec![stored(place, reference)?],
+            data: Vec::new(),
+            submounts: Vec::new(),
+            exposed: place.spec.expose.clone(),
+            limits: Vec::new(),
+            lease: None,
+        }),
+    }
+}
+
+/// What the machine's owner shows and hides of this host.
+fn options(place: &MachinePlace) -> HostOptions {
+    let sockets = ["SSH_AUTH_SOCK", "DOCKER_HOST", "GPG_AGENT_INFO", "DBUS_SESSION_BUS_ADDRESS"];
+    let sockets = sockets.into_iter().filter_map(std::env::var_os).map(PathBuf::from).filter(|path| path.is_absolute());
+    HostOptions {
+        expose: place.spec.expose.clone(),
+        mount_points: Vec::new(),
+        own: place.masked.clone(),
+        sockets: sockets.collect(),
+    }
+}
+
+fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
+    let view = HostView::load(&options(place)).map_err(|error| error.problem())?;
+    let masks = fresh_masks(place)?;
+    let failed = |error: Error| host(place, "write the mask")(error);
+    let exposed = exposed_elsewhere(place, &view);
+    match ids_of(&place.spec) {
+        IdRange::Single => super::layers_of_user::find(place, &view, &masks, exposed),
+        IdRange::Range { .. } | IdRange::Host => {
+            let mut layers = Vec::new();
+            let mut submounts = Vec::new();
+            for (index, layer) in view.layers.iter().enumerate() {
+                let target = masks.join(index.to_string());
+                make(&target).map_err(failed)?;
+                let mask = write_mask_layer(&layer.masks, &layer.path, &target).map_err(failed)?;
+                if index == 0 {
+                    layers.push(LayerStart { path: mask.path, mapped: true, copied: true });
+                    layers.push(LayerStart { path: layer.path.clone(), mapped: true, copied: false });
+                } else {
+                    let mask = (mask.entries > 0).then_some(mask.path);
+                    submounts.push(SubmountStart { path: layer.path.clone(), mask });
+                }
+            }
+            let hidden = view.hidden.clone();
+            Ok(Layers { layers, data: Vec::new(), submounts, exposed, hidden, limits: Vec::new(), lease: None })
+        }
+    }
+}
+
+/// Exposed paths on file systems that are not seen otherwise.
+fn exposed_elsewhere(place: &MachinePlace, view: &HostView) -> Vec<PathBuf> {
+    let skipped = |path: &Path| view.skipped.iter().any(|(point, _)| path.starts_with(point));
+    place.spec.expose.iter().filter(|path| skipped(path)).cloned().collect()
+}
+
+fn make(path: &Path) -> Result<(), Error> {
+    std::fs::create_dir(path).map_err(|error| Error::new("make folder", path.display(), error))
+}
+
+/// An empty folder for the masks of this start.
+fn fresh_masks(place: &MachinePlace) -> Result<PathBuf, BackendError> {
+    use std::os::fd::AsFd as _;
+
+    let failed = host(place, "prepare the mask");
+    let masks = place.folder.join("masks");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let folder = rustix::fs::open(&place.folder, flags, rustix::fs::Mode::empty())
+        .map_err(|errno| failed(Error::new("open", place.folder.display(), errno)))?;
+    match files::remove_tree(folder.as_fd(), "masks") {
+        Ok(_) => {}
+        Err(error) if error.is_absent() => {}
+        Err(error) => return Err(failed(error)),
+    }
+    make(&masks).map_err(failed)?;
+    Ok(masks)
+}

@@ -1,0 +1,129 @@
+//! Backend `namespace`: Testyard's own container. See `docs/machines.md` for what is inside one.
+
+mod groups;
+mod layers;
+mod layers_of_user;
+mod store;
+
+use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
+use testyard_model::{BackendName, ImageReference, MachineSpec};
+use testyard_protocol::start::{AgentMode, AgentStart, IdRange, NamespaceStart};
+
+use crate::agent_process::{self, SLOTS};
+
+/// The first of the host's ids that machines made by root have, and how many. Far above those of people, and
+/// apart from what distributions hand out in `/etc/subuid`.
+pub const FIRST_ID: u32 = 0x6000_0000;
+/// How many ids a machine has.
+pub const ID_COUNT: u32 = 65_536;
+
+/// Testyard's own container.
+pub struct Namespace;
+
+/// Which ids a machine of this user has.
+pub(crate) fn ids_of(spec: &MachineSpec) -> IdRange {
+    match (rustix::process::geteuid().is_root(), spec.privileged) {
+        (true, true) => IdRange::Host,
+        (true, false) => IdRange::Range { first: FIRST_ID, count: ID_COUNT },
+        (false, _) => IdRange::Single,
+    }
+}
+
+/// Refuses an architecture that this host's processor cannot run.
+pub(crate) fn check_architecture(spec: &MachineSpec, backend: &BackendName) -> Result<(), BackendError> {
+    let own = std::env::consts::ARCH;
+    match spec.arch.as_deref() {
+        None => Ok(()),
+        Some(arch) if arch == own || (arch == "amd64" && own == "x86_64") || (arch == "arm64" && own == "aarch64") => {
+            Ok(())
+        }
+        Some(arch) => Err(BackendError::Unsupported {
+            backend: backend.clone(),
+            ability: format!("of architecture {arch}: this host is {own}"),
+            hint: Some(format!("leave --arch out, or write --arch {own}")),
+        }),
+    }
+}
+
+fn refuse(ability: impl Into<String>, hint: &str) -> BackendError {
+    BackendError::Unsupported {
+        backend: BackendName::namespace(),
+        ability: ability.into(),
+        hint: Some(hint.to_owned()),
+    }
+}
+
+impl Backend for Namespace {
+    fn name(&self) -> BackendName {
+        BackendName::namespace()
+    }
+
+    fn check(&self, spec: &MachineSpec) -> Result<(), BackendError> {
+        check_architecture(spec, &self.name())?;
+        if spec.privileged && !rustix::process::geteuid().is_root() {
+            return Err(refuse("that is privileged", "run testyard as root for --privileged"));
+        }
+        if let Some(cpus) = spec.cpus
+            && !(0.01..=4096.0).contains(&cpus)
+        {
+            return Err(refuse(format!("with {cpus} processors"), "write a number from 0.01 to 4096"));
+        }
+        if spec.disk.is_some() {
+            let hint =
+                "leave --disk out: environments have a limit of their own, and the machine's files are on this disk";
+            return Err(refuse("with a limit on its disk", hint));
+        }
+        groups::check(spec)
+    }
+
+    fn create(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        layers::check_image(place)?;
+        store::create(place, recorder)
+    }
+
+    fn start(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
+        let layers = layers::find(place)?;
+        store::prepare(place)?;
+        let group = groups::create(place, recorder)?;
+        let mut limits = layers.limits;
+        if group.is_none() {
+            limits.push("no limits on memory, processes and processor time: no cgroup here is writable".to_owned());
+        }
+        let start = AgentStart {
+            machine: place.id.to_string(),
+            mode: AgentMode::Namespace(Box::new(NamespaceStart {
+                host_name: place.name.to_string(),
+                ids: ids_of(&place.spec),
+                staging: store::staging(place),
+                store: store::folder(place),
+                layers: layers.layers,
+                data: layers.data,
+                submounts: layers.submounts,
+                exposed: layers.exposed,
+                generations_in_memory: place.spec.image == ImageReference::Host,
+                hidden: layers.hidden,
+            })),
+            user: agent_process::default_user(place),
+            env: agent_process::environment(place),
+            cgroup: group,
+            slots: (1, SLOTS),
+            limits,
+        };
+        agent_process::spawn(place, &start, layers.lease.as_ref())
+    }
+
+    fn stopped(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        groups::remove(place, recorder)?;
+        store::forget_generations(place)
+    }
+
+    fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        groups::remove(place, recorder)?;
+        store::remove(place, recorder)
+    }
+
+    fn copy(&self, from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        store::create(to, recorder)?;
+        store::copy(from, to)
+    }
+}

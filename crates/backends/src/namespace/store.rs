@@ -1,0 +1,144 @@
+//! A machine's own files: `store/{upper,work,generations,submounts}` in its folder, owned by the machine's root.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use testyard_linux::{Error, files};
+use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, RecordedResource, Recorder, ResourceKind};
+use testyard_protocol::start::IdRange;
+
+use super::ids_of;
+
+/// How often a removal is tried.
+const ATTEMPTS: u32 = 3;
+
+/// Where the machine's files are.
+pub(super) fn folder(place: &MachinePlace) -> PathBuf {
+    place.folder.join("store")
+}
+
+/// An empty folder over which the agent mounts its staging area, in its own mount namespace.
+pub(super) fn staging(place: &MachinePlace) -> PathBuf {
+    place.folder.join("staging")
+}
+
+fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
+    move |source| BackendError::Host { operation, machine: place.name.clone(), source }
+}
+
+/// Makes the folders.
+pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+    let folder = folder(place);
+    let ids = recorder.intend(&[(ResourceKind::Folder, &folder)])?;
+    let failed = host(place, "make the folders");
+    make(place, &staging(place)).map_err(&failed)?;
+    make_owned(place, &folder).map_err(&failed)?;
+    for name in ["upper", "work", "generations", "submounts"] {
+        make_owned(place, &folder.join(name)).map_err(&failed)?;
+    }
+    if let (Some(id), Some(identity)) = (ids.first(), KernelIdentity::of_path(&folder).map_err(&failed)?) {
+        recorder.made(&[(*id, identity)])?;
+    }
+    Ok(())
+}
+
+/// Makes sure that what a start needs is there: a crash may have left an overlay's work folder in use.
+pub(super) fn prepare(place: &MachinePlace) -> Result<(), BackendError> {
+    let failed = host(place, "prepare the folders");
+    make(place, &staging(place)).map_err(&failed)?;
+    for name in ["upper", "work", "generations", "submounts"] {
+        make_owned(place, &folder(place).join(name)).map_err(&failed)?;
+    }
+    Ok(())
+}
+
+fn make(_place: &MachinePlace, path: &Path) -> Result<(), Error> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(errno) => Err(Error::new("make folder", path.display(), errno)),
+    }
+}
+
+fn make_owned(place: &MachinePlace, path: &Path) -> Result<(), Error> {
+    make(place, path)?;
+    if let IdRange::Range { first, .. } = ids_of(&place.spec) {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(CWD, path, Some(Uid::from_raw(first)), Some(Gid::from_raw(first)), flags)
+            .map_err(|errno| Error::new("give away", path.display(), errno))?;
+    }
+    Ok(())
+}
+
+/// Generations are copies of the upper layer for environments; without a running machine there are none.
+pub(super) fn forget_generations(place: &MachinePlace) -> Result<(), BackendError> {
+    let failed = host(place, "remove old generations");
+    let Some(folder) = open(&folder(place)).map_err(&failed)? else { return Ok(()) };
+    remove_tree(folder, "generations").map_err(&failed)
+}
+
+/// Removes the machine's files.
+pub(super) fn remove(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+    let failed = host(place, "remove the files");
+    let recorded = recorder.all()?;
+    // The machine's own folder is its supervisor's to remove.
+    let ours = |resource: &&RecordedResource| resource.kind == ResourceKind::Folder && resource.place != place.folder;
+    let ours: Vec<_> = recorded.iter().filter(ours).collect();
+    for resource in &ours {
+        let now = KernelIdentity::of_path(&resource.place).map_err(&failed)?;
+        // A folder that was replaced by another is not ours to remove. One that was only intended is known by its
+        // place below the machine's own folder.
+        let proven = resource.identity.is_none() || resource.identity == now;
+        if now.is_none() || !proven || !resource.place.starts_with(&place.folder) {
+            continue;
+        }
+        if let Some(parent) = open(&place.folder).map_err(&failed)?
+            && let Some(name) = resource.place.file_name().and_then(|name| name.to_str())
+        {
+            remove_tree(parent, name).map_err(&failed)?;
+        }
+    }
+    recorder.gone(&ours.iter().map(|resource| resource.id).collect::<Vec<_>>())?;
+    Ok(())
+}
+
+fn remove_tree(parent: OwnedFd, name: &str) -> Result<(), Error> {
+    // After a crash of the agent what it had started removes its own folders at the same time.
+    for attempt in 1.. {
+        match files::remove_tree(parent.as_fd(), name) {
+            Ok(removed) => match removed.refused.into_iter().next() {
+                None => break,
+                Some(refused) if attempt == ATTEMPTS => {
+                    return Err(Error::new("remove", refused.path.display(), refused.reason));
+                }
+                Some(_) => {}
+            },
+            Err(error) if error.is_absent() => break,
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<Option<OwnedFd>, Error> {
+    match rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    {
+        Ok(fd) => Ok(Some(fd)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(errno) => Err(Error::new("open", path.display(), errno)),
+    }
+}
+
+/// Copies a machine's files for a clone.
+pub(super) fn copy(from: &MachinePlace, to: &MachinePlace) -> Result<(), BackendError> {
+    let failed = host(to, "copy the files");
+    for name in ["upper", "submounts"] {
+        let (source, target) = (open(&folder(from).join(name)), open(&folder(to).join(name)));
+        if let (Some(source), Some(target)) = (source.map_err(&failed)?, target.map_err(&failed)?) {
+            let options = files::CopyOptions { owners: true, attributes: true, ..files::CopyOptions::default() };
+            files::copy_tree(source.as_fd(), target.as_fd(), options).map_err(&failed)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The agent with each built-in backend, without a supervisor: real machines, as whoever runs the tests.
+//!
+//! `cargo xtask test` runs them as root and as an ordinary user.
+
+mod commands;
+mod contract;
+mod environments;
+mod escapes;
+mod files;
+mod fixture;
+mod holding;
+mod limits;
+mod network;
+mod sources;
+mod workspaces;
