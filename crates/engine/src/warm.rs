@@ -1,0 +1,250 @@
+//! One running machine, with connections that are kept between commands.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use testyard_machine::client::{Awaited, ClientError, Connection, Finished};
+use testyard_model::{EnvironmentSpec, Isolation, Problem};
+use testyard_protocol::{Exec, Place, RawText, Role, StreamTarget};
+
+use crate::outcome::{Ended, Output};
+use crate::source::Sources;
+
+/// How much longer than its deadline a command may take until the machine counts as lost.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A running machine.
+#[derive(Debug)]
+pub struct WarmMachine {
+    name: String,
+    socket: PathBuf,
+    idle: Mutex<Vec<Link>>,
+}
+
+/// A kept connection and what was shown over it.
+#[derive(Debug)]
+struct Link {
+    connection: Connection,
+    sources: Sources,
+}
+
+/// A command, and the environment it wants.
+#[derive(Debug, Clone)]
+pub struct EnvironmentRun<'a> {
+    /// The environment; its `source` is where `tree` appears.
+    pub spec: &'a EnvironmentSpec,
+    /// Program and arguments, verbatim.
+    pub argv: Vec<RawText>,
+    /// Where it runs; none means the source, the workspace or the user's home.
+    pub cwd: Option<&'a Path>,
+    /// Variables over the machine's own.
+    pub env: Vec<(RawText, RawText)>,
+    /// The working tree, shown copy-on-write at `spec.source`; from isolation `workspace` on.
+    pub tree: Option<&'a Path>,
+    /// Its whole tree is ended after so long.
+    pub timeout: Option<Duration>,
+    /// Host ports leased for it.
+    pub ports: Vec<u16>,
+}
+
+/// What a caller does with a command's output, and when it wants it ended.
+pub struct Attendance<'a> {
+    /// Takes output as it comes.
+    pub output: &'a mut dyn FnMut(Output, &[u8]),
+    /// Readable once the command is to be ended; then `cancelled` is asked.
+    pub cancel: Option<BorrowedFd<'a>>,
+    /// Whether it really is to be ended.
+    pub cancelled: &'a dyn Fn() -> bool,
+    /// Called when the command was handed over.
+    pub started: &'a mut dyn FnMut(),
+}
+
+impl WarmMachine {
+    /// A machine that is known to run.
+    #[must_use]
+    pub fn new(name: String, socket: PathBuf) -> Self {
+        Self { name, socket, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes sure that it answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check(&self) -> Result<(), Problem> {
+        let mut link = self.take()?;
+        link.connection.status().map_err(|error| error.problem())?;
+        self.put(link);
+        Ok(())
+    }
+
+    fn take(&self) -> Result<Link, Problem> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match kept {
+            Some(link) => Ok(link),
+            None => {
+                let connection =
+                    Connection::open(&self.socket, Role::Agent, &self.name).map_err(|error| error.problem())?;
+                Ok(Link { connection, sources: Sources::default() })
+            }
+        }
+    }
+
+    fn put(&self, link: Link) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// A [`Problem`] of kind `Command` when the program could not be started, `Unsupported` when the machine cannot
+    /// give the environment, `Unavailable` when the machine went away.
+    pub fn run(&self, run: EnvironmentRun<'_>, attendance: Attendance<'_>) -> Result<Ended, Problem> {
+        let mut link = self.take()?;
+        let source = match run.tree {
+            Some(tree) if run.spec.isolation >= Isolation::Workspace => {
+                Some(link.sources.number(&mut link.connection, tree)?)
+            }
+            _ => None,
+        };
+        let deadline = run.timeout.map(|timeout| Instant::now() + timeout + GRACE);
+        let exec = Exec {
+            argv: run.argv,
+            cwd: run.cwd.map(RawText::from),
+            env: run.env,
+            stdin: StreamTarget::Attached(0),
+            stdout: StreamTarget::Attached(1),
+            stderr: StreamTarget::Attached(2),
+            timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            place: Place::Fresh(Box::new(run.spec.clone())),
+            source,
+            ports: run.ports,
+            quiet: true,
+            ..Exec::default()
+        };
+        let ended = attend(&mut link.connection, exec, attendance, deadline);
+        match ended {
+            Ok(finished) => {
+                self.put(link);
+                Ok(Ended { status: finished.status, usage: finished.usage, environment: finished.environment })
+            }
+            Err(error) => {
+                // A refusal leaves the connection as good as before; anything else may have cut it in the middle.
+                if matches!(error, ClientError::Refused { .. }) {
+                    self.put(link);
+                }
+                Err(error.problem())
+            }
+        }
+    }
+}
+
+fn local(operation: &'static str) -> impl Fn(Errno) -> ClientError {
+    move |errno| ClientError::Local { operation, source: errno.into() }
+}
+
+fn attend(
+    connection: &mut Connection,
+    exec: Exec,
+    attendance: Attendance<'_>,
+    deadline: Option<Instant>,
+) -> Result<Finished, ClientError> {
+    let machine = connection.machine().to_owned();
+    let Attendance { output, cancel, cancelled, started } = attendance;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(local("open /dev/null"))?;
+    let (out, out_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
+    let (err, err_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
+    let mut command = connection.exec(exec, &[null.as_fd(), out_inside.as_fd(), err_inside.as_fd()])?;
+    drop((null, out_inside, err_inside));
+    started();
+    let mut pipes = Pipes { open: [Some(out), Some(err)], buffer: vec![0; 64 * 1024] };
+    for pipe in pipes.open.iter().flatten() {
+        rustix::io::ioctl_fionbio(pipe, true).map_err(local("prepare a pipe"))?;
+    }
+    let mut watching = cancel;
+    loop {
+        let (mut watched, kinds) = pipes.watched();
+        watched.extend(watching);
+        match command.wait_or(&watched, deadline)? {
+            Awaited::Finished(finished) => {
+                drop(watched);
+                pipes.drain(output);
+                return Ok(finished);
+            }
+            Awaited::Readable(index) => match kinds.get(index) {
+                Some(kind) => {
+                    let kind = *kind;
+                    drop(watched);
+                    pipes.read(kind, output);
+                }
+                None => {
+                    drop(watched);
+                    if cancelled() {
+                        watching = None;
+                        command.kill()?;
+                    }
+                }
+            },
+            Awaited::DeadlinePassed => {
+                return Err(ClientError::Silent { machine, seconds: GRACE.as_secs() });
+            }
+        }
+    }
+}
+
+/// Both outputs of a command, read as they come.
+struct Pipes {
+    open: [Option<OwnedFd>; 2],
+    buffer: Vec<u8>,
+}
+
+impl Pipes {
+    fn watched(&self) -> (Vec<BorrowedFd<'_>>, Vec<Output>) {
+        let kinds = [Output::Standard, Output::Error];
+        self.open.iter().zip(kinds).filter_map(|(pipe, kind)| Some((pipe.as_ref()?.as_fd(), kind))).unzip()
+    }
+
+    /// Reads once. False when there is nothing now, or never again.
+    fn read(&mut self, kind: Output, output: &mut dyn FnMut(Output, &[u8])) -> bool {
+        let slot = &mut self.open[usize::from(kind == Output::Error)];
+        let Some(pipe) = slot else { return false };
+        match rustix::io::read(&*pipe, &mut self.buffer) {
+            Ok(0) => {
+                *slot = None;
+                false
+            }
+            Ok(length) => {
+                output(kind, &self.buffer[..length]);
+                true
+            }
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(_) => {
+                *slot = None;
+                false
+            }
+        }
+    }
+
+    /// What was written before the command ended is in the pipes; what still holds them was left behind by it.
+    fn drain(&mut self, output: &mut dyn FnMut(Output, &[u8])) {
+        for kind in [Output::Standard, Output::Error] {
+            // Bounded: something left behind may go on writing until it is ended.
+            for _ in 0..1024 {
+                if !self.read(kind, output) {
+                    break;
+                }
+            }
+        }
+    }
+}
