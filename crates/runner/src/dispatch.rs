@@ -1,0 +1,446 @@
+//! The dispatcher's decisions: what starts, what is cancelled, what is tried again, what each end means.
+//!
+//! ```text
+//!             ┌────────── transient infrastructure error ─────────┐
+//!             ▼                                                   │
+//! waiting ─▶ running ─▶ (asked to end ─▶ killed ─▶ given up) ─▶ done      delayed ─▶ waiting
+//!    └──────────────────────── run stopped ─────────────────────▶ done
+//! ```
+//!
+//! It knows no thread, no channel and no clock: [`Dispatch::step`] is given what happened and when, and says what
+//! to do. Each test gives exactly one [`Command::Result`], whatever an executor does.
+
+use std::time::Duration;
+
+use testyard_model::{CommandStatus, Problem, ProblemKind};
+
+use crate::backoff::{self, Random};
+use crate::cancel::CancelReason;
+use crate::job::{JobEvent, Refusal};
+use crate::result::{Attempt, Failure, SkipReason, Stop, Verdict};
+use crate::schedule::{Capacity, Demand, Schedule};
+
+/// How long an executor may be over a test's deadline, and how long it has to follow each request.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a machine may take to get ready: an image is perhaps built first.
+pub const PREPARATION: Duration = Duration::from_secs(30 * 60);
+
+/// What decides how tests are dispatched.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Tests at once; above 0.
+    pub jobs: usize,
+    /// Start nothing more after a failure.
+    pub fail_fast: bool,
+    /// A skip for want of something is a failure.
+    pub no_skip: bool,
+    /// Attempts of a test that meets transient infrastructure errors; above 0.
+    pub attempts: u32,
+    /// What tests may use together.
+    pub capacity: Capacity,
+    /// Decides the jitter.
+    pub seed: u64,
+}
+
+/// A test as far as dispatching goes.
+#[derive(Debug, Clone, Default)]
+pub struct Dispatched {
+    /// How long its command may take.
+    pub timeout: Duration,
+    /// How long it is known to take.
+    pub expected: Option<Duration>,
+    /// What it sets aside.
+    pub demand: Demand,
+    /// Why it is not to be run at all.
+    pub refused: Option<Refusal>,
+}
+
+/// A moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Monotonic.
+    pub since: Duration,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub unix_ms: i64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed, or the run begins.
+    Tick,
+    /// The user asked to stop.
+    Interrupt,
+    /// News of a running job.
+    Job {
+        /// Of which test.
+        test: usize,
+        /// Of which attempt.
+        attempt: u32,
+        /// The news.
+        event: JobEvent,
+    },
+    /// A job ended.
+    Ended {
+        /// Of which test.
+        test: usize,
+        /// Of which attempt.
+        attempt: u32,
+        /// How.
+        end: End,
+    },
+}
+
+/// How a job ended, as far as the decision goes.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// Its command ended.
+    Status(CommandStatus),
+    /// Something other than the test failed.
+    Infrastructure(Problem),
+    /// This host cannot run it.
+    Refused(Refusal),
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Hand this attempt to a free worker.
+    Start {
+        /// Of which test.
+        test: usize,
+        /// Which, from 1.
+        attempt: u32,
+    },
+    /// Ask a running job to end.
+    Cancel {
+        /// Of which test.
+        test: usize,
+        /// Why.
+        reason: CancelReason,
+    },
+    /// Its worker will not come back: take another.
+    Abandon {
+        /// Of which test.
+        test: usize,
+    },
+    /// An attempt met an infrastructure error and will be repeated.
+    Retry {
+        /// Of which test.
+        test: usize,
+        /// The attempt that ended.
+        attempt: Attempt,
+        /// When it will be repeated.
+        after: Duration,
+    },
+    /// A test is done. Comes once for each.
+    Result {
+        /// Which test.
+        test: usize,
+        /// What became of it.
+        verdict: Verdict,
+        /// Its attempts.
+        attempts: Vec<Attempt>,
+    },
+    /// Nothing more will be started.
+    Stopping(Stop),
+    /// The user asked twice: leave at once.
+    Kill,
+}
+
+/// The state of a run.
+#[derive(Debug)]
+pub struct Dispatch {
+    tests: Vec<Slot>,
+    schedule: Schedule,
+    policy: Policy,
+    random: Random,
+    running: Vec<usize>,
+    delayed: Vec<usize>,
+    stop: Option<Stop>,
+    killed: bool,
+    done: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    test: Dispatched,
+    attempts: Vec<Attempt>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Waiting,
+    Running(Running),
+    Delayed { until: Duration },
+    Done,
+}
+
+#[derive(Debug)]
+struct Running {
+    attempt: u32,
+    since: Moment,
+    deadline: Duration,
+    pressure: Pressure,
+    /// The user, not a deadline, asked for the end.
+    by_user: bool,
+}
+
+/// How strongly an executor has been asked to end a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pressure {
+    No,
+    Asked,
+    Killed,
+}
+
+impl Dispatch {
+    /// Nothing is started before the first [`Dispatch::step`].
+    #[must_use]
+    pub fn new(tests: Vec<Dispatched>, policy: Policy) -> Self {
+        let demands = tests.iter().map(|test| test.demand.clone()).collect();
+        let expected: Vec<_> = tests.iter().map(|test| test.expected).collect();
+        let slot = |test| Slot { test, attempts: Vec::new(), place: Place::Waiting };
+        Self {
+            schedule: Schedule::new(demands, &expected, policy.capacity),
+            random: Random::seeded(policy.seed),
+            tests: tests.into_iter().map(slot).collect(),
+            policy,
+            running: Vec::new(),
+            delayed: Vec::new(),
+            stop: None,
+            killed: false,
+            done: 0,
+        }
+    }
+
+    /// Whether every test has its result.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done == self.tests.len()
+    }
+
+    /// Whether the user stopped the run.
+    #[must_use]
+    pub fn interrupted(&self) -> bool {
+        self.stop == Some(Stop::Interrupted)
+    }
+
+    /// When to come back with [`Input::Tick`], if nothing happens before.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Duration> {
+        let moment = |test: &usize| match &self.tests[*test].place {
+            Place::Running(running) => Some(running.deadline),
+            Place::Delayed { until } => Some(*until),
+            Place::Waiting | Place::Done => None,
+        };
+        self.running.iter().chain(&self.delayed).filter_map(moment).min()
+    }
+
+    /// What to do now that this has happened.
+    pub fn step(&mut self, now: Moment, input: Input) -> Vec<Command> {
+        let mut commands = Vec::new();
+        match input {
+            Input::Tick => {}
+            Input::Interrupt => self.interrupt(now, &mut commands),
+            Input::Job { test, attempt, event } => {
+                let timeout = self.tests[test].test.timeout;
+                if let Some(running) = self.running_attempt(test, attempt)
+                    && matches!(event, JobEvent::Started { .. })
+                    && running.pressure == Pressure::No
+                {
+                    running.deadline = now.since + timeout + GRACE;
+                }
+            }
+            Input::Ended { test, attempt, end } => self.ended(now, test, attempt, end, &mut commands),
+        }
+        self.expire(now, &mut commands);
+        self.start(now, &mut commands);
+        commands
+    }
+
+    /// The running attempt, unless this is news of one that was given up.
+    fn running_attempt(&mut self, test: usize, attempt: u32) -> Option<&mut Running> {
+        match &mut self.tests.get_mut(test)?.place {
+            Place::Running(running) if running.attempt == attempt => Some(running),
+            _ => None,
+        }
+    }
+
+    fn start(&mut self, now: Moment, commands: &mut Vec<Command>) {
+        while self.stop.is_none() && self.running.len() < self.policy.jobs {
+            let Some(test) = self.schedule.take() else { return };
+            if let Some(refusal) = self.tests[test].test.refused.take() {
+                self.schedule.release(test);
+                let verdict = self.refused(refusal);
+                self.finish(now, test, verdict, commands);
+                continue;
+            }
+            let slot = &mut self.tests[test];
+            let attempt = u32::try_from(slot.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
+            let deadline = now.since + PREPARATION + slot.test.timeout + GRACE;
+            slot.place =
+                Place::Running(Running { attempt, since: now, deadline, pressure: Pressure::No, by_user: false });
+            self.running.push(test);
+            commands.push(Command::Start { test, attempt });
+        }
+    }
+
+    fn ended(&mut self, now: Moment, test: usize, attempt: u32, end: End, commands: &mut Vec<Command>) {
+        let limit_ms = u64::try_from(self.tests[test].test.timeout.as_millis()).unwrap_or(u64::MAX);
+        // An attempt that was given up has its result already.
+        let Some(running) = self.running_attempt(test, attempt) else { return };
+        let (by_user, overrun) = (running.by_user, running.pressure > Pressure::No);
+        let verdict = match end {
+            End::Status(CommandStatus::Exited(0)) => Verdict::Passed,
+            _ if by_user => Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted }),
+            End::Status(CommandStatus::TimedOut) => Verdict::TimedOut { limit_ms },
+            End::Status(_) if overrun => Verdict::TimedOut { limit_ms },
+            End::Status(CommandStatus::Exited(code)) => Verdict::Failed(Failure::Exit { code }),
+            End::Status(CommandStatus::Signalled(signal)) => Verdict::Failed(Failure::Signal { signal }),
+            End::Infrastructure(problem) if problem.kind == ProblemKind::Command => {
+                Verdict::Failed(Failure::NotStarted { problem })
+            }
+            End::Infrastructure(problem) => Verdict::InfrastructureError { problem },
+            End::Refused(refusal) => self.refused(refusal),
+        };
+        let transient = matches!(&verdict, Verdict::InfrastructureError { problem } if problem.kind.is_transient());
+        let attempt = self.leave(now, test, &verdict);
+        if transient && !overrun && self.stop.is_none() && attempt.number < self.policy.attempts {
+            let after = backoff::delay(attempt.number, &mut self.random);
+            self.tests[test].attempts.push(attempt.clone());
+            self.tests[test].place = Place::Delayed { until: now.since + after };
+            self.delayed.push(test);
+            commands.push(Command::Retry { test, attempt, after });
+            return;
+        }
+        self.tests[test].attempts.push(attempt);
+        self.finish(now, test, verdict, commands);
+    }
+
+    /// Takes a test from among the running; the attempt as it is remembered.
+    fn leave(&mut self, now: Moment, test: usize, verdict: &Verdict) -> Attempt {
+        self.running.retain(|other| *other != test);
+        self.schedule.release(test);
+        let place = std::mem::replace(&mut self.tests[test].place, Place::Waiting);
+        let Place::Running(running) = place else { unreachable!("only running tests leave") };
+        let duration_us = u64::try_from(now.since.saturating_sub(running.since.since).as_micros()).unwrap_or(u64::MAX);
+        Attempt { number: running.attempt, started_ms: running.since.unix_ms, duration_us, verdict: verdict.clone() }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Verdict {
+        let Refusal { missing, reason: detail, hint } = refusal;
+        if self.policy.no_skip {
+            Verdict::Failed(Failure::Skipped { missing, detail, hint })
+        } else {
+            Verdict::Skipped(SkipReason::Missing { missing, detail, hint })
+        }
+    }
+
+    fn finish(&mut self, now: Moment, test: usize, verdict: Verdict, commands: &mut Vec<Command>) {
+        let slot = &mut self.tests[test];
+        slot.place = Place::Done;
+        self.done += 1;
+        let stops = verdict.is_failure() || matches!(verdict, Verdict::InfrastructureError { .. });
+        commands.push(Command::Result { test, verdict, attempts: std::mem::take(&mut slot.attempts) });
+        if stops && self.policy.fail_fast && self.stop.is_none() {
+            self.stop(now, Stop::FailFast, commands);
+        }
+    }
+
+    /// Starts nothing more: what waits is skipped, what was to be repeated keeps its error.
+    fn stop(&mut self, now: Moment, stop: Stop, commands: &mut Vec<Command>) {
+        self.stop = Some(stop);
+        commands.push(Command::Stopping(stop));
+        for test in std::mem::take(&mut self.delayed) {
+            let last = self.tests[test].attempts.last();
+            let verdict = last.map_or(Verdict::Skipped(SkipReason::NotStarted { stop }), |last| last.verdict.clone());
+            self.finish(now, test, verdict, commands);
+        }
+        for test in self.schedule.drain() {
+            // One that comes here again from a repetition keeps its error too.
+            let last = self.tests[test].attempts.last();
+            let verdict = last.map_or(Verdict::Skipped(SkipReason::NotStarted { stop }), |last| last.verdict.clone());
+            self.finish(now, test, verdict, commands);
+        }
+    }
+
+    fn interrupt(&mut self, now: Moment, commands: &mut Vec<Command>) {
+        if self.killed {
+            return;
+        }
+        if self.interrupted() {
+            self.killed = true;
+            for test in self.running.clone() {
+                commands.push(Command::Cancel { test, reason: CancelReason::Killed });
+            }
+            commands.push(Command::Kill);
+            for test in self.running.clone() {
+                self.give_up(now, test, commands);
+            }
+            return;
+        }
+        self.stop(now, Stop::Interrupted, commands);
+        for test in self.running.clone() {
+            if let Place::Running(running) = &mut self.tests[test].place {
+                running.by_user = true;
+                if running.pressure == Pressure::No {
+                    running.pressure = Pressure::Asked;
+                    running.deadline = now.since + GRACE;
+                    commands.push(Command::Cancel { test, reason: CancelReason::Interrupted });
+                }
+            }
+        }
+    }
+
+    /// Repeats what has waited long enough, and presses executors that are late.
+    fn expire(&mut self, now: Moment, commands: &mut Vec<Command>) {
+        let due = |slot: &Slot| matches!(slot.place, Place::Delayed { until } if until <= now.since);
+        let (ready, later) = self.delayed.iter().copied().partition(|test| due(&self.tests[*test]));
+        self.delayed = later;
+        let ready: Vec<usize> = ready;
+        for test in ready {
+            self.tests[test].place = Place::Waiting;
+            self.schedule.again(test);
+        }
+        for test in self.running.clone() {
+            let Place::Running(running) = &mut self.tests[test].place else { continue };
+            if running.deadline > now.since {
+                continue;
+            }
+            running.deadline = now.since + GRACE;
+            match running.pressure {
+                Pressure::No => {
+                    running.pressure = Pressure::Asked;
+                    commands.push(Command::Cancel { test, reason: CancelReason::TimedOut });
+                }
+                Pressure::Asked => {
+                    running.pressure = Pressure::Killed;
+                    commands.push(Command::Cancel { test, reason: CancelReason::Killed });
+                }
+                Pressure::Killed => self.give_up(now, test, commands),
+            }
+        }
+    }
+
+    /// Ends a test whose executor does not.
+    fn give_up(&mut self, now: Moment, test: usize, commands: &mut Vec<Command>) {
+        let by_user = matches!(&self.tests[test].place, Place::Running(Running { by_user: true, .. }));
+        let verdict = if by_user {
+            Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted })
+        } else {
+            let problem = Problem::new(ProblemKind::Unavailable, "the test could not be ended and was given up")
+                .hint("testyard reap removes what it left");
+            Verdict::InfrastructureError { problem }
+        };
+        let attempt = self.leave(now, test, &verdict);
+        self.tests[test].attempts.push(attempt);
+        commands.push(Command::Abandon { test });
+        self.finish(now, test, verdict, commands);
+    }
+}
+
+#[cfg(test)]
+mod tests;

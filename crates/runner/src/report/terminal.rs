@@ -1,0 +1,351 @@
+//! What people see: live on a terminal, plain lines elsewhere; each failure's output once, whole, at the end.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use testyard_model::Problem;
+
+use super::Announcement;
+use super::safe_text::{SafeText, safe_line};
+use super::status_line::{Counts, columns, seconds, status_line};
+use crate::capture::Captured;
+use crate::job::JobEvent;
+use crate::plan::Plan;
+use crate::result::{RunSummary, SkipReason, Stop, TestResult, Verdict};
+
+/// How to show a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    /// With a status line that is drawn over and over.
+    pub live: bool,
+    /// With colours.
+    pub color: bool,
+    /// Also a line for each test that passed.
+    pub passed: bool,
+}
+
+impl Style {
+    /// What suits this output: live on a terminal that can move its cursor, plain in continuous integration, and
+    /// colours unless `NO_COLOR` is set. `variable` reads the environment.
+    #[must_use]
+    pub fn detect(is_terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+        let dumb = variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+        let live = is_terminal && !dumb && !set("CI");
+        let forced = set("CLICOLOR_FORCE") || set("FORCE_COLOR");
+        Self { live, color: !set("NO_COLOR") && ((is_terminal && !dumb) || forced), passed: !live }
+    }
+}
+
+/// How many columns the terminal behind this descriptor has; none where it is no terminal.
+#[must_use]
+pub fn columns_of(descriptor: impl AsFd) -> Option<u16> {
+    rustix::termios::tcgetwinsize(descriptor).ok().map(|size| size.ws_col)
+}
+
+/// A terminal, or what stands in for one.
+pub struct Terminal {
+    out: Box<dyn Write + Send>,
+    width: Box<dyn Fn() -> Option<u16> + Send>,
+    style: Style,
+    counts: Counts,
+    running: Vec<Shown>,
+    drawn: bool,
+    bad: Vec<Arc<TestResult>>,
+    hints: Vec<String>,
+    not_started: usize,
+    /// Nobody reads any more.
+    closed: bool,
+}
+
+struct Shown {
+    test: usize,
+    name: String,
+    since: Duration,
+    state: Option<String>,
+}
+
+impl Terminal {
+    /// Shows on `out`; `width` tells its columns, where it has a width.
+    #[must_use]
+    pub fn new(out: Box<dyn Write + Send>, width: Box<dyn Fn() -> Option<u16> + Send>, style: Style) -> Self {
+        Self {
+            out,
+            width,
+            style,
+            counts: Counts::default(),
+            running: Vec::new(),
+            drawn: false,
+            bad: Vec::new(),
+            hints: Vec::new(),
+            not_started: 0,
+            closed: false,
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.style.live
+    }
+
+    pub(super) fn take(&mut self, plan: &Plan, now: Duration, announcement: &Announcement) {
+        if self.closed {
+            return;
+        }
+        if let Err(_error) = self.show(plan, now, announcement) {
+            // A reader that went away (`| head`) is no error of the run; its results are in the exit code.
+            self.closed = true;
+        }
+    }
+
+    /// Draws the status line again: ages grow though nothing happens.
+    pub(super) fn redraw(&mut self, now: Duration) {
+        if !self.closed && self.style.live && self.counts.done < self.counts.total && self.draw(now).is_err() {
+            self.closed = true;
+        }
+    }
+
+    fn show(&mut self, plan: &Plan, now: Duration, announcement: &Announcement) -> io::Result<()> {
+        match announcement {
+            Announcement::RunStarted(info) => {
+                self.counts.total = info.tests;
+                let jobs = info.jobs.min(info.tests);
+                let suites =
+                    if plan.suites.len() == 1 { "1 suite".to_owned() } else { format!("{} suites", plan.suites.len()) };
+                self.line(&format!("running {} tests of {suites}, {jobs} at once", info.tests))
+            }
+            Announcement::TestStarted { test, .. } => {
+                let key = plan.key(*test);
+                let name = safe_line(&format!("{}::{}", key.suite, key.name));
+                self.running.push(Shown { test: *test, name, since: now, state: None });
+                Ok(())
+            }
+            Announcement::TestProgress { test, event } => {
+                if let Some(shown) = self.running.iter_mut().find(|shown| shown.test == *test) {
+                    shown.state = match event {
+                        JobEvent::Preparing(what) => Some(safe_line(&format!("(waits for {what})"))),
+                        JobEvent::Started { .. } | JobEvent::Ending => None,
+                    };
+                }
+                Ok(())
+            }
+            Announcement::AttemptFailed { test, attempt, after } => {
+                self.running.retain(|shown| shown.test != *test);
+                let key = plan.key(*test);
+                let detail = attempt.verdict.detail().unwrap_or_default();
+                let text = format!(
+                    "{}::{} (attempt {}: {detail}; again in {})",
+                    key.suite,
+                    key.name,
+                    attempt.number,
+                    seconds(*after)
+                );
+                let label = self.colored(33, "RETRY  ");
+                self.line(&format!("{label}          {}", safe_line(&text)))
+            }
+            Announcement::TestFinished(result) => self.finished(result),
+            Announcement::Stopping(Stop::Interrupted) => {
+                let running = self.running.len();
+                self.line(&format!("interrupted: ending {running} running tests; once more to leave at once"))
+            }
+            Announcement::Stopping(Stop::FailFast) => self.line("a test failed: starting no more (--fail-fast)"),
+            Announcement::Warning(problem) => self.warning(problem),
+            Announcement::RunFinished(summary) => self.end(summary),
+        }?;
+        if self.style.live && !matches!(announcement, Announcement::RunFinished(_)) && !self.drawn {
+            self.draw(now)?;
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self, result: &Arc<TestResult>) -> io::Result<()> {
+        self.running.retain(|shown| shown.test != result.index);
+        self.counts.done += 1;
+        let (label, color) = match &result.verdict {
+            Verdict::Passed => ("PASS   ", 32),
+            Verdict::Failed(_) => ("FAIL   ", 31),
+            Verdict::TimedOut { .. } => ("TIMEOUT", 31),
+            Verdict::Skipped(_) => ("SKIP   ", 33),
+            Verdict::InfrastructureError { .. } => ("ERROR  ", 35),
+        };
+        match &result.verdict {
+            Verdict::Passed => {}
+            Verdict::Failed(_) | Verdict::TimedOut { .. } => self.counts.failed += 1,
+            Verdict::Skipped(_) => self.counts.skipped += 1,
+            Verdict::InfrastructureError { .. } => self.counts.errors += 1,
+        }
+        match &result.verdict {
+            Verdict::Passed if !self.style.passed => return Ok(()),
+            Verdict::Skipped(SkipReason::NotStarted { .. }) => {
+                self.not_started += 1;
+                return Ok(());
+            }
+            Verdict::Passed => {}
+            Verdict::Skipped(_) => self.remember_hints(result),
+            _ => self.bad.push(result.clone()),
+        }
+        let detail = result.verdict.detail().map_or(String::new(), |detail| format!(" ({detail})"));
+        let text = safe_line(&format!("{}::{}{detail}", result.suite, result.name));
+        let label = self.colored(color, label);
+        self.line(&format!("{label} {:>8}  {text}", precise(result.duration_us)))
+    }
+
+    fn remember_hints(&mut self, result: &TestResult) {
+        for hint in result.verdict.hints() {
+            if !self.hints.contains(hint) {
+                self.hints.push(hint.clone());
+            }
+        }
+    }
+
+    fn warning(&mut self, problem: &Problem) -> io::Result<()> {
+        let mut text = format!("warning: {}", problem.message);
+        for cause in &problem.causes {
+            text.push_str(": ");
+            text.push_str(cause);
+        }
+        self.line(&safe_line(&text))
+    }
+
+    /// Everything about the whole run, after the last test.
+    fn end(&mut self, summary: &RunSummary) -> io::Result<()> {
+        self.erase()?;
+        for result in std::mem::take(&mut self.bad) {
+            self.failure(&result)?;
+        }
+        writeln!(self.out)?;
+        for hint in &self.hints {
+            writeln!(self.out, "hint: {}", safe_line(hint))?;
+        }
+        if self.not_started > 0 {
+            writeln!(self.out, "{} tests were not started", self.not_started)?;
+        }
+        let mut about = vec![format!("took {}", precise(summary.duration_us))];
+        let mut count = |count: usize, one: &str, many: &str| match count {
+            0 => {}
+            1 => about.push(format!("1 {one}")),
+            _ => about.push(format!("{count} {many}")),
+        };
+        count(summary.timed_out, "of the failed timed out", "of the failed timed out");
+        count(summary.infrastructure_errors, "infrastructure error", "infrastructure errors");
+        count(summary.retried, "attempt was repeated", "attempts were repeated");
+        count(summary.source_changed, "test ran while the source changed", "tests ran while the source changed");
+        for tree in &summary.trees {
+            let Some(hash) = &tree.tree else { continue };
+            let named = if summary.trees.len() > 1 { format!(" ({})", tree.suite) } else { String::new() };
+            let unhashed = tree.unhashed.len();
+            let but = if unhashed > 0 { format!(", {unhashed} ignored files unhashed") } else { String::new() };
+            about.push(format!("tree {}{named}{but}", hash.chars().take(12).collect::<String>()));
+        }
+        writeln!(self.out, "{}", safe_line(&about.join("; ")))?;
+        writeln!(self.out, "{}", summary.line())?;
+        self.out.flush()
+    }
+
+    fn failure(&mut self, result: &TestResult) -> io::Result<()> {
+        let detail = result.verdict.detail().unwrap_or_default();
+        let name = safe_line(&format!("{}::{}", result.suite, result.name));
+        let title = self.colored(31, &format!("==== {} {name}", result.verdict.as_str()));
+        writeln!(self.out, "\n{title}: {}", safe_line(&detail))?;
+        if result.usage.as_ref().is_some_and(|usage| usage.out_of_memory) {
+            writeln!(self.out, "its memory limit ended something in it")?;
+        }
+        if let Some(environment) = &result.environment {
+            let time = precise(result.duration_us);
+            writeln!(self.out, "ran {time} in {}", safe_line(environment))?;
+        }
+        for hint in result.verdict.hints() {
+            writeln!(self.out, "hint: {}", safe_line(hint))?;
+        }
+        let outputs = [("stdout", &result.outputs.stdout), ("stderr", &result.outputs.stderr)];
+        if result.environment.is_some() && outputs.iter().all(|(_, captured)| captured.bytes() == 0) {
+            writeln!(self.out, "(no output)")?;
+        }
+        for (stream, captured) in outputs {
+            if captured.bytes() > 0 {
+                writeln!(self.out, "---- {stream}")?;
+                write_output(&mut self.out, captured)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, text: &str) -> io::Result<()> {
+        self.erase()?;
+        writeln!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
+    fn erase(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.drawn) { self.out.write_all(b"\r\x1b[2K") } else { Ok(()) }
+    }
+
+    fn draw(&mut self, now: Duration) -> io::Result<()> {
+        let width = usize::from((self.width)().filter(|width| *width > 0).unwrap_or(80));
+        let names: Vec<(String, Duration)> = self
+            .running
+            .iter()
+            .map(|shown| {
+                let state = shown.state.as_deref().map_or(String::new(), |state| format!(" {state}"));
+                (format!("{}{state}", shown.name), now.saturating_sub(shown.since))
+            })
+            .collect();
+        // The last column stays free: some terminals wrap as soon as it is written.
+        let running = names.iter().map(|(name, age)| (name.as_str(), *age));
+        let line = status_line(self.counts, running, width.saturating_sub(1));
+        debug_assert!(columns(&line) < width.max(1), "the status line must not wrap");
+        write!(self.out, "\r\x1b[2K{line}")?;
+        self.drawn = true;
+        self.out.flush()
+    }
+
+    fn colored(&self, color: u8, text: &str) -> String {
+        if self.style.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Everything that was captured, made safe, ending in a line end.
+fn write_output(out: &mut dyn Write, captured: &Captured) -> io::Result<()> {
+    let mut safe = SafeText::default();
+    let mut text = String::new();
+    let mut ends_line = true;
+    let mut flush = |text: &mut String| {
+        ends_line = text.ends_with('\n') || (text.is_empty() && ends_line);
+        out.write_all(text.as_bytes())?;
+        text.clear();
+        io::Result::Ok(ends_line)
+    };
+    let read = captured.read(|piece| {
+        safe.push(piece, &mut text);
+        flush(&mut text).map(drop)
+    });
+    safe.finish(&mut text);
+    let ended = flush(&mut text)?;
+    if !ended {
+        writeln!(out)?;
+    }
+    if let Err(error) = read {
+        writeln!(out, "[the rest cannot be read: {error}]")?;
+    }
+    if captured.lost() > 0 {
+        writeln!(out, "[{} more bytes could not be kept]", captured.lost())?;
+    }
+    if let Some(file) = captured.file() {
+        writeln!(out, "[raw output: {}]", safe_line(&file.display().to_string()))?;
+    }
+    Ok(())
+}
+
+/// Milliseconds below a second, else hundredths.
+fn precise(micros: u64) -> String {
+    let millis = micros / 1_000;
+    match millis {
+        0..1_000 => format!("{millis}ms"),
+        1_000..60_000 => format!("{}.{:02}s", millis / 1_000, millis % 1_000 / 10),
+        _ => format!("{}m{:02}s", millis / 60_000, millis / 1_000 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests;

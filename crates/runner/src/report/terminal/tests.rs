@@ -1,0 +1,178 @@
+use std::sync::Mutex;
+
+use testyard_model::{Isolation, ProblemKind, Usage};
+
+use super::*;
+use crate::filter::Filter;
+use crate::report::RunInfo;
+use crate::result::{Failure, Outputs, TreeInfo};
+
+#[derive(Clone, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Screen {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().expect("no panic").clone()).expect("safe text")
+    }
+}
+
+fn plan(folder: &tempfile::TempDir) -> Plan {
+    let tests: String =
+        ["a", "b", "c", "d"].iter().map(|name| format!("[[test]]\nname = \"{name}\"\ncommand = \"true\"\n")).collect();
+    let text = format!("format = 1\n[suite]\nname = \"s\"\n{tests}");
+    std::fs::write(folder.path().join("testyard.toml"), text).expect("written");
+    Plan::load(&[], folder.path(), &Filter::All).expect("a plan")
+}
+
+fn result(index: usize, name: &str, verdict: Verdict, stdout: &[u8]) -> Arc<TestResult> {
+    let ran = !matches!(verdict, Verdict::Skipped(_) | Verdict::InfrastructureError { .. });
+    Arc::new(TestResult {
+        index,
+        suite: "s".to_owned(),
+        name: name.to_owned(),
+        verdict,
+        duration_us: if ran { 12_300 } else { 0 },
+        attempts: Vec::new(),
+        usage: Some(Usage::default()),
+        isolation: Some(Isolation::Namespace),
+        environment: ran.then(|| "namespace/m/e1".to_owned()),
+        tree: None,
+        source_changed: false,
+        tags: Vec::new(),
+        owner: None,
+        stdout: None,
+        stderr: None,
+        outputs: Outputs { stdout: Captured::of(stdout), stderr: Captured::default() },
+    })
+}
+
+fn announcements() -> Vec<Announcement> {
+    let missing = Verdict::Skipped(SkipReason::Missing {
+        missing: "kvm".to_owned(),
+        detail: "no vCPU runs here".to_owned(),
+        hint: Some("testyard doctor".to_owned()),
+    });
+    let problem = Problem::new(ProblemKind::Unavailable, "machine gone").because("killed").hint("testyard reap");
+    let results = [
+        result(0, "a", Verdict::Passed, b""),
+        result(1, "b", Verdict::Failed(Failure::Exit { code: 3 }), b"\x1b[31mred\x1b[0m\xff\x07 end"),
+        result(2, "c", missing, b""),
+        result(3, "d", Verdict::InfrastructureError { problem }, b""),
+    ];
+    let mut summary = RunSummary::of(results.iter().map(AsRef::as_ref), false);
+    summary.duration_us = 1_234_567;
+    let unhashed = vec!["x".to_owned()];
+    summary.trees = vec![TreeInfo { suite: "s".to_owned(), tree: Some("0123456789abcdef".to_owned()), unhashed }];
+    let info = RunInfo { run: "r".to_owned(), started_ms: 0, tests: 4, jobs: 2, trees: Vec::new() };
+    let mut all = vec![Announcement::RunStarted(info)];
+    for result in results {
+        all.push(Announcement::TestStarted { test: result.index, attempt: 1 });
+        all.push(Announcement::TestFinished(result));
+    }
+    all.push(Announcement::RunFinished(Arc::new(summary)));
+    all
+}
+
+fn shown(style: Style, width: u16) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&folder);
+    let screen = Screen::default();
+    let mut terminal = Terminal::new(Box::new(screen.clone()), Box::new(move || Some(width)), style);
+    for announcement in announcements() {
+        terminal.take(&plan, Duration::from_secs(1), &announcement);
+    }
+    screen.text()
+}
+
+const PLAIN: Style = Style { live: false, color: false, passed: true };
+
+#[test]
+fn plain_lines_then_each_failure_once_then_the_summary() {
+    let expected = "\
+running 4 tests of 1 suite, 2 at once
+PASS        12ms  s::a
+FAIL        12ms  s::b (exit code 3)
+SKIP         0ms  s::c (needs kvm: no vCPU runs here)
+ERROR        0ms  s::d (machine gone: killed)
+
+==== failed s::b: exit code 3
+ran 12ms in namespace/m/e1
+---- stdout
+red\u{fffd}\\x07 end
+
+==== infrastructure-error s::d: machine gone: killed
+hint: testyard reap
+
+hint: testyard doctor
+took 1.23s; 1 infrastructure error; tree 0123456789ab, 1 ignored files unhashed
+1 passed, 1 failed, 1 skipped
+";
+    assert_eq!(shown(PLAIN, 80), expected);
+}
+
+#[test]
+fn a_live_terminal_keeps_one_status_line_and_erases_it() {
+    let text = shown(Style { live: true, color: false, passed: false }, 40);
+    for line in text.split(['\n', '\r']) {
+        let visible = line.trim_start_matches("\x1b[2K");
+        if visible.starts_with("[") {
+            assert!(visible.len() < 40, "{visible:?}");
+        }
+    }
+    assert!(text.contains("\r\x1b[2K[0/4] 0 running"));
+    assert!(!text.contains("PASS") && text.contains("\r\x1b[2KFAIL"));
+    assert!(text.ends_with("\n1 passed, 1 failed, 1 skipped\n"));
+}
+
+#[test]
+fn colours_are_only_where_asked_for() {
+    assert!(!shown(PLAIN, 80).contains('\x1b'));
+    assert!(shown(Style { color: true, ..PLAIN }, 80).contains("\x1b[31mFAIL"));
+}
+
+#[test]
+fn the_style_suits_the_output() {
+    let style = |is_terminal, variables: &[(&str, &str)]| {
+        let find =
+            |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        let Style { live, color, .. } = Style::detect(is_terminal, find);
+        (live, color)
+    };
+    assert_eq!(style(true, &[("TERM", "xterm")]), (true, true));
+    assert_eq!(style(true, &[("TERM", "xterm"), ("NO_COLOR", "1")]), (true, false));
+    assert_eq!(style(true, &[("TERM", "xterm"), ("CI", "true")]), (false, true));
+    assert_eq!(style(true, &[("TERM", "dumb")]), (false, false));
+    assert_eq!(style(true, &[]), (false, false));
+    assert_eq!(style(false, &[("TERM", "xterm")]), (false, false));
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_panic() {
+    struct Gone;
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&folder);
+    let mut terminal = Terminal::new(Box::new(Gone), Box::new(|| None), PLAIN);
+    for announcement in announcements() {
+        terminal.take(&plan, Duration::ZERO, &announcement);
+    }
+    assert!(terminal.closed);
+}

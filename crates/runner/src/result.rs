@@ -1,0 +1,421 @@
+//! Results, as values and as the JSON of `run` (see `docs/json.md`).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use testyard_model::{ExitCode, Isolation, Problem, ProblemKind, Usage};
+
+use crate::capture::Captured;
+use crate::report::safe_ends;
+
+/// Bytes of a stream of which the text goes into a result's JSON.
+const TEXT: usize = 64 << 10;
+
+/// The version of the JSON of `run`; raised when a reader could break.
+pub const JSON_VERSION: u32 = testyard_model::machine::JSON_VERSION;
+
+/// What became of a test. Each test of a run has exactly one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It exited with 0.
+    Passed,
+    /// It did not.
+    Failed(Failure),
+    /// Its deadline passed.
+    TimedOut {
+        /// The deadline, in milliseconds.
+        limit_ms: u64,
+    },
+    /// It was not run, or not to its end.
+    Skipped(SkipReason),
+    /// Something other than the test failed, also when tried again.
+    InfrastructureError {
+        /// What.
+        problem: Problem,
+    },
+}
+
+/// How a test failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum Failure {
+    /// It exited with another code than 0.
+    Exit {
+        /// The code, 1–255.
+        code: u8,
+    },
+    /// A signal ended it.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Its command could not be started.
+    NotStarted {
+        /// Why.
+        problem: Problem,
+    },
+    /// It would have been skipped, which `--no-skip` forbids.
+    Skipped {
+        /// What is missing.
+        missing: String,
+        /// Why.
+        detail: String,
+        /// The command that would provide it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+    },
+}
+
+/// Why a test has no result of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum SkipReason {
+    /// This host cannot give what it needs.
+    Missing {
+        /// What is missing.
+        missing: String,
+        /// Why.
+        detail: String,
+        /// The command that would provide it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+    },
+    /// The run was stopped before it was started.
+    NotStarted {
+        /// What stopped the run.
+        stop: Stop,
+    },
+    /// The run was stopped while it ran.
+    Cancelled {
+        /// What stopped the run.
+        stop: Stop,
+    },
+}
+
+/// What stops a run early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stop {
+    /// The user.
+    Interrupted,
+    /// The first failure, with `--fail-fast`.
+    FailFast,
+}
+
+impl Stop {
+    /// In a few words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interrupted => "interrupted",
+            Self::FailFast => "--fail-fast after a failure",
+        }
+    }
+}
+
+impl Verdict {
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed(_) => "failed",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Skipped(_) => "skipped",
+            Self::InfrastructureError { .. } => "infrastructure-error",
+        }
+    }
+
+    /// Whether the test itself was found wanting.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::TimedOut { .. })
+    }
+
+    /// What this result alone makes of a run.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Passed => ExitCode::Passed,
+            Self::Failed(_) | Self::TimedOut { .. } => ExitCode::TestsFailed,
+            Self::Skipped(_) => ExitCode::Skipped,
+            Self::InfrastructureError { problem } if problem.kind == ProblemKind::Bug => ExitCode::Bug,
+            Self::InfrastructureError { .. } => ExitCode::Infrastructure,
+        }
+    }
+
+    /// What there is to know beside the word: `exit code 3`, `after 2s`, or nothing.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        Some(match self {
+            Self::Passed => return None,
+            Self::Failed(Failure::Exit { code }) => format!("exit code {code}"),
+            Self::Failed(Failure::Signal { signal }) => format!("signal {}", SignalName(*signal)),
+            Self::Failed(Failure::NotStarted { problem }) => format!("not started: {}", whole(problem)),
+            Self::Failed(Failure::Skipped { missing, detail, .. }) => {
+                format!("needs {missing}: {detail}; --no-skip makes this a failure")
+            }
+            Self::TimedOut { limit_ms } => {
+                format!("after {}", testyard_model::Span(std::time::Duration::from_millis(*limit_ms)))
+            }
+            Self::Skipped(SkipReason::Missing { missing, detail, .. }) => format!("needs {missing}: {detail}"),
+            Self::Skipped(SkipReason::NotStarted { stop }) => format!("not started: {}", stop.as_str()),
+            Self::Skipped(SkipReason::Cancelled { stop }) => format!("ended while running: {}", stop.as_str()),
+            Self::InfrastructureError { problem } => whole(problem),
+        })
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hints(&self) -> &[String] {
+        match self {
+            Self::Failed(Failure::NotStarted { problem }) | Self::InfrastructureError { problem } => &problem.hints,
+            Self::Skipped(SkipReason::Missing { hint, .. }) | Self::Failed(Failure::Skipped { hint, .. }) => {
+                hint.as_slice()
+            }
+            _ => &[],
+        }
+    }
+}
+
+fn whole(problem: &Problem) -> String {
+    let mut text = problem.message.clone();
+    for cause in &problem.causes {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    text
+}
+
+/// A signal as people name it.
+#[derive(Debug, Clone, Copy)]
+pub struct SignalName(pub i32);
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 31] = [
+            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+            "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+            "WINCH", "IO", "PWR", "SYS",
+        ];
+        let name = usize::try_from(self.0 - 1).ok().and_then(|index| NAMES.get(index));
+        match name {
+            Some(name) => write!(f, "{} (SIG{name})", self.0),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// One try of a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which, from 1.
+    pub number: u32,
+    /// When it was handed to a worker, in milliseconds since 1970-01-01 UTC.
+    pub started_ms: i64,
+    /// From there to its end, preparation included, in microseconds.
+    pub duration_us: u64,
+    /// What came of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// How much a stream gave, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputInfo {
+    /// Bytes written by the test.
+    pub bytes: u64,
+    /// Bytes that could not be kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+    /// The file with the raw bytes, where they were too many to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// For a test that did not pass, in JSON only: the text, made safe to show; its middle is left out above 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A test's captured output. Kept for tests that did not pass.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Standard output.
+    pub stdout: Captured,
+    /// Standard error.
+    pub stderr: Captured,
+}
+
+/// The result of one test.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TestResult {
+    /// Its place in the plan.
+    #[serde(skip)]
+    pub index: usize,
+    /// Its suite.
+    pub suite: String,
+    /// Its name.
+    pub name: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// How long the command ran, in microseconds; of the last attempt. 0 where it never did.
+    pub duration_us: u64,
+    /// Every attempt, in order; none where it was never started.
+    pub attempts: Vec<Attempt>,
+    /// What it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// The isolation that it really had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+    /// Where it ran, as people would name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// The hash of the working tree that it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// The working tree had changed when it ended: `tree` may not be what it ran.
+    pub source_changed: bool,
+    /// Its tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whom to ask about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Standard output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<OutputInfo>,
+    /// Standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<OutputInfo>,
+    /// The output itself.
+    #[serde(skip)]
+    pub outputs: Outputs,
+}
+
+impl TestResult {
+    /// Its JSON, with the text of its output where it did not pass. The text is read only now: the results of a
+    /// run are held all together, and their output would be too much.
+    ///
+    /// # Errors
+    /// Where memory cannot hold the text; plain data is always JSON.
+    pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
+        let mut json = serde_json::to_value(self)?;
+        if self.verdict != Verdict::Passed {
+            for (stream, captured) in [("stdout", &self.outputs.stdout), ("stderr", &self.outputs.stderr)] {
+                if let (Some(info), Ok(text)) = (json.get_mut(stream), safe_ends(captured, TEXT)) {
+                    info["text"] = text.into();
+                }
+            }
+        }
+        Ok(json)
+    }
+
+    /// How often it was tried again.
+    #[must_use]
+    pub fn retried(&self) -> usize {
+        self.attempts.len().saturating_sub(1)
+    }
+}
+
+/// What tree a suite ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeInfo {
+    /// The suite.
+    pub suite: String,
+    /// The hash of its working tree, where one could be taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// Ignored files that its tests could see, for which nothing is claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhashed: Vec<String>,
+}
+
+/// A run in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed or timed out.
+    pub failed: usize,
+    /// Those of the failed that timed out.
+    pub timed_out: usize,
+    /// Tests that were skipped or not run to their end.
+    pub skipped: usize,
+    /// Tests without a result because something other than the test failed.
+    pub infrastructure_errors: usize,
+    /// Attempts that were repeated because something other than the test failed.
+    pub retried: usize,
+    /// Results whose working tree had changed meanwhile.
+    pub source_changed: usize,
+    /// From the first start to the last end, in microseconds.
+    pub duration_us: u64,
+    /// The user stopped it.
+    pub interrupted: bool,
+    /// What each suite ran.
+    pub trees: Vec<TreeInfo>,
+    /// Testyard's exit code.
+    pub exit_code: u8,
+}
+
+impl RunSummary {
+    /// Counts results.
+    #[must_use]
+    pub fn of<'a>(results: impl IntoIterator<Item = &'a TestResult>, interrupted: bool) -> Self {
+        let mut summary = Self {
+            passed: 0,
+            failed: 0,
+            timed_out: 0,
+            skipped: 0,
+            infrastructure_errors: 0,
+            retried: 0,
+            source_changed: 0,
+            duration_us: 0,
+            interrupted,
+            trees: Vec::new(),
+            exit_code: 0,
+        };
+        let mut code = if interrupted { ExitCode::Interrupted } else { ExitCode::Passed };
+        for result in results {
+            match &result.verdict {
+                Verdict::Passed => summary.passed += 1,
+                Verdict::Failed(_) => summary.failed += 1,
+                Verdict::TimedOut { .. } => {
+                    summary.failed += 1;
+                    summary.timed_out += 1;
+                }
+                Verdict::Skipped(_) => summary.skipped += 1,
+                Verdict::InfrastructureError { .. } => summary.infrastructure_errors += 1,
+            }
+            summary.retried += result.retried();
+            summary.source_changed += usize::from(result.source_changed);
+            // One skipped test among others says nothing about the run; only all of them do.
+            if !matches!(result.verdict, Verdict::Skipped(_)) {
+                code = code.worse(result.verdict.exit_code());
+            }
+        }
+        if summary.skipped > 0 && summary.passed + summary.failed + summary.infrastructure_errors == 0 {
+            code = code.worse(ExitCode::Skipped);
+        }
+        summary.exit_code = code.code();
+        summary
+    }
+
+    /// Raises the exit code where this one is more telling.
+    pub fn raise(&mut self, code: ExitCode) {
+        let own = ExitCode::PRECEDENCE.into_iter().find(|known| known.code() == self.exit_code);
+        self.exit_code = own.map_or(code, |own| own.worse(code)).code();
+    }
+
+    /// The line that ends every run: `N passed, N failed, N skipped`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}

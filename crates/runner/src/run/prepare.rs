@@ -1,0 +1,182 @@
+//! From plan to dispatch and back: what each test asks for, and what its result is made of.
+
+use std::collections::{BTreeMap, HashMap};
+
+use testyard_model::Problem;
+
+use super::worker::Payload;
+use super::{RunError, RunOptions, Surroundings};
+use crate::capture::{CaptureOptions, Captured};
+use crate::dispatch::{Dispatched, Policy};
+use crate::job::{Ability, Job, Refusal};
+use crate::plan::{Plan, PlannedTest};
+use crate::result::{Attempt, OutputInfo, Outputs, TestResult, TreeInfo, Verdict};
+use crate::schedule::Demand;
+
+pub(super) struct Prepared {
+    pub(super) tests: Vec<Dispatched>,
+    pub(super) trees: Vec<TreeInfo>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Asks executor and history everything that must be known before the first start.
+pub(super) fn prepare(plan: &Plan, options: &RunOptions, around: &Surroundings) -> Result<Prepared, RunError> {
+    let needs = plan.needs();
+    let answers = if needs.is_empty() { Vec::new() } else { around.executor.abilities(&needs) };
+    let abilities: BTreeMap<String, Ability> = needs.into_iter().zip(answers).collect();
+    plan.check_needs(&abilities)?;
+    let mut trees = Vec::new();
+    for suite in &plan.suites {
+        let source = |problem| RunError::Source { suite: suite.name.clone(), problem };
+        let tree = around.executor.source_tree(&suite.root).map_err(source)?;
+        trees.push(TreeInfo { suite: suite.name.clone(), tree: tree.hash, unhashed: tree.unhashed });
+    }
+    let keys: Vec<_> = (0..plan.tests.len()).map(|index| plan.key(index)).collect();
+    let (known, problems) = match around.history.known(&keys) {
+        Ok(known) => (known, Vec::new()),
+        Err(problem) => (Vec::new(), vec![problem]),
+    };
+    let mut names = HashMap::new();
+    let mut tests = Vec::with_capacity(plan.tests.len());
+    for (index, test) in plan.tests.iter().enumerate() {
+        tests.push(Dispatched {
+            timeout: timeout(test, options),
+            expected: known.get(index).and_then(|known| known.duration),
+            demand: demand(test, &mut names),
+            refused: test.needs.iter().find_map(|need| refusal(need, abilities.get(need))),
+        });
+    }
+    Ok(Prepared { tests, trees, problems })
+}
+
+pub(super) fn policy(options: &RunOptions) -> Policy {
+    Policy {
+        jobs: options.jobs.max(1),
+        fail_fast: options.fail_fast,
+        no_skip: options.no_skip,
+        attempts: options.attempts.max(1),
+        capacity: options.capacity,
+        seed: options.seed,
+    }
+}
+
+fn timeout(test: &PlannedTest, options: &RunOptions) -> std::time::Duration {
+    options.timeout.or(test.timeout).unwrap_or(RunOptions::TIMEOUT)
+}
+
+fn demand<'a>(test: &'a PlannedTest, names: &mut HashMap<&'a str, u32>) -> Demand {
+    let mut number = |name: &'a String| {
+        let next = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        *names.entry(name).or_insert(next)
+    };
+    Demand {
+        milli_cpus: test.limits.cpus.map_or(0, |cpus| (cpus * 1_000.0).ceil() as u64),
+        memory: test.limits.memory.map_or(0, |memory| memory.0),
+        exclusive: test.exclusive.iter().map(&mut number).collect(),
+    }
+}
+
+fn refusal(need: &str, ability: Option<&Ability>) -> Option<Refusal> {
+    match ability {
+        Some(Ability::Missing { reason, hint }) => {
+            Some(Refusal { missing: need.to_owned(), reason: reason.clone(), hint: hint.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// What a worker is given for one attempt.
+pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions) -> Job {
+    let test = &plan.tests[index];
+    let suite = plan.suite_of(test);
+    let mut env = test.env.clone();
+    env.insert("TESTYARD_SUITE".to_owned(), suite.name.clone());
+    env.insert("TESTYARD_TEST".to_owned(), test.name.clone());
+    env.insert("TESTYARD_ATTEMPT".to_owned(), attempt.to_string());
+    if let Some(file) = &test.file {
+        env.insert("TESTYARD_FILE".to_owned(), file.to_string_lossy().into_owned());
+    }
+    Job {
+        suite: suite.name.clone(),
+        test: test.name.clone(),
+        attempt,
+        root: suite.root.clone(),
+        argv: test.argv.clone(),
+        cwd: test.cwd.clone(),
+        env,
+        backend: suite.backend().cloned(),
+        image: suite.image().cloned(),
+        needs: test.needs.clone(),
+        isolation: test.isolation,
+        network: test.network,
+        limits: test.limits,
+        user: test.user,
+        timeout: timeout(test, options),
+        outputs: test.outputs.clone(),
+        capture: CaptureOptions {
+            folder: options.output.clone(),
+            stem: stem(index, &test.name, attempt),
+            limit: options.output_limit,
+        },
+    }
+}
+
+/// A file's name from a test's: readable, unique by the number before it.
+fn stem(index: usize, name: &str, attempt: u32) -> String {
+    let plain =
+        |character: char| if character.is_ascii_alphanumeric() || ".-_".contains(character) { character } else { '_' };
+    let name: String = name.chars().take(80).map(plain).collect();
+    format!("{index}-{name}.{attempt}")
+}
+
+/// The result of a test from everything that is known of it.
+pub(super) fn result(
+    plan: &Plan,
+    index: usize,
+    verdict: Verdict,
+    attempts: Vec<Attempt>,
+    payload: Option<Box<Payload>>,
+    tree: &TreeInfo,
+) -> TestResult {
+    let test = &plan.tests[index];
+    let source_changed = payload.as_ref().is_some_and(|payload| payload.source_changed);
+    let finished = payload.and_then(|payload| payload.finished);
+    let kept = verdict != Verdict::Passed;
+    let mut result = TestResult {
+        index,
+        suite: plan.suite_of(test).name.clone(),
+        name: test.name.clone(),
+        verdict,
+        duration_us: 0,
+        tree: if attempts.is_empty() { None } else { tree.tree.clone() },
+        attempts,
+        usage: None,
+        isolation: None,
+        environment: None,
+        source_changed,
+        tags: test.tags.clone(),
+        owner: test.owner.clone(),
+        stdout: None,
+        stderr: None,
+        outputs: Outputs::default(),
+    };
+    if let Some(finished) = finished {
+        result.duration_us = finished.usage.wall_us;
+        result.usage = Some(finished.usage);
+        result.isolation = Some(finished.environment.isolation);
+        result.environment = Some(finished.environment.label);
+        result.stdout = Some(info(&finished.stdout, kept));
+        result.stderr = Some(info(&finished.stderr, kept));
+        result.outputs = Outputs { stdout: finished.stdout, stderr: finished.stderr };
+    }
+    result
+}
+
+fn info(captured: &Captured, kept: bool) -> OutputInfo {
+    OutputInfo {
+        bytes: captured.bytes(),
+        lost: if kept { captured.lost() } else { 0 },
+        file: captured.file().map(|file| file.display().to_string()),
+        text: None,
+    }
+}
