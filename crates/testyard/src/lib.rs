@@ -1,0 +1,35 @@
+//! Testyard's public Rust API: a home, its machines, and what can be done in them.
+//!
+//! This is the one place that knows all parts by name: it gives the supervisor its backend, its records the
+//! registry, and the client its sockets. Errors are [`Problem`]s, ready for people.
+//!
+//! ```no_run
+//! use testyard::{BackendName, MachineSpec, Testyard};
+//!
+//! let yard = Testyard::from_process()?;
+//! let name = "web".parse().expect("a name");
+//! yard.machines().create(&name, &MachineSpec::new(BackendName::namespace()))?;
+//! let output = yard.connect(&name)?.run(&["uname", "-a"])?;
+//! assert!(output.finished.status.success());
+//! # Ok::<(), testyard::Problem>(())
+//! ```
+
+mod keeper;
+mod machine;
+mod machines;
+mod options;
+mod reap;
+mod records;
+pub mod run;
+mod yard;
+
+pub use testyard_model::{
+    BackendName, EnvironmentSpec, MachineId, MachineInfo, MachineName, MachineSpec, MachineState, Problem, ProblemKind,
+};
+
+pub use keeper::{supervise_command, supervise_main};
+pub use machine::Machine;
+pub use machines::Machines;
+pub use options::Options;
+pub use reap::{ReapAction, ReapReport, ReapedMachine};
+pub use yard::Testyard;

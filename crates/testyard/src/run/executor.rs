@@ -1,0 +1,261 @@
+//! The runner's executor over machines: each test in an environment of a warm machine.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fd::BorrowedFd;
+use testyard_engine::{Attendance, EnvironmentRun, Output, WarmMachine};
+use testyard_linux::step::{Step, reach};
+use testyard_model::{
+    BackendName, EnvironmentSpec, ImageReference, Isolation, Network, Problem, ProblemKind, UserSpec,
+};
+use testyard_probe::{Answer, Report};
+use testyard_protocol::RawText;
+use testyard_registry::{PortLease, PortLeases};
+use testyard_runner::cancel::Cancel;
+use testyard_runner::capture::Stream;
+use testyard_runner::job::{
+    Ability, EnvironmentUsed, Executor, Finished, Job, JobEvent, JobOutcome, Refusal, SourceTree,
+};
+use testyard_runner::process::ProcessExecutor;
+use testyard_runner::suite::TestUser;
+
+use super::trees::{self, Trees};
+
+/// Host ports that a test gets where it shares the host's network.
+const PORTS: usize = 4;
+
+/// Finds or makes the machine for a backend and an image, running.
+pub trait MachineSource: Send + Sync {
+    /// The machine, and what its environments can isolate at most.
+    ///
+    /// # Errors
+    /// It cannot be had on this host, or could not be made.
+    fn machine(
+        &self,
+        backend: Option<&BackendName>,
+        image: &ImageReference,
+    ) -> Result<(WarmMachine, Isolation), Problem>;
+
+    /// A machine for one test alone, gone when the guard is dropped.
+    ///
+    /// # Errors
+    /// As [`MachineSource::machine`].
+    fn own_machine(
+        &self,
+        backend: Option<&BackendName>,
+        image: &ImageReference,
+    ) -> Result<(WarmMachine, Box<dyn Send>), Problem>;
+}
+
+type Key = (Option<BackendName>, ImageReference);
+type Shared = Arc<Mutex<Option<Result<(Arc<WarmMachine>, Isolation), Problem>>>>;
+
+/// Runs tests on machines.
+pub struct MachineExecutor {
+    machines: Box<dyn MachineSource>,
+    report: Report,
+    trees: Trees,
+    ports: PortLeases,
+    plain: ProcessExecutor,
+    warm: Mutex<HashMap<Key, Shared>>,
+}
+
+impl MachineExecutor {
+    /// Over machines from `machines`, with abilities as `report` found them.
+    ///
+    /// # Errors
+    /// No port can ever be leased on this host.
+    pub fn new(machines: Box<dyn MachineSource>, report: Report, trees: Trees) -> Result<Self, Problem> {
+        let ports = PortLeases::standard().map_err(|error| error.problem())?;
+        Ok(Self { machines, report, trees, ports, plain: ProcessExecutor::new(), warm: Mutex::default() })
+    }
+
+    /// The machine of a key: made once, by whoever needs it first, while others wait.
+    fn warm(&self, job: &Job, events: &dyn Fn(JobEvent)) -> Result<(Arc<WarmMachine>, Isolation), Problem> {
+        let image = job.image.clone().unwrap_or(ImageReference::Host);
+        let key = (job.backend.clone(), image.clone());
+        let slot = Arc::clone(self.warm.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ok((machine, most))) = &*slot {
+            return Ok((Arc::clone(machine), *most));
+        }
+        // A permanent refusal is the same for every test; a passing one is tried again by the next.
+        if let Some(Err(problem)) = &*slot
+            && !problem.kind.is_transient()
+        {
+            return Err(problem.clone());
+        }
+        events(JobEvent::Preparing(format!("machine of image {image}")));
+        let made = self.machines.machine(job.backend.as_ref(), &image).map(|(machine, most)| (Arc::new(machine), most));
+        reach(Step::RunnerLeased);
+        *slot = Some(made.clone());
+        made
+    }
+
+    /// A machine that went away is looked for again by the next attempt.
+    fn forget(&self, job: &Job) {
+        let image = job.image.clone().unwrap_or(ImageReference::Host);
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner).remove(&(job.backend.clone(), image));
+    }
+
+    fn run_on(
+        &self,
+        machine: &WarmMachine,
+        isolation: Isolation,
+        job: &Job,
+        cancel: &Cancel,
+        events: &dyn Fn(JobEvent),
+    ) -> JobOutcome {
+        let tree = trees::top_of(&job.root);
+        let spec = spec_of(job, isolation, &tree);
+        let ports = match self.ports_for(job, isolation) {
+            Ok(ports) => ports,
+            Err(problem) => return JobOutcome::Infrastructure(problem),
+        };
+        let (mut stdout, mut stderr) = (job.capture(Stream::Stdout), job.capture(Stream::Stderr));
+        let backend = job.backend.as_ref().unwrap_or(&self.report.tier.backend);
+        let label = format!("{backend}/{}", machine.name());
+        let run = EnvironmentRun {
+            spec: &spec,
+            argv: job.argv.iter().map(|word| RawText::from(word.as_str())).collect(),
+            cwd: Some(&job.cwd),
+            env: job.env.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
+            tree: Some(&tree),
+            timeout: Some(job.timeout),
+            ports: ports.iter().map(PortLease::port).collect(),
+        };
+        let descriptor = cancel.descriptor().ok();
+        let ended = machine.run(
+            run,
+            Attendance {
+                output: &mut |kind, bytes| match kind {
+                    Output::Standard => stdout.write(bytes),
+                    Output::Error => stderr.write(bytes),
+                },
+                cancel: descriptor,
+                cancelled: &|| is_cancelled(cancel, descriptor),
+                started: &mut || events(JobEvent::Started { environment: label.clone() }),
+            },
+        );
+        match ended {
+            Ok(ended) => JobOutcome::Finished(Finished {
+                status: ended.status,
+                usage: ended.usage,
+                stdout: stdout.finish(),
+                stderr: stderr.finish(),
+                environment: EnvironmentUsed {
+                    label: ended.environment.map_or(label.clone(), |id| format!("{label}/{id}")),
+                    isolation,
+                },
+            }),
+            Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
+            Err(problem) => JobOutcome::Infrastructure(problem),
+        }
+    }
+
+    fn ports_for(&self, job: &Job, isolation: Isolation) -> Result<Vec<PortLease>, Problem> {
+        if isolation >= Isolation::Namespace && job.network != Network::Host {
+            return Ok(Vec::new());
+        }
+        let key = format!("{}/{}", job.suite, job.test);
+        self.ports.acquire_for(&key, PORTS).map_err(|error| error.problem())
+    }
+}
+
+/// The eventfd says that something happened; the reason says what.
+fn is_cancelled(cancel: &Cancel, descriptor: Option<BorrowedFd<'_>>) -> bool {
+    if let Some(descriptor) = descriptor {
+        // Emptied so that it does not wake the wait again; its value means nothing.
+        let _ = rustix::io::read(descriptor, &mut [0; 8]);
+    }
+    cancel.reason().is_some()
+}
+
+fn spec_of(job: &Job, isolation: Isolation, tree: &Path) -> EnvironmentSpec {
+    EnvironmentSpec {
+        isolation,
+        network: job.network,
+        user: match job.user {
+            TestUser::Root => UserSpec::Root,
+            TestUser::Caller => caller(),
+        },
+        limits: job.limits,
+        host_name: None,
+        source: Some(tree.to_path_buf()),
+        strict_limits: false,
+    }
+}
+
+/// Whoever runs this, with the same groups.
+#[must_use]
+pub(crate) fn caller() -> UserSpec {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    UserSpec::Numbered {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
+    }
+}
+
+fn refusal(job: &Job, problem: &Problem) -> Refusal {
+    let mut reason = problem.message.clone();
+    for cause in &problem.causes {
+        reason.push_str(": ");
+        reason.push_str(cause);
+    }
+    Refusal { missing: format!("isolation {}", job.isolation), reason, hint: problem.hints.first().cloned() }
+}
+
+impl Executor for MachineExecutor {
+    fn abilities(&self, needs: &[String]) -> Vec<Ability> {
+        needs
+            .iter()
+            .map(|need| match self.report.probe(need) {
+                Some(probe) if probe.answer == Answer::Yes => Ability::Available,
+                Some(probe) => Ability::Missing { reason: probe.reason.clone(), hint: probe.provide.clone() },
+                None => Ability::Unknown(testyard_probe::abilities().iter().map(|one| one.name.to_owned()).collect()),
+            })
+            .collect()
+    }
+
+    fn source_tree(&self, root: &Path) -> Result<SourceTree, Problem> {
+        self.trees.look(root)
+    }
+
+    fn source_changed(&self, root: &Path) -> bool {
+        self.trees.has_changed(root)
+    }
+
+    fn run(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
+        if job.isolation == Isolation::None {
+            return self.plain.run(job, cancel, events);
+        }
+        if job.isolation == Isolation::Machine {
+            let image = job.image.clone().unwrap_or(ImageReference::Host);
+            events(JobEvent::Preparing(format!("machine of image {image}")));
+            return match self.machines.own_machine(job.backend.as_ref(), &image) {
+                Ok((machine, _gone_at_the_end)) => self.run_on(&machine, Isolation::Namespace, job, cancel, events),
+                Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
+                Err(problem) => JobOutcome::Infrastructure(problem),
+            };
+        }
+        match self.warm(job, events) {
+            Ok((_, most)) if most < job.isolation => JobOutcome::Skipped(Refusal {
+                missing: format!("isolation {}", job.isolation),
+                reason: self.report.tier.reason.clone(),
+                hint: Some("see what is missing: testyard doctor".to_owned()),
+            }),
+            Ok((machine, _)) => {
+                let outcome = self.run_on(&machine, job.isolation, job, cancel, events);
+                if matches!(&outcome, JobOutcome::Infrastructure(problem) if problem.kind.is_transient()) {
+                    self.forget(job);
+                }
+                outcome
+            }
+            Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
+            Err(problem) => JobOutcome::Infrastructure(problem),
+        }
+    }
+}

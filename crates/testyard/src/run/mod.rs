@@ -1,0 +1,13 @@
+//! Running suites on machines: what the runner asks for, answered by the engine, the probes, the tree and the registry.
+
+mod bench;
+mod executor;
+mod history;
+mod trees;
+mod warm;
+
+pub use bench::TestBench;
+pub use executor::{MachineExecutor, MachineSource};
+pub use history::RegistryHistory;
+pub use trees::Trees;
+pub use warm::WarmMachines;
