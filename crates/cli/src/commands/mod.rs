@@ -1,0 +1,95 @@
+//! The commands, one file each. A command's doc comment is its help text.
+
+mod bench;
+mod clone;
+mod create;
+mod delete;
+mod doctor;
+mod env;
+mod exec;
+mod image;
+mod info;
+mod list;
+mod logs;
+mod pull;
+mod push;
+mod reap;
+mod rename;
+mod restart;
+mod run;
+mod shell;
+mod start;
+mod stop;
+
+pub(crate) use exec::Exec;
+use testyard_model::{ExitCode, Problem, ProblemKind};
+
+use crate::output::Output;
+
+/// How a command ends: the process's exit code, or why not.
+pub(crate) type Outcome = Result<u8, Problem>;
+
+/// Everything was done.
+pub(crate) const DONE: Outcome = Ok(0);
+
+/// What a command that could not be started is reported as, like a shell does.
+const NOT_STARTED: u8 = 127;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Doctor(doctor::Doctor),
+    Create(create::Create),
+    List(list::List),
+    Info(info::Info),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Restart(restart::Restart),
+    Delete(delete::Delete),
+    Rename(rename::Rename),
+    Clone(clone::Clone),
+    Logs(logs::Logs),
+    Exec(Exec),
+    Shell(shell::Shell),
+    Push(push::Push),
+    Pull(pull::Pull),
+    Env(env::Env),
+    Run(run::Run),
+    Image(image::Image),
+    Reap(reap::Reap),
+    Bench(bench::Bench),
+}
+
+impl Command {
+    pub(crate) fn run(self, output: Output) -> Outcome {
+        match self {
+            Self::Doctor(command) => command.run(output),
+            Self::Create(command) => command.run(output),
+            Self::List(command) => command.run(output),
+            Self::Info(command) => command.run(output),
+            Self::Start(command) => command.run(output),
+            Self::Stop(command) => command.run(output),
+            Self::Restart(command) => command.run(output),
+            Self::Delete(command) => command.run(output),
+            Self::Rename(command) => command.run(output),
+            Self::Clone(command) => command.run(output),
+            Self::Logs(command) => command.run(output),
+            Self::Exec(command) => command.run(output),
+            Self::Shell(command) => command.run(output),
+            Self::Push(command) => command.run(output),
+            Self::Pull(command) => command.run(output),
+            Self::Env(command) => command.run(output),
+            Self::Run(command) => command.run(output),
+            Self::Image(command) => command.run(output),
+            Self::Reap(command) => command.run(output),
+            Self::Bench(command) => command.run(output),
+        }
+    }
+}
+
+/// The exit code of an error. Only `exec` and its kind meet a command that cannot be started.
+pub(crate) fn code_of(problem: &Problem) -> u8 {
+    match problem.kind {
+        ProblemKind::Command => NOT_STARTED,
+        kind => ExitCode::of_problem(kind).code(),
+    }
+}

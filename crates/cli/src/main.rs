@@ -1,0 +1,185 @@
+//! The command line: one file a command, below [`commands`].
+//!
+//! Data goes to standard output, words for people to standard error; `--json`, `--quiet` and `NO_COLOR` are
+//! understood by every command. An error is printed once, here, and becomes one of the documented exit codes.
+//! This program starts no machine itself: it parses, asks the `testyard` crate, and prints.
+
+mod attend;
+mod commands;
+mod describe;
+mod follow;
+mod output;
+#[cfg(test)]
+mod reference;
+mod streams;
+mod values;
+mod yard;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use testyard_model::ExitCode as Code;
+
+use commands::Command;
+use output::Output;
+
+/// Real machines for tests: they stay warm, and every test gets its own isolated environment
+/// inside one.
+///
+/// A machine is made once and kept; an environment is made for one command or test and costs
+/// about a millisecond. Nothing is left behind, whoever is killed.
+///
+/// Examples:
+///     testyard doctor                         what this host can do, and what would provide the rest
+///     testyard run                            the tests of testyard.toml in this folder
+///     testyard create m1 && testyard exec m1 -- uname -a
+///
+/// Exit codes:
+///     0    done; every test passed
+///     1    tests failed
+///     2    wrong usage or configuration, or nothing selected
+///     69   the infrastructure failed, not the test
+///     70   a bug in Testyard
+///     77   everything was skipped
+///     130  interrupted, after cleanup
+/// exec, shell and env run return the command's own code, 128+n for signal n, 124 when its time
+/// was up and 127 when it could not be started; our own errors are told apart by lines that
+/// begin with `error:`.
+///
+/// Environment:
+///     TESTYARD_HOME  where everything is kept; two homes never see each other's machines
+///     NO_COLOR       no colours
+#[derive(Debug, Parser)]
+#[command(name = "testyard", version, verbatim_doc_comment, max_term_width = 100, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true, propagate_version = false)]
+struct Testyard {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Flags {
+    /// Print data as JSON, one document, with the version of its form
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print no remarks on standard error, only errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+fn main() -> ExitCode {
+    testyard_linux::step::prepare();
+    if let Some(code) = own_process() {
+        return code;
+    }
+    let parsed = match exec_alone(std::env::args_os()).map_or_else(Testyard::try_parse, Ok) {
+        Ok(parsed) => parsed,
+        Err(error) => return refused(&error),
+    };
+    let output = Output { json: parsed.flags.json, quiet: parsed.flags.quiet };
+    match parsed.command.run(output) {
+        Ok(code) => ExitCode::from(code),
+        Err(problem) => {
+            output.problem(&problem);
+            ExitCode::from(commands::code_of(&problem))
+        }
+    }
+}
+
+/// `exec` without the definitions of all other commands, which would cost it as much as the rest of its start. What
+/// is not plainly an `exec` that parses is left to the whole command line, and so are its errors and help.
+#[derive(Debug, Parser)]
+#[command(disable_help_flag = true)]
+struct ExecAlone {
+    #[command(flatten)]
+    command: commands::Exec,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+fn exec_alone(words: impl Iterator<Item = OsString>) -> Option<Testyard> {
+    let mut words = words.skip(1);
+    if words.next()? != "exec" {
+        return None;
+    }
+    let parsed = ExecAlone::try_parse_from(std::iter::once("testyard exec".into()).chain(words)).ok()?;
+    Some(Testyard { command: Command::Exec(parsed.command), flags: parsed.flags })
+}
+
+/// What this program starts itself as: a machine's supervisor, or a probe. Both come before anything is allocated
+/// or started that would stay for a machine's whole life.
+fn own_process() -> Option<ExitCode> {
+    let mut words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    match words.next()?.as_str() {
+        "supervise" => match yard::options() {
+            Ok(options) => testyard::supervise_command(options, words),
+            Err(problem) => {
+                Output { json: false, quiet: false }.problem(&problem);
+                Some(ExitCode::from(commands::code_of(&problem)))
+            }
+        },
+        "probe-child" => testyard_probe::probe_child(&words.next().unwrap_or_default()),
+        _ => None,
+    }
+}
+
+/// Help and version are data; everything else that does not parse is wrong usage.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Whoever closed the stream has read enough.
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { Code::Usage.code() } else { Code::Passed.code() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn exec(arguments: &[&str]) -> String {
+        let all = ["testyard", "exec"].iter().chain(arguments);
+        format!("{:?}", Testyard::try_parse_from(all).expect("well-formed").command)
+    }
+
+    #[test]
+    fn a_command_is_passed_on_verbatim() {
+        for arguments in [&["m", "ls", "--json", "-t", "--", "x"][..], &["m", "--", "ls", "--json", "-t", "--", "x"]] {
+            let parsed = exec(arguments);
+            assert!(parsed.contains(r#"argv: ["ls", "--json", "-t", "--", "x"]"#), "{parsed}");
+            assert!(parsed.contains("terminal: false"), "{parsed}");
+        }
+        let parsed = exec(&["-t", "m", "--cwd", "/srv", "-eA=1", "-e", "B=2", "--", "--odd"]);
+        assert!(parsed.contains(r#"argv: ["--odd"]"#) && parsed.contains("terminal: true"), "{parsed}");
+    }
+
+    #[test]
+    fn exec_alone_understands_the_same() {
+        let lines: [&[&str]; 5] = [
+            &["m", "-t", "--", "ls"],
+            &["--json", "m", "-e", "A=1", "--timeout", "5s", "ls", "-q"],
+            &["m", "ls", "-h", "--help", "--", "x"],
+            &["-q", "m", "--detach", "--user", "root", "--cwd", "/", "x"],
+            &["m", "--", "--help"],
+        ];
+        for line in lines {
+            let words = || ["testyard", "exec"].into_iter().chain(line.iter().copied());
+            let alone = exec_alone(words().map(OsString::from)).expect("well-formed");
+            let whole = Testyard::try_parse_from(words()).expect("well-formed");
+            assert_eq!(format!("{alone:?}"), format!("{whole:?}"));
+        }
+        for other in [&["testyard"][..], &["testyard", "list"], &["testyard", "exec", "m"], &["testyard", "exec", "-h"]]
+        {
+            assert!(exec_alone(other.iter().map(OsString::from)).is_none(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn flags_are_understood_anywhere() {
+        for arguments in [["testyard", "--json", "list"], ["testyard", "list", "--json"]] {
+            assert!(Testyard::try_parse_from(arguments).expect("well-formed").flags.json);
+        }
+    }
+}

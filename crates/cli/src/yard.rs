@@ -1,0 +1,57 @@
+//! The way to machines: the `testyard` crate, opened as this process's environment says.
+
+use std::collections::BTreeSet;
+
+use testyard::run::TestBench;
+use testyard::{Machine, Options, Testyard};
+use testyard_images::{Digest, Store};
+use testyard_machine::client::ClientError;
+use testyard_model::{MachineName, Problem, UserSpec};
+use testyard_runner::plan::Plan;
+
+/// Opens this home.
+pub(crate) fn open() -> Result<Testyard, Problem> {
+    Testyard::from_process()
+}
+
+/// The home as it is, for a process that is to become something else.
+pub(crate) fn options() -> Result<Options, Problem> {
+    Options::from_process()
+}
+
+/// A connection to a machine's agent, found by its name alone: no registry is opened while it answers.
+pub(crate) fn connect(name: &MachineName) -> Result<Machine, Problem> {
+    open()?.connect(name)
+}
+
+/// As people see it.
+pub(crate) fn told(error: ClientError) -> Problem {
+    error.problem()
+}
+
+/// Whoever runs this, with the same groups.
+pub(crate) fn caller() -> UserSpec {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    UserSpec::Numbered {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
+    }
+}
+
+/// The store of images.
+pub(crate) fn images(yard: &Testyard) -> Result<Store, Problem> {
+    Store::open(&yard.options().home.images_folder()).map_err(|error| error.problem())
+}
+
+/// The images that machines stand on.
+pub(crate) fn images_in_use(yard: &Testyard, store: &Store) -> Result<BTreeSet<Digest>, Problem> {
+    let used = yard.machines().list()?.into_iter().filter_map(|machine| store.find(&machine.spec.image).ok());
+    Ok(used.map(|image| image.record.digest).collect())
+}
+
+/// What runs the tests of a plan.
+pub(crate) fn test_bench(yard: &Testyard, plan: &Plan) -> Result<TestBench, Problem> {
+    let suites = plan.suites.iter().map(|suite| (suite.name.clone(), suite.file.source.path().to_owned()));
+    TestBench::prepare(yard, suites.collect())
+}
