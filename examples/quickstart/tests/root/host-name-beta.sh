@@ -1,0 +1,12 @@
+#!/bin/sh
+# Changes the host name.
+set -eu
+. ./guard.sh
+
+before=$(hostname)
+case "$before" in
+    alpha | beta) fail "the host is called $before already" ;;
+esac
+hostname beta
+same "$(hostname)" beta
+same "$(uname -n)" beta

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Makes a file of a fixed name in /dev/shm.
+set -eu
+. ./guard.sh
+
+absent /dev/shm/quickstart
+echo two > /dev/shm/quickstart
+read -r word < /dev/shm/quickstart
+same "$word" two
