@@ -1,0 +1,79 @@
+//! What Testyard costs, against what the kernel and its peers cost, measured in the same run.
+//!
+//! ```text
+//! worker, bare_probe   small forked processes that do what the kernel alone must
+//! machine              a machine without a supervisor, and clients of its agent
+//! environments, peers  rows over that machine
+//! programs             rows over the installed programs, as users start them
+//! report               the table and its JSON
+//! ```
+//!
+//! Absolute times say as much about the host as about Testyard: each row compares contenders that took turns.
+
+mod bare_probe;
+mod environments;
+mod machine;
+mod measure;
+mod peers;
+mod programs;
+mod report;
+mod static_program;
+mod suites;
+mod worker;
+
+use std::path::PathBuf;
+
+use testyard_model::Problem;
+
+pub use bare_probe::{FullProbe, PlainProbe};
+pub use machine::{Client, Machine, strongest};
+pub use measure::{Contender, Times, alternate};
+pub use report::{Goal, Outcome, Report, Row};
+pub use worker::{Task, Worker};
+
+/// What [`Options::only`] may name.
+pub const PARTS: [&str; 7] = ["fresh", "commands", "throughput", "unprivileged", "peers", "growth", "programs"];
+
+/// How a run is made.
+pub struct Options {
+    /// An empty folder, readable by every user, for everything that a run makes. Short enough for sockets below it.
+    pub folder: PathBuf,
+    /// The agent's program.
+    pub agent: PathBuf,
+    /// The folder with `testyard`, for rows that start it.
+    pub programs: PathBuf,
+    /// The workspace's top, where its examples are.
+    pub source: Option<PathBuf>,
+    /// A tenth of the rounds, and none of the rows that take long.
+    pub quick: bool,
+    /// Only this part: one of [`PARTS`].
+    pub only: Option<String>,
+    /// Told of each row as soon as it is measured.
+    pub progress: Box<dyn Fn(&Row)>,
+}
+
+impl Options {
+    /// So many rounds of a full run.
+    pub(crate) fn rounds(&self, full: usize) -> usize {
+        if self.quick { (full / 10).max(3) } else { full }
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| part == only)
+    }
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// What stopped the measuring; rows that cannot be measured here are skipped and say why.
+pub fn run(options: &Options) -> Result<Report, Problem> {
+    let mut report = Report::new();
+    if options.only.as_deref() != Some("programs") {
+        environments::rows(options, &options.folder, &mut report.rows)?;
+    }
+    if options.wants("programs") {
+        programs::rows(options, &mut report.rows)?;
+    }
+    Ok(report)
+}

@@ -1,0 +1,215 @@
+//! A machine without a supervisor: what is measured over it is the agent's alone.
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use testyard_linux::{process, socket};
+use testyard_machine::backend::{
+    AgentLink, Backend as _, BackendError, KernelIdentity, MachinePlace, RecordError, RecordedResource, Recorder,
+    ResourceId, ResourceKind,
+};
+use testyard_machine::client::{ClientError, Connection};
+use testyard_model::{
+    BackendName, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineSpec, Network, Problem, ProblemKind,
+    UserSpec,
+};
+use testyard_protocol::{Exec, FrameHeader, Order, Place, RawText, Role, StreamTarget, frame};
+
+/// A registry that is forgotten with this process.
+#[derive(Default)]
+struct Memory(Vec<RecordedResource>);
+
+impl Recorder for Memory {
+    fn intend(&mut self, resources: &[(ResourceKind, &Path)]) -> Result<Vec<ResourceId>, RecordError> {
+        let first = self.0.last().map_or(1, |last| last.id.0 + 1);
+        let numbered = resources.iter().zip(first..);
+        let records = numbered.map(|((kind, place), id)| RecordedResource {
+            id: ResourceId(id),
+            kind: *kind,
+            place: place.to_path_buf(),
+            identity: None,
+        });
+        let records: Vec<_> = records.collect();
+        let ids = records.iter().map(|record| record.id).collect();
+        self.0.extend(records);
+        Ok(ids)
+    }
+
+    fn made(&mut self, made: &[(ResourceId, KernelIdentity)]) -> Result<(), RecordError> {
+        for (id, identity) in made {
+            self.0.iter_mut().filter(|one| one.id == *id).for_each(|one| one.identity = Some(*identity));
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, gone: &[ResourceId]) -> Result<(), RecordError> {
+        self.0.retain(|one| !gone.contains(&one.id));
+        Ok(())
+    }
+
+    fn all(&self) -> Result<Vec<RecordedResource>, RecordError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A namespace machine of this process's user.
+pub struct Machine {
+    place: MachinePlace,
+    recorder: Memory,
+    link: AgentLink,
+}
+
+fn refused(error: &BackendError) -> Problem {
+    error.problem()
+}
+
+/// A client's problem.
+pub(crate) fn client(error: &ClientError) -> Problem {
+    error.problem()
+}
+
+impl Machine {
+    /// Makes and starts one in an existing, empty folder.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn start(folder: &Path, agent: PathBuf, number: u64) -> Result<Self, Problem> {
+        let name = "bench".parse().map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+        let place = MachinePlace {
+            id: MachineId::from_bits(number),
+            name,
+            spec: MachineSpec::new(BackendName::namespace()),
+            folder: folder.to_owned(),
+            runtime: folder.to_owned(),
+            images: folder.join("images"),
+            agent,
+            masked: vec![folder.to_owned()],
+        };
+        let mut recorder = Memory::default();
+        let backend = testyard_backends::Namespace;
+        backend.create(&place, &mut recorder).map_err(|error| refused(&error))?;
+        let link = backend.start(&place, &mut recorder).map_err(|error| refused(&error))?;
+        Ok(Self { place, recorder, link })
+    }
+
+    /// A new client.
+    ///
+    /// # Errors
+    /// What the agent says, also of why it never came to be.
+    pub fn connect(&self) -> Result<Connection, Problem> {
+        let system = |error: testyard_linux::Error| error.problem();
+        let (ours, theirs) = socket::pair(socket::Kind::Stream).map_err(system)?;
+        let order = Order::Adopt { read: RawText::default() };
+        let order = serde_json::to_vec(&order).map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+        let mut bytes = Vec::new();
+        frame::encode(FrameHeader { attached: 1, ..FrameHeader::message(0) }, &order, &mut bytes);
+        socket::send(&self.link.socket, &[IoSlice::new(&bytes)], &[theirs.as_fd()]).map_err(system)?;
+        drop(theirs);
+        Connection::over(ours, Role::Agent, "bench").map_err(|error| {
+            let mut said = [0; 4096];
+            let length = rustix::io::read(&self.link.socket, &mut said).unwrap_or(0);
+            client(&error).because(String::from_utf8_lossy(&said[..length]).into_owned())
+        })
+    }
+
+    /// The agent's process id on the host.
+    #[must_use]
+    pub fn agent_pid(&self) -> i32 {
+        self.link.process.pid
+    }
+
+    /// The cgroup that the machine was given, where there is one.
+    #[must_use]
+    pub fn group_name(&self) -> String {
+        format!("testyard-{}", self.place.id)
+    }
+
+    /// Ends and removes it.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn remove(mut self) -> Result<(), Problem> {
+        process::pidfd_signal(self.link.pidfd.as_fd(), 15).map_err(|error| error.problem())?;
+        process::pidfd_wait(self.link.pidfd.as_fd(), false).map_err(|error| error.problem())?;
+        let backend = testyard_backends::Namespace;
+        backend.stopped(&self.place, &mut self.recorder).map_err(|error| refused(&error))?;
+        backend.remove(&self.place, &mut self.recorder).map_err(|error| refused(&error))
+    }
+}
+
+/// The strongest level, with a network of its own, as whoever measures.
+#[must_use]
+pub fn strongest() -> EnvironmentSpec {
+    EnvironmentSpec {
+        isolation: Isolation::Namespace,
+        network: Network::Private,
+        user: match rustix::process::geteuid().is_root() {
+            true => UserSpec::Root,
+            false => UserSpec::Numbered {
+                uid: rustix::process::getuid().as_raw(),
+                gid: rustix::process::getgid().as_raw(),
+                groups: Vec::new(),
+            },
+        },
+        limits: EnvironmentLimits::default(),
+        host_name: None,
+        source: None,
+        strict_limits: false,
+    }
+}
+
+/// A client that runs one program again and again.
+pub struct Client {
+    connection: Connection,
+    null: OwnedFd,
+    exec: Exec,
+}
+
+impl Client {
+    /// Of this program, in this place.
+    ///
+    /// # Errors
+    /// Where `/dev/null` cannot be opened.
+    pub fn new(connection: Connection, program: &str, place: Place) -> Result<Self, Problem> {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|error| Problem::from_error(ProblemKind::System, &error))?.into();
+        let exec = Exec {
+            argv: vec![RawText::from(program)],
+            stdin: StreamTarget::Attached(0),
+            stdout: StreamTarget::Attached(1),
+            stderr: StreamTarget::Attached(2),
+            quiet: true,
+            user: Some(strongest().user),
+            place,
+            ..Exec::default()
+        };
+        Ok(Self { connection, null, exec })
+    }
+
+    /// Runs it once, from request to status and usage.
+    ///
+    /// # Errors
+    /// What the machine says; a status other than success.
+    pub fn once(&mut self) -> Result<(), Problem> {
+        let null = self.null.as_fd();
+        let running = self.connection.exec(self.exec.clone(), &[null, null, null]).map_err(|error| client(&error))?;
+        let finished = running.wait().map_err(|error| client(&error))?;
+        match finished.status.success() {
+            true => Ok(()),
+            false => Err(Problem::new(ProblemKind::Command, format!("the command ended with {:?}", finished.status))),
+        }
+    }
+
+    /// The connection, for other requests.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+impl crate::worker::Task for Client {
+    fn once(&mut self) -> Result<(), Problem> {
+        Self::once(self)
+    }
+}
