@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::fault::{Fault, Outcome};
 
-/// The workspace's top folder.
+/// The workspace's top folder. What cargo says now comes before what it said when this program was built: the
+/// checkout may have been moved, or share its target folder with another one.
 pub(crate) fn workspace_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&manifest).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
 /// The cargo that started this program, in the workspace's top folder.
