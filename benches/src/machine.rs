@@ -157,6 +157,7 @@ pub fn strongest() -> EnvironmentSpec {
         host_name: None,
         source: None,
         strict_limits: false,
+        layer: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -100,7 +101,7 @@ pub(crate) struct Agent {
     pub(crate) children: HashMap<Pid, ChildKind>,
     pub(crate) commands: HashMap<u32, Command>,
     pub(crate) environments: BTreeMap<EnvironmentId, Environment>,
-    pub(crate) sources: HashMap<u32, (u64, Source)>,
+    pub(crate) sources: HashMap<u32, (u64, Rc<Source>)>,
     pub(crate) generations: Generations,
     pub(crate) groups: Vec<PooledGroup>,
     pub(crate) timers: Timers,
@@ -332,6 +333,7 @@ impl Agent {
             Due::Deadline(command) => self.deadline(command),
             Due::Kill => self.kill_everything(),
             Due::Networks => self.drop_networks(),
+            Due::Expire(id) => self.end_environment(id),
             // What has not ended by now ends by itself, as its agent is gone.
             Due::Leave => self.stop = true,
         }
@@ -361,10 +363,11 @@ impl Agent {
 
     /// Tells the supervisor when the machine becomes idle or busy.
     fn report_activity(&mut self) {
-        let parked = self.environments.values().filter(|one| one.holder.is_none() && !one.once).count();
+        // The machine itself is nobody's either.
+        let parked = 1 + self.environments.values().filter(|one| one.is_spare()).count();
         let open = self.connections.keys().filter(|number| **number != LINK).count()
             + self.commands.len()
-            + (self.environments.len() - parked);
+            + self.environments.len().saturating_sub(parked);
         let open = u32::try_from(open).unwrap_or(u32::MAX);
         if (open == 0) != (self.reported == 0) {
             self.reported = open;
@@ -396,6 +399,7 @@ fn machine_spec(start: &AgentStart) -> EnvironmentSpec {
         host_name: None,
         source: None,
         strict_limits: false,
+        layer: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
@@ -9,14 +10,16 @@ use testyard_linux::step;
 use testyard_model::step::Step;
 use testyard_model::{Isolation, Problem, ProblemKind};
 use testyard_protocol::{
-    AgentStatus, Command as CommandMessage, Event, Exec, Frame, FrameKind, Hello, Order, Place, Request, Role, VERSION,
-    Welcome, agree,
+    AgentStatus, Command as CommandMessage, Event, Exec, Frame, FrameKind, Hello, KEEPING_VERSION, Order, Place,
+    Request, Role, VERSION, Welcome, agree,
 };
 
 use crate::agent::{Agent, LINK, Token, watch};
 use crate::command::Command;
 use crate::connection::{Connection, Received};
 use crate::environment::joining::{Files, Joining};
+use crate::environment::keeping::release;
+use crate::environment::looking::{Look, Looking};
 use crate::environment::{MACHINE, State, Waiting};
 use crate::place::PlaceKind;
 use crate::relay::{Input, Output};
@@ -112,6 +115,38 @@ impl Agent {
             Request::Namespaces => self.hand_out_machine(number, stream),
             Request::Park(spec, count) => self.park_on_request(number, stream, *spec, count),
             Request::Source { path } => self.add_source(number, stream, path.as_path(), &attached),
+            Request::Keep { .. }
+            | Request::Changes { .. }
+            | Request::Fetch(_)
+            | Request::Fork { .. }
+            | Request::Seal { .. }
+                if version < KEEPING_VERSION =>
+            {
+                let message = format!("this connection speaks protocol version {version}, which keeps no environments");
+                Err(Problem::new(ProblemKind::Unsupported, message))
+            }
+            Request::Keep { environment, for_ms } => {
+                self.keep(environment, for_ms)?;
+                self.answer(number, stream, &Event::Done);
+                Ok(())
+            }
+            Request::Changes { environment, limit } => {
+                let look = Look::Changes { to: attached.into_iter().next(), limit };
+                self.look(environment, Looking { connection: number, stream, look })
+            }
+            Request::Fetch(fetch) => {
+                let environment = fetch.environment;
+                let look = Look::fetch(fetch, attached.into_iter().next());
+                self.look(environment, Looking { connection: number, stream, look })
+            }
+            Request::Fork { environment, for_ms } => {
+                let look = Look::Fork { for_ms };
+                self.look(environment, Looking { connection: number, stream, look })
+            }
+            Request::Seal { environment, layer } => {
+                let look = Look::Seal { layer };
+                self.look(environment, Looking { connection: number, stream, look })
+            }
             Request::Push(transfer) => self.begin_transfer(Files {
                 connection: number,
                 stream,
@@ -193,6 +228,8 @@ impl Agent {
             environments: (count(State::InUse) + count(State::Preparing)).saturating_sub(1),
             parked: count(State::Parked),
             made: self.made,
+            kept: self.kept(),
+            layers: self.layers(),
         }
     }
 
@@ -240,7 +277,7 @@ impl Agent {
     fn add_source(&mut self, connection: u64, stream: u32, path: &Path, attached: &[OwnedFd]) -> Result<(), Problem> {
         let number = self.number();
         let source = Source::take(&self.place.kind, number, path, attached.first())?;
-        self.sources.insert(number, (connection, source));
+        self.sources.insert(number, (connection, Rc::new(source)));
         self.answer(connection, stream, &Event::Source(number));
         Ok(())
     }
@@ -269,7 +306,7 @@ impl Agent {
             self.sources.iter().filter(|(_, (holder, _))| *holder == number).map(|(source, _)| *source).collect();
         for source in sources {
             if let Some((_, source)) = self.sources.remove(&source) {
-                source.detach();
+                release(source);
             }
         }
     }

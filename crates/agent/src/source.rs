@@ -42,6 +42,11 @@ impl Source {
         self.staged.as_deref().map(|staged| mount::clone_tree(staged, false))
     }
 
+    /// Where it is staged.
+    pub(crate) fn staged(&self) -> Option<&Path> {
+        self.staged.as_deref()
+    }
+
     /// Lets go of it.
     pub(crate) fn detach(&self) {
         if let Some(staged) = &self.staged {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use testyard_model::EnvironmentId;
+
 /// Something due at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -10,6 +12,8 @@ pub(crate) enum Due {
     Deadline(u32),
     /// What was asked to end by SIGTERM must be killed.
     Kill,
+    /// A kept environment's time is over.
+    Expire(EnvironmentId),
     /// Some network namespaces may go.
     Networks,
     /// The agent has waited long enough for the end of everything.

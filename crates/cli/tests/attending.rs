@@ -71,7 +71,7 @@ fn serve(socket: OwnedFd) {
                 let end = FrameHeader { kind: FrameKind::End, ..data };
                 send_frame(&socket, end, &[], &[]).expect("the client reads");
                 let status = CommandStatus::Exited(9);
-                say(&socket, header.stream, &Event::Exited { status, usage: Usage::default() });
+                say(&socket, header.stream, &Event::Exited { status, usage: Usage::default(), environment: None });
             }
             continue;
         }
@@ -147,7 +147,7 @@ fn start(socket: &OwnedFd, stream: u32, exec: &Exec, mut attached: Vec<OwnedFd>)
                     Some(_) => CommandStatus::TimedOut,
                     None => CommandStatus::from_wait_status(ended.into_raw()),
                 };
-                say(&socket, stream, &Event::Exited { status, usage: Usage::default() });
+                say(&socket, stream, &Event::Exited { status, usage: Usage::default(), environment: None });
             });
             Some(pid)
         }

@@ -113,7 +113,10 @@ pub(crate) fn serve_client(socket: OwnedFd) {
             }
             FrameKind::End => {
                 frame(FrameKind::End, 1, &[]);
-                say(stream, &Event::Exited { status: CommandStatus::Exited(0), usage: Usage::default() });
+                say(
+                    stream,
+                    &Event::Exited { status: CommandStatus::Exited(0), usage: Usage::default(), environment: None },
+                );
                 echoes.remove(&stream);
             }
             FrameKind::Message => {
@@ -161,7 +164,7 @@ fn run(exec: &Exec, descriptors: Vec<OwnedFd>, say: impl Fn(Event)) {
         let file = descriptors.into_iter().nth(index.into()).expect("as many as promised");
         std::fs::File::from(file).write_all(words.join(" ").as_bytes()).expect("it is read");
     }
-    say(Event::Exited { status: CommandStatus::Exited(3), usage: Usage::default() });
+    say(Event::Exited { status: CommandStatus::Exited(3), usage: Usage::default(), environment: None });
 }
 
 /// What a fake backend should do wrong.

@@ -153,6 +153,9 @@ pub struct EnvironmentSpec {
     /// Fail rather than run without a limit that the host cannot set.
     #[serde(default)]
     pub strict_limits: bool,
+    /// A layer that was sealed on the machine before, seen above its own files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
 }
 
 /// What an environment used, read from its cgroup where it has one.

@@ -63,6 +63,12 @@ steps! {
     AgentEnvironmentKilled = "agent.environment-killed",
     /// An environment's cgroups are gone.
     AgentEnvironmentRemoved = "agent.environment-removed",
+    /// An environment is kept after its command.
+    AgentEnvironmentKept = "agent.environment-kept",
+    /// An environment has been forked from a kept one.
+    AgentEnvironmentForked = "agent.environment-forked",
+    /// What an environment changed is being copied to a layer.
+    AgentLayerCopying = "agent.layer-copying",
     /// The client has a connection to the agent.
     ClientConnected = "client.connected",
     /// The client has asked for a command.
@@ -71,6 +77,16 @@ steps! {
     RunnerLeased = "runner.leased",
     /// The runner has started a test.
     RunnerStarted = "runner.started",
+    /// The runner has written down that an environment is to be kept.
+    RunnerKeepIntent = "runner.keep-intent",
+    /// The runner has written down which outputs come back.
+    RunnerOutputsIntent = "runner.outputs-intent",
+    /// The runner has fetched a test's outputs.
+    RunnerOutputsFetched = "runner.outputs-fetched",
+    /// The runner has put the first of a test's outputs in its place.
+    RunnerOutputsMoving = "runner.outputs-moving",
+    /// The runner has fetched a test's artifacts.
+    RunnerArtifacts = "runner.artifacts",
     /// The runner has a result.
     RunnerResult = "runner.result",
     /// The runner is about to write its reports.

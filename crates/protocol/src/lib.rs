@@ -4,6 +4,7 @@
 //! [`frame::encode`] turns them back, and [`Credit`] keeps one stream from starving another. Descriptors
 //! travel beside the bytes (SCM_RIGHTS); a frame only says how many belong to it.
 
+pub mod changes;
 pub mod credit;
 pub mod frame;
 pub mod message;
@@ -16,9 +17,11 @@ pub use message::*;
 pub use text::RawText;
 
 /// The newest version of the protocol that this code speaks.
-pub const VERSION: u16 = 2;
-/// The oldest that it still serves: one back.
+pub const VERSION: u16 = 3;
+/// The oldest that it still serves.
 pub const OLDEST_VERSION: u16 = 1;
+/// From this version on environments can outlive their commands, be looked into, forked and sealed.
+pub const KEEPING_VERSION: u16 = 3;
 
 /// The version both sides speak, or none.
 #[must_use]

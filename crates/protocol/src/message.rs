@@ -9,6 +9,7 @@ use testyard_model::{
     CommandStatus, EnvironmentId, EnvironmentSpec, MachineInfo, MachineName, Problem, Usage, UserSpec,
 };
 
+use crate::changes::Fetch;
 use crate::text::RawText;
 
 /// Whom a connection wants to talk to.
@@ -80,6 +81,32 @@ pub enum Place {
     Fresh(Box<EnvironmentSpec>),
 }
 
+/// Whether an environment that was made for one command outlives it. One that does is held by the connection that asked,
+/// until it is released or kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Linger {
+    /// It ends with its command.
+    #[default]
+    Never,
+    /// It stays when the command did not exit with 0.
+    Failed,
+    /// It stays.
+    Always,
+}
+
+impl Linger {
+    /// Whether the environment stays after a command with this wait status.
+    #[must_use]
+    pub fn applies(self, wait_status: i32) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Failed => wait_status != 0,
+            Self::Always => true,
+        }
+    }
+}
+
 /// A command to run.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Exec {
@@ -124,6 +151,13 @@ pub struct Exec {
     /// Host ports leased by the client for this command, told to it as `TESTYARD_PORTS`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<u16>,
+    /// Whether the environment of [`Place::Fresh`] outlives the command (version 3).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub linger: Linger,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Where a tree's bytes travel.
@@ -178,6 +212,38 @@ pub enum Request {
     },
     /// The namespaces of the machine, attached (`user`, then `mount`): `done` (version 2).
     Namespaces,
+    /// Let an environment live on without a holder, for so many milliseconds from now (version 3): `done`.
+    Keep {
+        /// Which.
+        environment: EnvironmentId,
+        /// How long.
+        for_ms: u64,
+    },
+    /// What was written, changed and deleted in an environment (version 3). One attached descriptor takes a
+    /// [`crate::changes::ChangeLine`] a line: `done`.
+    Changes {
+        /// Which.
+        environment: EnvironmentId,
+        /// At most so many entries.
+        limit: u32,
+    },
+    /// Some files of an environment (version 3). The attached socket brings a JSON list of paths up to its end, and takes a
+    /// tree in the form of the `transfer` crate: `done`.
+    Fetch(Fetch),
+    /// Another environment with the same files, kept like the first (version 3): `environment`.
+    Fork {
+        /// Of which.
+        environment: EnvironmentId,
+        /// How long it is kept, in milliseconds.
+        for_ms: u64,
+    },
+    /// Keep what was changed in an environment as a layer for others, by this name (version 3): `done`.
+    Seal {
+        /// Of which.
+        environment: EnvironmentId,
+        /// Lower-case letters and digits; [`testyard_model::EnvironmentSpec::layer`] names it then.
+        layer: String,
+    },
     /// What is there: `status`.
     Status,
     /// To the supervisor: the machine's description: `info`.
@@ -230,6 +296,9 @@ pub enum Event {
         status: CommandStatus,
         /// What it used.
         usage: Usage,
+        /// Its environment, where that stays (see [`Linger`]).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        environment: Option<EnvironmentId>,
     },
     /// The request could not be served. The last event.
     Failed(Problem),
@@ -273,6 +342,12 @@ pub struct AgentStatus {
     pub parked: u32,
     /// Environments made since the agent started.
     pub made: u64,
+    /// Environments that are kept, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<EnvironmentId>,
+    /// Layers that were sealed, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
 }
 
 /// What the supervisor says to its agent, on stream 0 of their own link.

@@ -44,7 +44,7 @@ use std::path::PathBuf;
 
 pub use error::{Refusal, TransferError};
 pub use format::MAX_DEPTH;
-pub use pack::pack;
+pub use pack::{pack, pack_chosen};
 pub use unpack::unpack;
 
 /// What was packed or unpacked.

@@ -1,6 +1,6 @@
 //! Reading a file or a tree into a stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -35,27 +35,29 @@ pub fn pack<W: Write>(root: BorrowedFd<'_>, path: &Path, out: &mut W) -> Result<
     let source = target::open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
         .map_err(|errno| TransferError::file("open", path, errno))?;
     let stat = rustix::fs::fstat(&source).map_err(|errno| TransferError::file("look at", path, errno))?;
-    let mut packer = Packer {
-        out: Sender::new(out)?,
-        shown: path.to_owned(),
-        sent: HashMap::new(),
-        skipped: Vec::new(),
-        skipped_count: 0,
-        outward_links: 0,
-    };
+    let mut packer = Packer::new(out, path)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => packer.folder(&source, target::own_name(path), &stat, 0)?,
         FileType::RegularFile => packer.file(&source, target::own_name(path), &stat)?,
         _ => return Err(TransferError::Special { path: path.to_owned() }),
     }
-    packer.out.end()?;
-    Ok(Summary {
-        entries: packer.out.entries,
-        bytes: packer.out.bytes,
-        outward_links: packer.outward_links,
-        skipped: packer.skipped,
-        skipped_count: packer.skipped_count,
-    })
+    packer.finish()
+}
+
+/// Writes only these files of an open folder (paths below it), with the folders on their way. It arrives as the
+/// contents of a folder; what is not there is left out.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_chosen<W: Write>(
+    folder: &OwnedFd,
+    chosen: &BTreeSet<PathBuf>,
+    out: &mut W,
+) -> Result<Summary, TransferError> {
+    let stat = rustix::fs::fstat(folder).map_err(|errno| TransferError::file("look at", Path::new("."), errno))?;
+    let mut packer = Packer { chosen: Some(chosen), ..Packer::new(out, Path::new(""))? };
+    packer.folder(folder, b"", &stat, 0)?;
+    packer.finish()
 }
 
 struct Packer<'a, W> {
@@ -67,9 +69,42 @@ struct Packer<'a, W> {
     skipped: Vec<PathBuf>,
     skipped_count: u64,
     outward_links: u64,
+    /// Only these are sent, and the folders on their way; none means all.
+    chosen: Option<&'a BTreeSet<PathBuf>>,
 }
 
-impl<W: Write> Packer<'_, W> {
+impl<'a, W: Write> Packer<'a, W> {
+    fn new(out: &'a mut W, shown: &Path) -> Result<Self, TransferError> {
+        Ok(Self {
+            out: Sender::new(out)?,
+            shown: shown.to_owned(),
+            sent: HashMap::new(),
+            skipped: Vec::new(),
+            skipped_count: 0,
+            outward_links: 0,
+            chosen: None,
+        })
+    }
+
+    fn finish(mut self) -> Result<Summary, TransferError> {
+        self.out.end()?;
+        Ok(Summary {
+            entries: self.out.entries,
+            bytes: self.out.bytes,
+            outward_links: self.outward_links,
+            skipped: self.skipped,
+            skipped_count: self.skipped_count,
+        })
+    }
+
+    /// Whether the entry at hand, or something below it, is to be sent.
+    fn is_chosen(&self) -> bool {
+        // Paths are ordered by their components: what is below an entry comes right after it.
+        self.chosen.is_none_or(|chosen| {
+            chosen.range(self.shown.clone()..).next().is_some_and(|next| next.starts_with(&self.shown))
+        })
+    }
+
     fn folder(&mut self, folder: &OwnedFd, name: &[u8], stat: &Stat, depth: usize) -> Result<(), TransferError> {
         if depth >= MAX_DEPTH {
             return Err(TransferError::TooDeep { path: self.shown.clone() });
@@ -77,7 +112,9 @@ impl<W: Write> Packer<'_, W> {
         self.out.directory(name, stat.st_mode & 0o7777, Time::modified(stat))?;
         for (name, kind) in names(folder).map_err(|errno| self.failed("list", errno))? {
             self.shown.push(OsStr::from_bytes(&name));
-            self.entry(folder.as_fd(), &name, kind, depth)?;
+            if self.is_chosen() {
+                self.entry(folder.as_fd(), &name, kind, depth)?;
+            }
             self.shown.pop();
         }
         self.out.leave()

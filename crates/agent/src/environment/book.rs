@@ -1,24 +1,25 @@
 //! The agent's book of environments: making, leasing, running in, ending.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 use rustix::event::epoll::EventFlags;
 use testyard_linux::Result as LinuxResult;
 use testyard_linux::step;
 use testyard_model::step::Step;
-use testyard_model::{CommandStatus, EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind, Usage};
-use testyard_protocol::{Event, Exec, Place, Report};
+use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
+use testyard_protocol::{Exec, Linger, Place, Report};
 
-use super::init::FirstCommand;
-use super::order::{self, Answer, Order};
-use super::{DelayedCommand, Environment, MACHINE, Made, PooledGroup, Request, State, Waiting, make, same_kind};
-use crate::agent::{Agent, ChildKind, Token, unwatch, watch};
+use super::init::{FirstCommand, ForkedFrom};
+use super::order::{self, Order};
+use super::{DelayedCommand, Environment, MACHINE, Made, PooledGroup, Request, State, make};
+use crate::agent::{Agent, ChildKind, Token, watch};
 use crate::command::Command;
 use crate::place::PlaceKind;
 use crate::relay::{Input, Output};
-use crate::request::attach_terminal;
 use crate::source::Source;
 use crate::standard_streams::StandardStreams;
 
@@ -38,7 +39,7 @@ impl Agent {
                 ProblemKind::Unsupported,
                 "an environment inside a machine cannot be a machine of its own",
             )),
-            _ => Ok(()),
+            _ => self.check_layer(spec),
         }
     }
 
@@ -63,6 +64,7 @@ impl Agent {
             }
             let number = self.number();
             let source = self.source_mount(&exec, &spec)?;
+            let shown = self.source_of(&exec)?.cloned();
             let mut streams = streams;
             let first = FirstCommand {
                 number,
@@ -76,6 +78,8 @@ impl Agent {
             if let Some(environment) = self.environments.get_mut(&id) {
                 environment.state = State::InUse;
                 environment.once = true;
+                environment.linger = exec.linger;
+                environment.shown = shown;
                 environment.holder = Some(connection);
             }
             self.track_in_environment(connection, stream, number, id, &exec, streams);
@@ -126,7 +130,7 @@ impl Agent {
         let old: Vec<EnvironmentId> = self
             .environments
             .values()
-            .filter(|one| one.id != MACHINE && one.holder.is_none() && !one.once && one.generation != current)
+            .filter(|one| one.is_spare() && one.generation != current)
             .map(|one| one.id)
             .collect();
         for id in old {
@@ -155,7 +159,7 @@ impl Agent {
     }
 
     /// The source that a command names.
-    pub(crate) fn source_of(&self, exec: &Exec) -> Result<Option<&Source>, Problem> {
+    pub(crate) fn source_of(&self, exec: &Exec) -> Result<Option<&Rc<Source>>, Problem> {
         let Some(number) = exec.source else { return Ok(None) };
         let found = self.sources.get(&number).map(|(_, source)| source);
         let missing = || Problem::new(ProblemKind::Protocol, format!("source {number} is not on this connection"));
@@ -187,7 +191,7 @@ impl Agent {
         Ok(Some(pooled))
     }
 
-    fn unavailable_limits(&self, spec: &EnvironmentSpec, group: Option<&PooledGroup>) -> Vec<&'static str> {
+    pub(super) fn unavailable_limits(&self, spec: &EnvironmentSpec, group: Option<&PooledGroup>) -> Vec<&'static str> {
         match group {
             Some(group) => group.unavailable.clone(),
             None => {
@@ -225,6 +229,18 @@ impl Agent {
         spec: &EnvironmentSpec,
         first: Option<FirstCommand<'_>>,
     ) -> Result<EnvironmentId, Problem> {
+        let generations = self.generations.layers().to_vec();
+        self.make_over(spec, first, generations, None)
+    }
+
+    /// Makes an environment over these layers, as the first or as a fork.
+    pub(crate) fn make_over(
+        &mut self,
+        spec: &EnvironmentSpec,
+        first: Option<FirstCommand<'_>>,
+        generations: Vec<PathBuf>,
+        forked: Option<ForkedFrom<'_>>,
+    ) -> Result<EnvironmentId, Problem> {
         let id = self.next_slot()?;
         let group = self.group_for(id, spec).map_err(|error| error.problem())?;
         let unavailable = self.unavailable_limits(spec, group.as_ref());
@@ -241,14 +257,18 @@ impl Agent {
             id,
             spec,
             group: group.as_ref().and_then(PooledGroup::group),
-            generations: self.generations.layers(),
+            generations: &generations,
             machine_env: &self.env,
             first,
+            forked,
         };
         let made = make(&self.place, request).map_err(|error| error.problem())?;
         let many = self.environments.len() > MANY;
         let group = group.map(|group| if many { group.rested() } else { group });
         self.enter_in_book(id, spec.clone(), made, group).map_err(|error| error.problem())?;
+        if let Some(environment) = self.environments.get_mut(&id) {
+            environment.generations = generations;
+        }
         self.made += 1;
         Ok(id)
     }
@@ -282,6 +302,11 @@ impl Agent {
             delayed: Vec::new(),
             namespaces: None,
             joining: Vec::new(),
+            generations: Vec::new(),
+            linger: Linger::Never,
+            kept: false,
+            shown: None,
+            looking: VecDeque::new(),
         };
         self.environments.insert(id, environment);
         Ok(())
@@ -329,10 +354,15 @@ impl Agent {
         let there = self.environments.get(&id).filter(|one| one.state != State::Ending);
         let missing = || Problem::new(ProblemKind::NotFound, format!("environment {id} is not there"));
         let source = self.source_mount(&exec, &there.ok_or_else(missing)?.spec)?;
+        let shown = self.source_of(&exec)?.cloned();
         let number = self.number();
         let environment = self.environments.get_mut(&id).ok_or_else(missing)?;
+        if let Some(shown) = shown {
+            environment.shown.get_or_insert(shown);
+        }
         if once {
             environment.once = true;
+            environment.linger = exec.linger;
             environment.holder = Some(connection);
             if let Some(group) = &mut environment.group {
                 group.begin();
@@ -353,147 +383,5 @@ impl Agent {
         let Order::Run { exec, .. } = run else { return Ok(()) };
         self.track_in_environment(connection, stream, number, id, &exec, streams);
         Ok(())
-    }
-
-    /// Reads what an environment's init says.
-    pub(crate) fn hear_environment(&mut self, id: EnvironmentId) {
-        let Some(environment) = self.environments.get_mut(&id) else { return };
-        if !environment.inbox.fill(&environment.control).unwrap_or(false) {
-            unwatch(&self.epoll, &environment.control);
-        }
-        loop {
-            let Some(environment) = self.environments.get_mut(&id) else { return };
-            let Ok(Some(answer)) = environment.inbox.take() else { return };
-            match answer {
-                Answer::Ready => {
-                    if let Some(network) = environment.inbox.attached.pop_front() {
-                        environment.network = Some(network);
-                    }
-                    self.environment_ready(id);
-                }
-                Answer::Broken(problem) => self.environment_broken(id, &problem),
-                Answer::Started { command, pid } => {
-                    let terminal = self.commands.get(&command).is_some_and(|command| command.terminal);
-                    let controller = terminal.then(|| environment.inbox.attached.pop_front()).flatten();
-                    self.command_started(id, command, pid, controller);
-                }
-                Answer::Namespaces => self.namespaces_came(id),
-                Answer::Exited { command, status, cpu_us, memory_peak, with_network } => {
-                    if with_network {
-                        environment.network = environment.inbox.attached.pop_front();
-                    }
-                    self.command_exited(id, command, status, cpu_us, memory_peak);
-                }
-                Answer::Failed { command, problem } => {
-                    self.end_once(id);
-                    self.finish(command, Event::Failed(problem));
-                }
-            }
-        }
-    }
-
-    fn environment_ready(&mut self, id: EnvironmentId) {
-        step::reach(Step::AgentEnvironmentReady);
-        if self.environments.get(&id).is_some_and(Environment::awaits_route) {
-            if let Err(problem) = self.connect_route(id) {
-                self.environment_broken(id, &problem);
-                self.end_environment(id);
-            }
-            return;
-        }
-        self.environment_usable(id);
-    }
-
-    /// It is ready, and has a route where it needs one.
-    pub(crate) fn environment_usable(&mut self, id: EnvironmentId) {
-        let Some(environment) = self.environments.get_mut(&id) else { return };
-        if environment.state == State::Preparing {
-            environment.state = if environment.holder.is_some() { State::InUse } else { State::Parked };
-        }
-        let delayed = std::mem::take(&mut environment.delayed);
-        let ready: Vec<Waiting> = std::mem::take(&mut environment.waiting);
-        for waiting in ready {
-            match waiting {
-                Waiting::Ready { connection, stream, parked } => {
-                    self.answer(connection, stream, &Event::Environment { id, parked });
-                }
-                Waiting::Gone { .. } => self.wait_for(id, waiting),
-            }
-        }
-        for DelayedCommand { connection, stream, exec, streams } in delayed {
-            if let Err(problem) = self.exec_in_environment(connection, stream, id, exec, streams, true) {
-                self.fail(connection, stream, problem);
-                self.end_environment(id);
-            }
-        }
-        self.tell_parked();
-    }
-
-    pub(crate) fn environment_broken(&mut self, id: EnvironmentId, problem: &Problem) {
-        let Some(environment) = self.environments.get_mut(&id) else { return };
-        let waiting = std::mem::take(&mut environment.waiting);
-        let delayed = std::mem::take(&mut environment.delayed);
-        let spec = environment.spec.clone();
-        environment.state = State::Ending;
-        // Trying again at once would fail again, and again.
-        self.park.retain(|(kind, _)| !same_kind(kind, &spec));
-        let problem = problem.clone().because("while an environment was made");
-        for one in waiting {
-            match one {
-                Waiting::Ready { connection, stream, .. } => self.fail(connection, stream, problem.clone()),
-                Waiting::Gone { connection, stream } => self.answer(connection, stream, &Event::Done),
-            }
-        }
-        let commands: Vec<u32> =
-            self.commands.iter().filter(|(_, command)| command.place == id).map(|(number, _)| *number).collect();
-        for number in commands {
-            self.finish(number, Event::Failed(problem.clone()));
-        }
-        for command in delayed {
-            self.fail(command.connection, command.stream, problem.clone());
-        }
-        self.fail_parks(&problem);
-    }
-
-    fn command_started(&mut self, id: EnvironmentId, number: u32, pid: i32, controller: Option<OwnedFd>) {
-        let Some(command) = self.commands.get_mut(&number) else { return };
-        if let Some(controller) = controller
-            && attach_terminal(command, controller).is_ok()
-            && let Some(pipe) = command.outputs.first().and_then(Output::pipe)
-        {
-            // A terminal that cannot be watched is read when the command ends.
-            let _ = watch(&self.epoll, pipe, Token::Output(number, 1), EventFlags::IN);
-        }
-        if !command.quiet {
-            let (connection, stream) = (command.connection, command.stream);
-            self.answer(connection, stream, &Event::Started { pid, environment: (id != MACHINE).then_some(id) });
-        }
-    }
-
-    fn command_exited(&mut self, id: EnvironmentId, number: u32, status: i32, cpu_us: u64, memory_peak: u64) {
-        let Some(command) = self.commands.get(&number) else { return };
-        let mut usage = Usage {
-            wall_us: command.started.elapsed().as_micros() as u64,
-            cpu_us,
-            memory_peak: Some(memory_peak),
-            ..Usage::default()
-        };
-        let status = if command.timed_out { CommandStatus::TimedOut } else { CommandStatus::from_wait_status(status) };
-        if let Some(environment) = self.environments.get(&id) {
-            self.add_usage(environment, &mut usage);
-        }
-        self.end_once(id);
-        self.end_if_forsaken(id, number);
-        self.finish(number, Event::Exited { status, usage });
-    }
-
-    /// What an environment used, and which readings and limits there were none of.
-    pub(crate) fn add_usage(&self, environment: &Environment, usage: &mut Usage) {
-        let missing = self.unavailable_limits(&environment.spec, environment.group.as_ref());
-        usage.unavailable = missing.into_iter().map(str::to_owned).collect();
-        match &environment.group {
-            Some(group) => group.add_usage(usage),
-            None => usage.unavailable.push("io".to_owned()),
-        }
     }
 }

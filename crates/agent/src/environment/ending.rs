@@ -7,7 +7,7 @@ use testyard_linux::signal::Signal;
 use testyard_linux::step;
 use testyard_model::step::Step;
 use testyard_model::{CommandStatus, EnvironmentId, Problem, ProblemKind, Usage};
-use testyard_protocol::Event;
+use testyard_protocol::{Event, Linger};
 
 use super::order::{self, Order};
 use super::{Environment, PooledGroup, State, Waiting};
@@ -55,7 +55,7 @@ impl Agent {
 
     /// A command's time is up or its client is gone.
     pub(crate) fn kill_in_environment(&mut self, number: u32, id: EnvironmentId) {
-        let once = self.environments.get(&id).is_some_and(|one| one.once);
+        let once = self.environments.get(&id).is_some_and(|one| one.once && one.linger == Linger::Never);
         if once {
             self.end_environment(id);
         } else if let Some(environment) = self.environments.get(&id) {
@@ -84,6 +84,7 @@ impl Agent {
                 self.finish_killed(number, &environment);
             }
         }
+        self.let_go_of(&mut environment);
         let joining = std::mem::take(&mut environment.joining);
         self.fail_joining(id, joining);
         if environment.user.is_some() {
@@ -119,7 +120,7 @@ impl Agent {
         let status = if command.timed_out { CommandStatus::TimedOut } else { CommandStatus::Signalled(9) };
         let mut usage = Usage { wall_us: command.started.elapsed().as_micros() as u64, ..Usage::default() };
         self.add_usage(environment, &mut usage);
-        self.finish(number, Event::Exited { status, usage });
+        self.finish(number, Event::Exited { status, usage, environment: None });
     }
 
     fn give_back(&mut self, group: Option<PooledGroup>) {

@@ -18,10 +18,10 @@ use testyard_linux::cgroup::Group;
 use testyard_linux::namespace::Kind;
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
 use testyard_linux::signal::{Signal, SignalFd};
-use testyard_linux::{Error, Result, namespace, seccomp, step, terminal};
+use testyard_linux::{Error, Result, mount, namespace, seccomp, step, terminal};
 use testyard_model::step::Step;
 use testyard_model::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
-use testyard_protocol::{Exec, RawText};
+use testyard_protocol::{Exec, Linger, RawText};
 
 use super::order::{self, Answer, Inbox, Order};
 use super::source::SourceView;
@@ -55,6 +55,10 @@ pub(crate) struct Init<'a> {
     pub(crate) network: Option<OwnedFd>,
     /// What a working tree must not show.
     pub(crate) hidden: &'a [PathBuf],
+    /// Another environment, with whose files this one begins.
+    pub(crate) forked: Option<ForkedFrom<'a>>,
+    /// Where its changes are kept, and what its source still needs.
+    pub(crate) kept: Kept,
     /// The filter of system calls; none for plain processes on the host.
     pub(crate) profile: Option<seccomp::Profile>,
 }
@@ -67,6 +71,25 @@ pub(crate) enum Setup<'a> {
     Workspace { folder: PathBuf, work: PathBuf, mounts: Option<BorrowedFd<'a>> },
     /// The machine itself, with a root of its own where it has one.
     Machine(Option<MachineRoot<'a>>),
+}
+
+/// What a fork begins with.
+pub(crate) struct ForkedFrom<'a> {
+    /// The file system of the first one's changes to its root.
+    pub(crate) root: Option<BorrowedFd<'a>>,
+    /// That of the changes to its source, the source as a detached mount, and where it belongs.
+    pub(crate) source: Option<(&'a OwnedFd, BorrowedFd<'a>, &'a Path)>,
+}
+
+/// What is opened while there is a way to it.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// The file system of the root's changes.
+    root: Option<OwnedFd>,
+    /// That of the source's changes, where it was shown.
+    source: Option<OwnedFd>,
+    /// What a sealed layer changed of the source: a detached mount.
+    sealed: Option<OwnedFd>,
 }
 
 /// The command an environment was made for.
@@ -82,6 +105,7 @@ pub(crate) struct FirstCommand<'a> {
 struct Running {
     number: u32,
     once: bool,
+    linger: Linger,
     failure: OwnedFd,
 }
 
@@ -90,7 +114,8 @@ pub(crate) fn run(mut init: Init<'_>) -> ! {
     let status = match set_up(&mut init) {
         Ok(inbox) => {
             let first = init.first.take();
-            let status = serve(&init, inbox, first);
+            let kept = std::mem::take(&mut init.kept);
+            let status = serve(&init, inbox, first, kept);
             if !matches!(init.setup, Setup::Namespaces(_)) {
                 // Bounded: a fork bomb is for the limit on processes.
                 let _ = process::kill_descendants(rustix::process::getpid());
@@ -133,7 +158,21 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
             if init.maps_follow {
                 await_maps(init, &mut inbox)?;
             }
-            root::mount_environment(environment)?;
+            if let Some(sealed) =
+                environment.sealed.as_ref().map(|folder| folder.join("source")).filter(|path| path.is_dir())
+            {
+                init.kept.sealed = Some(mount::clone_tree(sealed.as_path(), false)?);
+            }
+            init.kept.root = Some(root::mount_environment(environment)?);
+            if let Some((changes, tree, target)) = init.forked.as_ref().and_then(|forked| forked.source) {
+                let sealed = init.kept.sealed.take();
+                let view = SourceView {
+                    sealed: sealed.as_ref(),
+                    forked: Some(changes),
+                    ..source_view(init.spec, init.hidden, target)
+                };
+                init.kept.source = Some(view.mount(tree)?);
+            }
         }
         Setup::Machine(Some(machine)) => {
             machine.mount()?;
@@ -167,12 +206,21 @@ fn close_others(init: &Init<'_>) -> Result<()> {
     if let Setup::Workspace { mounts: Some(mounts), .. } = &init.setup {
         kept.push(*mounts);
     }
+    if let Some(forked) = &init.forked {
+        kept.extend(forked.root);
+        kept.extend(forked.source.iter().flat_map(|(changes, tree, _)| [changes.as_fd(), *tree]));
+    }
     if let Some(first) = &init.first {
         kept.extend(first.source.map(|(mount, _)| mount));
         kept.extend(first.streams.iter().flatten().map(|fd| fd.as_fd()));
     }
     kept.extend(step::log());
     process::close_range_from(3, &kept)
+}
+
+fn source_view<'a>(spec: &EnvironmentSpec, hidden: &'a [PathBuf], target: &'a Path) -> SourceView<'a> {
+    let size = spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0;
+    SourceView { target, size, hidden, sealed: None, forked: None }
 }
 
 fn await_maps(init: &Init<'_>, inbox: &mut Inbox) -> Result<()> {
@@ -193,11 +241,13 @@ struct Server<'a, 'b> {
     inhabited: bool,
     /// Where the source was mounted: once an environment.
     source: Option<PathBuf>,
+    kept: Kept,
 }
 
-fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>) -> i32 {
+fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kept: Kept) -> i32 {
     let Ok(signals) = SignalFd::new(&[Signal::CHLD, Signal::TERM]) else { return 1 };
-    let mut server = Server { init, running: HashMap::new(), inhabited: false, source: None };
+    let source = init.forked.as_ref().and_then(|forked| forked.source).map(|(_, _, target)| target.to_owned());
+    let mut server = Server { init, running: HashMap::new(), inhabited: false, source, kept };
     if let Some(first) = first {
         let source = first.source.and_then(|(fd, path)| fd.try_clone_to_owned().ok().map(|fd| (fd, path.to_owned())));
         server.start(first.number, first.exec, source, first.streams, first.once);
@@ -239,6 +289,7 @@ impl Server<'_, '_> {
                 Order::Go => {}
                 Order::End => return false,
                 Order::Namespaces => self.send_namespaces(),
+                Order::Uppers => self.send_uppers(),
                 Order::Signal { command, signal, group } => self.signal(command, signal, group),
                 Order::Kill { command } => killed.push(command),
                 Order::Run { command, exec, source, once } => {
@@ -265,6 +316,14 @@ impl Server<'_, '_> {
         let attached: Vec<_> = opened.iter().map(|fd| fd.as_fd()).collect();
         // An agent that is gone ends this init.
         let _ = order::send(self.init.control.as_fd(), &Answer::Namespaces, &attached);
+    }
+
+    fn send_uppers(&self) {
+        let Kept { root, source, .. } = &self.kept;
+        let answer = Answer::Uppers { root: root.is_some(), source: source.is_some() };
+        let attached: Vec<_> = root.iter().chain(source).map(|fd| fd.as_fd()).collect();
+        // An agent that is gone ends this init.
+        let _ = order::send(self.init.control.as_fd(), &answer, &attached);
     }
 
     fn signal(&self, command: u32, signal: i32, group: bool) {
@@ -329,10 +388,11 @@ impl Server<'_, '_> {
         once: bool,
     ) -> std::result::Result<(), Problem> {
         if let (Some((tree, target)), None) = (source, &self.source) {
-            let size = self.init.spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0;
-            let view = SourceView { target: &target, size, hidden: self.init.hidden };
+            let sealed = self.kept.sealed.take();
+            let view = source_view(self.init.spec, self.init.hidden, &target);
+            let view = SourceView { sealed: sealed.as_ref(), ..view };
             let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
-            shown.map_err(|error| error.problem())?;
+            self.kept.source = Some(shown.map_err(|error| error.problem())?);
             self.source = Some(target);
         }
         let (streams, controller) = self.streams(exec, streams)?;
@@ -350,7 +410,7 @@ impl Server<'_, '_> {
                 process::exit_immediately(127)
             }
             Forked::Parent(child) => {
-                self.running.insert(child.pid, Running { number, once, failure });
+                self.running.insert(child.pid, Running { number, once, linger: exec.linger, failure });
                 let attached = controller.as_ref().map(|fd| fd.as_fd());
                 // Where nobody waits for the word, the agent is not woken for it.
                 if !exec.quiet || controller.is_some() {
@@ -418,7 +478,8 @@ impl Server<'_, '_> {
             let Some(running) = self.running.remove(&pid) else { continue };
             let mut text = [0; 4096];
             let told = rustix::io::read(&running.failure, &mut text).unwrap_or(0);
-            let network = self.init.network.as_ref().filter(|_| running.once).map(|fd| fd.as_fd());
+            let ends = running.once && (told > 0 || !running.linger.applies(status));
+            let network = self.init.network.as_ref().filter(|_| ends).map(|fd| fd.as_fd());
             let answer = match serde_json::from_slice::<Problem>(&text[..told]) {
                 Ok(problem) => Answer::Failed { command: running.number, problem },
                 Err(_) => Answer::Exited {
@@ -431,7 +492,7 @@ impl Server<'_, '_> {
             };
             let attached = if matches!(answer, Answer::Exited { .. }) { network } else { None };
             let sent = order::send(self.init.control.as_fd(), &answer, attached.as_slice());
-            if running.once || sent.is_err() {
+            if ends || sent.is_err() {
                 return true;
             }
         }

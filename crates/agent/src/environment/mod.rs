@@ -6,19 +6,25 @@
 //! ```
 
 mod book;
+mod changes;
 mod ending;
 mod group;
+mod hearing;
 mod holding;
 pub(crate) mod init;
 pub(crate) mod joining;
+pub(crate) mod keeping;
+pub(crate) mod looking;
 pub(crate) mod order;
 pub(crate) mod parking;
 pub(crate) mod root;
 pub(crate) mod source;
 mod workspace;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use testyard_linux::cgroup::Group;
 use testyard_linux::namespace::{self, IdMap, Kind};
@@ -29,13 +35,15 @@ use testyard_linux::{Error, Result, step};
 use testyard_model::step::Step;
 use testyard_model::{EnvironmentId, EnvironmentLimits, EnvironmentSpec, Network, UserSpec};
 use testyard_protocol::start::{AgentStart, IdRange};
-use testyard_protocol::{Exec, RawText};
+use testyard_protocol::{Exec, Linger, RawText};
 
 pub(crate) use self::group::PooledGroup;
-use self::init::{FirstCommand, Init, Setup};
+use self::init::{FirstCommand, ForkedFrom, Init, Kept, Setup};
 use self::joining::Joining;
+use self::looking::Looking;
 use self::order::{Answer, Inbox, Order};
 use crate::place::{NamespacePlace, Place, PlaceKind};
+use crate::source::Source;
 use crate::standard_streams::StandardStreams;
 use crate::start::machine_root::MachineRoot;
 
@@ -84,12 +92,27 @@ pub(crate) struct Environment {
     pub(crate) namespaces: Option<Vec<OwnedFd>>,
     /// Those who wait for them.
     pub(crate) joining: Vec<Joining>,
+    /// The layers that its root was made of, above those of the machine.
+    pub(crate) generations: Vec<PathBuf>,
+    /// Whether it outlives the command that it was made for.
+    pub(crate) linger: Linger,
+    /// It has no holder, and lives until its time is over.
+    pub(crate) kept: bool,
+    /// The working tree that it shows.
+    pub(crate) shown: Option<Rc<Source>>,
+    /// Those who wait to be told where its changes are.
+    pub(crate) looking: VecDeque<Looking>,
 }
 
 impl Environment {
     /// Whether its init is ready and its route out is not there yet.
     pub(crate) fn awaits_route(&self) -> bool {
         self.state == State::Preparing && self.user.is_some()
+    }
+
+    /// Whether it was made ahead of need, and is nobody's.
+    pub(crate) fn is_spare(&self) -> bool {
+        self.holder.is_none() && !self.once && !self.kept && self.id != MACHINE
     }
 }
 
@@ -119,6 +142,7 @@ pub(crate) struct Request<'a> {
     pub(crate) generations: &'a [PathBuf],
     pub(crate) machine_env: &'a [(RawText, RawText)],
     pub(crate) first: Option<FirstCommand<'a>>,
+    pub(crate) forked: Option<ForkedFrom<'a>>,
 }
 
 /// What a clone gives.
@@ -151,7 +175,7 @@ pub(crate) fn make(place: &Place, request: Request<'_>) -> Result<Made> {
 
 fn child_side<'a>(
     place: &'a Place,
-    request: Request<'a>,
+    mut request: Request<'a>,
     control: OwnedFd,
     workspace: Option<PathBuf>,
     flags: CloneFlags,
@@ -160,9 +184,12 @@ fn child_side<'a>(
         PlaceKind::Namespace(namespace) => (&namespace.roots.hidden, Some(profile_of(namespace))),
         PlaceKind::Process { .. } => (&[], None),
     };
+    let forked = request.forked.take();
     let setup = match (&place.kind, &workspace) {
         (PlaceKind::Namespace(namespace), None) => Setup::Namespaces(root::EnvironmentRoot {
             generations: request.generations,
+            sealed: request.spec.layer.as_deref().map(keeping::layer_folder),
+            forked: forked.as_ref().and_then(|forked| forked.root),
             roots: &namespace.roots,
             disk: request.spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0,
             own_network: request.spec.network != Network::Host,
@@ -192,6 +219,8 @@ fn child_side<'a>(
         first: request.first,
         network: None,
         hidden,
+        forked,
+        kept: Kept::default(),
         profile,
     }
 }
@@ -235,6 +264,8 @@ pub(crate) fn make_machine(place: &mut Place, start: &AgentStart, spec: &Environ
                 first: None,
                 network: None,
                 hidden: &[],
+                forked: None,
+                kept: Kept::default(),
                 profile: match &place.kind {
                     PlaceKind::Namespace(namespace) => Some(profile_of(namespace)),
                     PlaceKind::Process { .. } => None,

@@ -22,6 +22,8 @@ pub(crate) enum Order {
     Kill { command: u32 },
     /// Open your namespaces for somebody who wants in.
     Namespaces,
+    /// Send where your changes are kept.
+    Uppers,
     /// End every process and exit.
     End,
 }
@@ -36,6 +38,9 @@ pub(crate) enum Answer {
     Broken(Problem),
     /// Attached: its namespaces, in the order of `Kind::ALL`.
     Namespaces,
+    /// Attached: the file system of its root's changes where there is one, then that of its source's changes
+    /// where that was shown.
+    Uppers { root: bool, source: bool },
     /// A command was forked. Attached: the terminal's controlling side if it has one.
     Started { command: u32, pid: i32 },
     /// A command ended. Attached, if it was all that the environment was made for: its network, so that the agent

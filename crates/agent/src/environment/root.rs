@@ -1,11 +1,13 @@
 //! Putting a root together out of the staging area. Runs in a forked child, never in the agent itself.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use testyard_linux::cgroup::Hierarchy;
+use testyard_linux::files::{self, CopyOptions};
 use testyard_linux::mount::{self, Attributes, Layer, OverlaySpec, RootMount, TmpfsOptions};
 use testyard_linux::{Error, Result};
 
@@ -29,6 +31,10 @@ pub(crate) struct Root<'a> {
 pub(crate) struct EnvironmentRoot<'a> {
     /// Layers above those of the machine: its generations.
     pub(crate) generations: &'a [PathBuf],
+    /// The folder of a sealed layer above them.
+    pub(crate) sealed: Option<PathBuf>,
+    /// The file system of another environment's changes, with which this one begins.
+    pub(crate) forked: Option<BorrowedFd<'a>>,
     /// The machine's layers.
     pub(crate) roots: &'a Roots,
     /// Bytes that may be written.
@@ -37,17 +43,22 @@ pub(crate) struct EnvironmentRoot<'a> {
     pub(crate) own_network: bool,
 }
 
-/// Mounts an environment's root and makes it `/`.
-pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<()> {
+/// Mounts an environment's root and makes it `/`. The file system of its changes, which nothing leads to any more.
+pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<OwnedFd> {
     let base = Path::new(BASE);
     let upper = mount::tmpfs(&TmpfsOptions { size: Some(spec.disk), inodes: None, mode: 0o755 })?;
     mount::attach(upper.as_fd(), base)?;
-    let lower = spec.generations.iter().chain(&spec.roots.layers).map(PathBuf::as_path).collect::<Vec<_>>();
-    let overlay = overlay_in(base, "root", &lower, &spec.roots.data)?;
+    let kept = open_folder(base)?;
+    let sealed = |name: &str| spec.sealed.as_ref().map(|folder| folder.join(name)).filter(|folder| folder.is_dir());
+    let own = sealed("root");
+    let lower = own.iter().chain(spec.generations).chain(&spec.roots.layers).map(PathBuf::as_path).collect::<Vec<_>>();
+    let overlay = overlay_in(base, "root", &lower, &spec.roots.data, spec.forked)?;
     let mut submounts = Vec::new();
     for (index, submount) in spec.roots.submounts.iter().enumerate() {
-        let layers = submount.layers.iter().map(PathBuf::as_path).collect::<Vec<_>>();
-        submounts.push((&submount.target, overlay_in(base, &format!("sub{index}"), &layers, &[])?));
+        let name = submount_name(index);
+        let own = sealed(&name);
+        let layers = own.iter().chain(&submount.layers).map(PathBuf::as_path).collect::<Vec<_>>();
+        submounts.push((&submount.target, overlay_in(base, &name, &layers, &[], spec.forked)?));
     }
     mount::attach(overlay.as_fd(), base)?;
     for (target, submount) in &submounts {
@@ -57,15 +68,59 @@ pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<()> {
     }
     mount_system(&Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys") })?;
     mount_exposed(base, &spec.roots.exposed)?;
-    mount::pivot_into(base, RootMount::Mounted)
+    mount::pivot_into(base, RootMount::Mounted)?;
+    Ok(kept)
+}
+
+/// What the changes of the `index`th file system below the root are called.
+pub(crate) fn submount_name(index: usize) -> String {
+    format!("sub{index}")
+}
+
+/// The layers below an environment's root, merged and read-only; not attached anywhere. For looking at what was changed.
+pub(crate) fn mount_below(layers: &[&Path], data: &[PathBuf]) -> Result<OwnedFd> {
+    // An overlay without an upper layer needs two others.
+    let nothing = Path::new("/scratch/empty");
+    make_folders(nothing)?;
+    mount::overlay(&OverlaySpec {
+        lower: layers.iter().copied().chain([nothing]).map(Layer::Path).collect(),
+        data_only: data.iter().map(|path| Layer::Path(path)).collect(),
+        upper: None,
+        user_xattr: true,
+        metacopy: false,
+        volatile: false,
+        read_only: true,
+    })
+}
+
+/// Opens a folder for what comes later.
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Error::new("open", path.display(), error))
+}
+
+/// Fills the empty folder `target` with what `name` holds in another environment's changes.
+pub(crate) fn begin_with(forked: Option<BorrowedFd<'_>>, name: &str, target: &Path) -> Result<()> {
+    let Some(forked) = forked else { return Ok(()) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = rustix::fs::openat(forked, name, flags, Mode::empty())
+        .map_err(|error| Error::new("open the changes of", name, error))?;
+    files::copy_tree(from.as_fd(), open_folder(target)?.as_fd(), CopyOptions::default()).map(drop)
 }
 
 /// An overlay whose upper and work folders are made below `base`; not attached yet.
-fn overlay_in(base: &Path, name: &str, lower: &[&Path], data: &[PathBuf]) -> Result<OwnedFd> {
+fn overlay_in(
+    base: &Path,
+    name: &str,
+    lower: &[&Path],
+    data: &[PathBuf],
+    forked: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
     let upper = base.join(name);
     let work = base.join(format!("{name}.work"));
     make_folder(&upper, 0o755)?;
     make_folder(&work, 0o700)?;
+    begin_with(forked, name, &upper)?;
     mount::overlay(&OverlaySpec {
         lower: lower.iter().map(|path| Layer::Path(path)).collect(),
         data_only: data.iter().map(|path| Layer::Path(path)).collect(),

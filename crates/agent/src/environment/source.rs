@@ -14,7 +14,10 @@ use testyard_linux::namespace::{self, Kind};
 use testyard_linux::process::CloneFlags;
 use testyard_linux::{Error, Result};
 
-use super::root::make_folders;
+use super::root::{begin_with, make_folders, open_folder};
+
+/// What the changes of a view are called in their file system.
+pub(crate) const CHANGES: &str = "upper";
 
 /// A copy-on-write view of a working tree, not there yet.
 pub(crate) struct SourceView<'a> {
@@ -24,28 +27,36 @@ pub(crate) struct SourceView<'a> {
     pub(crate) size: u64,
     /// Absolute paths that are hidden where they lie in it, parents first.
     pub(crate) hidden: &'a [PathBuf],
+    /// A layer that was sealed before, a detached mount, seen above the tree.
+    pub(crate) sealed: Option<&'a OwnedFd>,
+    /// The file system of another environment's changes, with which this one begins.
+    pub(crate) forked: Option<&'a OwnedFd>,
 }
 
 impl SourceView<'_> {
-    /// Mounts the view of `tree` (a detached mount). Nothing may run here yet.
-    pub(crate) fn mount(&self, tree: BorrowedFd<'_>) -> Result<()> {
+    /// Mounts the view of `tree` (a detached mount). Nothing may run here yet. The file system of its changes, which
+    /// nothing leads to any more.
+    pub(crate) fn mount(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
         make_folders(self.target)?;
-        let overlay = self.overlay(tree)?;
-        mount::attach(overlay.as_fd(), self.target)
+        let (overlay, changes) = self.overlay(tree)?;
+        mount::attach(overlay.as_fd(), self.target)?;
+        Ok(changes)
     }
 
     /// As [`SourceView::mount`], beside processes that may already be root here.
-    pub(crate) fn mount_unseen(&self, tree: BorrowedFd<'_>) -> Result<()> {
+    pub(crate) fn mount_unseen(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
         make_folders(self.target)?;
         let here = namespace::open(None, Kind::Mount)?;
         namespace::unshare(CloneFlags::NEWNS)?;
         let overlay = mount::make_all_private().and_then(|()| self.overlay(tree));
         namespace::enter(here.as_fd(), CloneFlags::NEWNS)?;
-        mount::attach(overlay?.as_fd(), self.target)
+        let (overlay, changes) = overlay?;
+        mount::attach(overlay.as_fd(), self.target)?;
+        Ok(changes)
     }
 
     /// Makes the overlay. What it stands on is mounted at the target meanwhile, and not any more afterwards.
-    fn overlay(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fn overlay(&self, tree: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
         let base = mount::tmpfs(&TmpfsOptions { size: Some(self.size), inodes: None, mode: 0o755 })?;
         mount::attach(base.as_fd(), self.target)?;
         let overlay = self.put_together(tree);
@@ -54,14 +65,25 @@ impl SourceView<'_> {
         overlay
     }
 
-    fn put_together(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fn put_together(&self, tree: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
         let folder = |name: &str| {
             let path = self.target.join(name);
             make_folder(&path).map(|()| path)
         };
-        let (lower, upper, work) = (folder("lower")?, folder("upper")?, folder("work")?);
+        let (lower, upper, work) = (folder("lower")?, folder(CHANGES)?, folder("work")?);
         mount::attach(tree, &lower)?;
+        let sealed = match self.sealed {
+            Some(layer) => {
+                let at = folder("sealed")?;
+                mount::attach(layer.as_fd(), &at)?;
+                Some(at)
+            }
+            None => None,
+        };
+        // Opened while there is a way to it.
+        let changes = open_folder(self.target)?;
         copy_owner(&lower, &upper)?;
+        begin_with(self.forked.map(|forked| forked.as_fd()), CHANGES, &upper)?;
         for path in self.hidden {
             if let Ok(path) = path.strip_prefix(self.target)
                 && path != Path::new("")
@@ -69,15 +91,16 @@ impl SourceView<'_> {
                 hide(&lower, &upper, path)?;
             }
         }
-        mount::overlay(&OverlaySpec {
-            lower: vec![Layer::Path(&lower)],
+        let overlay = mount::overlay(&OverlaySpec {
+            lower: sealed.iter().chain([&lower]).map(Layer::from).collect(),
             data_only: Vec::new(),
             upper: Some((Layer::Path(&upper), Layer::Path(&work))),
             user_xattr: true,
             metacopy: false,
             volatile: true,
             read_only: false,
-        })
+        })?;
+        Ok((overlay, changes))
     }
 }
 

@@ -310,6 +310,7 @@ pub(crate) fn spec(isolation: Isolation, user: UserSpec) -> EnvironmentSpec {
         host_name: None,
         source: None,
         strict_limits: false,
+        layer: None,
     }
 }
 

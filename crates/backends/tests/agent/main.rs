@@ -9,6 +9,7 @@ mod escapes;
 mod files;
 mod fixture;
 mod holding;
+mod keeping;
 mod limits;
 mod network;
 mod sources;

@@ -152,6 +152,7 @@ impl Run {
             host_name: None,
             source: self.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
             strict_limits: self.strict_limits,
+            layer: None,
         }))
     }
 

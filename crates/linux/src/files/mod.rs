@@ -1,6 +1,7 @@
 //! Files reached through descriptors of folders, so that no name that others chose leads elsewhere.
 
 pub mod attributes;
+pub mod changes;
 mod copy;
 mod remove;
 

@@ -12,6 +12,7 @@
 mod connection;
 mod error;
 mod gate;
+mod keeping;
 mod running;
 mod session;
 mod source;
@@ -22,6 +23,7 @@ mod transfer;
 
 pub use connection::{Connection, Reply};
 pub use error::ClientError;
+pub use keeping::ChangeList;
 pub use running::{Awaited, Captured, Finished, RunningCommand};
 pub use session::{CommandHandle, Session, SessionCommand};
 pub use streams::{StreamReader, StreamWriter};

@@ -24,6 +24,8 @@ pub struct Finished {
     pub pid: i32,
     /// The environment it ran in, if any.
     pub environment: Option<EnvironmentId>,
+    /// That environment, where it outlived the command.
+    pub lingering: Option<EnvironmentId>,
 }
 
 /// A finished command and what it wrote.
@@ -201,9 +203,9 @@ impl RunningCommand<'_> {
                 self.started = Some((pid, environment));
                 Ok(None)
             }
-            Event::Exited { status, usage } => {
+            Event::Exited { status, usage, environment: lingering } => {
                 let (pid, environment) = self.started.unwrap_or_default();
-                Ok(Some(Finished { status, usage, pid, environment }))
+                Ok(Some(Finished { status, usage, pid, environment, lingering }))
             }
             other => Err(self.connection.unexpected(&other)),
         }

@@ -226,9 +226,9 @@ impl SessionCommand {
         loop {
             match self.handle.shared.next(&self.events, "a command was running")?.event {
                 Event::Started { pid, environment } => self.started = Some((pid, environment)),
-                Event::Exited { status, usage } => {
+                Event::Exited { status, usage, environment: lingering } => {
                     let (pid, environment) = self.started.unwrap_or_default();
-                    return Ok(Finished { status, usage, pid, environment });
+                    return Ok(Finished { status, usage, pid, environment, lingering });
                 }
                 other => return Err(self.handle.shared.unexpected(&other)),
             }

@@ -203,6 +203,7 @@ pub(super) fn environment(isolation: Isolation, user: UserSpec) -> EnvironmentSp
         host_name: None,
         source: None,
         strict_limits: false,
+        layer: None,
     }
 }
 

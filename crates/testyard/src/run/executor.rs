@@ -185,6 +185,7 @@ fn spec_of(job: &Job, isolation: Isolation, tree: &Path) -> EnvironmentSpec {
         host_name: None,
         source: Some(tree.to_path_buf()),
         strict_limits: false,
+        layer: None,
     }
 }
 

@@ -1,0 +1,164 @@
+//! What an environment's init says, and what follows from it.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::EventFlags;
+use testyard_linux::step;
+use testyard_model::step::Step;
+use testyard_model::{CommandStatus, EnvironmentId, Problem, Usage};
+use testyard_protocol::Event;
+
+use super::order::Answer;
+use super::{DelayedCommand, Environment, MACHINE, State, Waiting, same_kind};
+use crate::agent::{Agent, Token, unwatch, watch};
+use crate::relay::Output;
+use crate::request::attach_terminal;
+
+impl Agent {
+    /// Reads what an environment's init says.
+    pub(crate) fn hear_environment(&mut self, id: EnvironmentId) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        if !environment.inbox.fill(&environment.control).unwrap_or(false) {
+            unwatch(&self.epoll, &environment.control);
+        }
+        loop {
+            let Some(environment) = self.environments.get_mut(&id) else { return };
+            let Ok(Some(answer)) = environment.inbox.take() else { return };
+            match answer {
+                Answer::Ready => {
+                    if let Some(network) = environment.inbox.attached.pop_front() {
+                        environment.network = Some(network);
+                    }
+                    self.environment_ready(id);
+                }
+                Answer::Broken(problem) => self.environment_broken(id, &problem),
+                Answer::Started { command, pid } => {
+                    let terminal = self.commands.get(&command).is_some_and(|command| command.terminal);
+                    let controller = terminal.then(|| environment.inbox.attached.pop_front()).flatten();
+                    self.command_started(id, command, pid, controller);
+                }
+                Answer::Namespaces => self.namespaces_came(id),
+                Answer::Uppers { root, source } => self.uppers_came(id, root, source),
+                Answer::Exited { command, status, cpu_us, memory_peak, with_network } => {
+                    if with_network {
+                        environment.network = environment.inbox.attached.pop_front();
+                    }
+                    self.command_exited(id, command, status, cpu_us, memory_peak);
+                }
+                Answer::Failed { command, problem } => {
+                    self.end_once(id);
+                    self.finish(command, Event::Failed(problem));
+                }
+            }
+        }
+    }
+
+    fn environment_ready(&mut self, id: EnvironmentId) {
+        step::reach(Step::AgentEnvironmentReady);
+        if self.environments.get(&id).is_some_and(Environment::awaits_route) {
+            if let Err(problem) = self.connect_route(id) {
+                self.environment_broken(id, &problem);
+                self.end_environment(id);
+            }
+            return;
+        }
+        self.environment_usable(id);
+    }
+
+    /// It is ready, and has a route where it needs one.
+    pub(crate) fn environment_usable(&mut self, id: EnvironmentId) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        if environment.state == State::Preparing {
+            environment.state =
+                if environment.holder.is_some() || environment.kept { State::InUse } else { State::Parked };
+        }
+        let delayed = std::mem::take(&mut environment.delayed);
+        let ready: Vec<Waiting> = std::mem::take(&mut environment.waiting);
+        for waiting in ready {
+            match waiting {
+                Waiting::Ready { connection, stream, parked } => {
+                    self.answer(connection, stream, &Event::Environment { id, parked });
+                }
+                Waiting::Gone { .. } => self.wait_for(id, waiting),
+            }
+        }
+        for DelayedCommand { connection, stream, exec, streams } in delayed {
+            if let Err(problem) = self.exec_in_environment(connection, stream, id, exec, streams, true) {
+                self.fail(connection, stream, problem);
+                self.end_environment(id);
+            }
+        }
+        self.tell_parked();
+    }
+
+    pub(crate) fn environment_broken(&mut self, id: EnvironmentId, problem: &Problem) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        let waiting = std::mem::take(&mut environment.waiting);
+        let delayed = std::mem::take(&mut environment.delayed);
+        let spec = environment.spec.clone();
+        environment.state = State::Ending;
+        // Trying again at once would fail again, and again.
+        self.park.retain(|(kind, _)| !same_kind(kind, &spec));
+        let problem = problem.clone().because("while an environment was made");
+        for one in waiting {
+            match one {
+                Waiting::Ready { connection, stream, .. } => self.fail(connection, stream, problem.clone()),
+                Waiting::Gone { connection, stream } => self.answer(connection, stream, &Event::Done),
+            }
+        }
+        let commands: Vec<u32> =
+            self.commands.iter().filter(|(_, command)| command.place == id).map(|(number, _)| *number).collect();
+        for number in commands {
+            self.finish(number, Event::Failed(problem.clone()));
+        }
+        for command in delayed {
+            self.fail(command.connection, command.stream, problem.clone());
+        }
+        self.fail_parks(&problem);
+    }
+
+    fn command_started(&mut self, id: EnvironmentId, number: u32, pid: i32, controller: Option<OwnedFd>) {
+        let Some(command) = self.commands.get_mut(&number) else { return };
+        if let Some(controller) = controller
+            && attach_terminal(command, controller).is_ok()
+            && let Some(pipe) = command.outputs.first().and_then(Output::pipe)
+        {
+            // A terminal that cannot be watched is read when the command ends.
+            let _ = watch(&self.epoll, pipe, Token::Output(number, 1), EventFlags::IN);
+        }
+        if !command.quiet {
+            let (connection, stream) = (command.connection, command.stream);
+            self.answer(connection, stream, &Event::Started { pid, environment: (id != MACHINE).then_some(id) });
+        }
+    }
+
+    fn command_exited(&mut self, id: EnvironmentId, number: u32, raw: i32, cpu_us: u64, memory_peak: u64) {
+        let Some(command) = self.commands.get(&number) else { return };
+        let mut usage = Usage {
+            wall_us: command.started.elapsed().as_micros() as u64,
+            cpu_us,
+            memory_peak: Some(memory_peak),
+            ..Usage::default()
+        };
+        let status = if command.timed_out { CommandStatus::TimedOut } else { CommandStatus::from_wait_status(raw) };
+        if let Some(environment) = self.environments.get(&id) {
+            self.add_usage(environment, &mut usage);
+        }
+        let environment = self.lingers(id, raw).then_some(id);
+        if environment.is_none() {
+            self.end_once(id);
+        }
+        self.end_if_forsaken(id, number);
+        self.finish(number, Event::Exited { status, usage, environment });
+    }
+
+    /// What an environment used, and which readings and limits there were none of.
+    pub(crate) fn add_usage(&self, environment: &Environment, usage: &mut Usage) {
+        let missing = self.unavailable_limits(&environment.spec, environment.group.as_ref());
+        usage.unavailable = missing.into_iter().map(str::to_owned).collect();
+        match &environment.group {
+            Some(group) => group.add_usage(usage),
+            None => usage.unavailable.push("io".to_owned()),
+        }
+    }
+}
