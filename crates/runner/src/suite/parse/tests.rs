@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::{CommandLine, ConfigError, SuiteFile};
 use super::parse;
+use crate::suite::keys;
 
 fn read(text: &str) -> Result<SuiteFile, ConfigError> {
     parse(text, Path::new("testyard.toml"))
@@ -263,7 +264,7 @@ fn the_documented_file_is_valid_and_names_every_key() {
     let page = include_str!("../../../../../docs/suite.md");
     let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).expect("the page has an example");
     read(example).unwrap_or_else(|error| panic!("{}", error.render(false)));
-    for key in [super::TOP, super::SUITE, super::RUN, super::RESOURCES, super::TEST, super::GLOB].concat() {
+    for key in [keys::TOP, keys::SUITE, keys::RUN, keys::RESOURCES, keys::TEST, keys::GLOB].concat() {
         assert!(example.contains(key), "docs/suite.md does not show `{key}`");
     }
 }

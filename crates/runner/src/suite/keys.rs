@@ -1,0 +1,33 @@
+//! Every key of the format, table by table: what the parser accepts and the schema must list.
+
+/// The keys that tests, globs and defaults share, after those that are a table's own.
+macro_rules! with_settings {
+    ($($own:literal),*) => {
+        &[
+            $($own,)*
+            "needs",
+            "isolation",
+            "network",
+            "timeout",
+            "env",
+            "resources",
+            "user",
+            "cwd",
+            "tags",
+            "owner",
+            "retries",
+            "outputs",
+        ]
+    };
+}
+
+/// The keys of one table.
+pub(super) type Keys = &'static [&'static str];
+
+pub(super) const TOP: Keys = &["format", "suite", "run", "test", "tests"];
+pub(super) const SUITE: Keys = &["name", "backend", "image", "defaults"];
+pub(super) const RUN: Keys = &["jobs", "fail-fast", "no-skip"];
+pub(super) const RESOURCES: Keys = &["cpus", "memory", "pids", "disk", "exclusive"];
+pub(super) const DEFAULTS: Keys = with_settings!();
+pub(super) const TEST: Keys = with_settings!("name", "command");
+pub(super) const GLOB: Keys = with_settings!("glob", "exclude", "command");
