@@ -158,6 +158,7 @@ pub fn strongest() -> EnvironmentSpec {
         source: None,
         strict_limits: false,
         layer: None,
+        joins: None,
     }
 }
 

@@ -400,6 +400,7 @@ fn machine_spec(start: &AgentStart) -> EnvironmentSpec {
         source: None,
         strict_limits: false,
         layer: None,
+        joins: None,
     }
 }
 

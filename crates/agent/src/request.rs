@@ -113,6 +113,13 @@ impl Agent {
             )),
             Request::Enter(id) => self.join(id, Joining::Client { connection: number, stream }),
             Request::Namespaces => self.hand_out_machine(number, stream),
+            Request::Listening { .. } if version < 3 => Err(Problem::new(
+                ProblemKind::Unsupported,
+                "this connection speaks protocol version 2, which cannot wait for a port",
+            )),
+            Request::Listening { environment, port, patience_ms } => {
+                self.await_listening(number, stream, environment, port, patience_ms)
+            }
             Request::Park(spec, count) => self.park_on_request(number, stream, *spec, count),
             Request::Source { path } => self.add_source(number, stream, path.as_path(), &attached),
             Request::Keep { .. }

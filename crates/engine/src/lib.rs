@@ -5,8 +5,10 @@
 //! who makes machines, and which, is for the crates above it.
 
 mod outcome;
+mod services;
 mod source;
 mod warm;
 
 pub use outcome::{Ended, Output};
+pub use services::{LogEnd, Readiness, Served, Service, ServiceFailure, ServiceRecord, SharedServices};
 pub use warm::{Attendance, EnvironmentRun, WarmMachine};

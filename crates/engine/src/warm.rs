@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use testyard_machine::client::{Awaited, ClientError, Connection, Finished};
+use testyard_machine::client::{Awaited, ClientError, Connection, Finished, RunningCommand};
 use testyard_model::{EnvironmentSpec, Isolation, Problem};
 use testyard_protocol::{Exec, Place, RawText, Role, StreamTarget};
 
@@ -16,7 +16,7 @@ use crate::outcome::{Ended, Output};
 use crate::source::Sources;
 
 /// How much longer than its deadline a command may take until the machine counts as lost.
-const GRACE: Duration = Duration::from_secs(20);
+pub(crate) const GRACE: Duration = Duration::from_secs(20);
 
 /// A running machine.
 #[derive(Debug)]
@@ -28,9 +28,21 @@ pub struct WarmMachine {
 
 /// A kept connection and what was shown over it.
 #[derive(Debug)]
-struct Link {
-    connection: Connection,
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
     sources: Sources,
+}
+
+impl Link {
+    /// The number of the working tree for an environment that shows it.
+    pub(crate) fn source(&mut self, spec: &EnvironmentSpec, tree: Option<&Path>) -> Result<Option<u32>, ClientError> {
+        match tree {
+            Some(tree) if spec.isolation >= Isolation::Workspace => {
+                self.sources.number(&mut self.connection, tree).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// A command, and the environment it wants.
@@ -88,7 +100,7 @@ impl WarmMachine {
         Ok(())
     }
 
-    fn take(&self) -> Result<Link, Problem> {
+    pub(crate) fn take(&self) -> Result<Link, Problem> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match kept {
             Some(link) => Ok(link),
@@ -100,7 +112,7 @@ impl WarmMachine {
         }
     }
 
-    fn put(&self, link: Link) {
+    pub(crate) fn put(&self, link: Link) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(link);
     }
 
@@ -111,27 +123,10 @@ impl WarmMachine {
     /// give the environment, `Unavailable` when the machine went away.
     pub fn run(&self, run: EnvironmentRun<'_>, attendance: Attendance<'_>) -> Result<Ended, Problem> {
         let mut link = self.take()?;
-        let source = match run.tree {
-            Some(tree) if run.spec.isolation >= Isolation::Workspace => {
-                Some(link.sources.number(&mut link.connection, tree)?)
-            }
-            _ => None,
-        };
+        let source = link.source(run.spec, run.tree).map_err(|error| error.problem())?;
         let deadline = run.timeout.map(|timeout| Instant::now() + timeout + GRACE);
-        let exec = Exec {
-            argv: run.argv,
-            cwd: run.cwd.map(RawText::from),
-            env: run.env,
-            stdin: StreamTarget::Attached(0),
-            stdout: StreamTarget::Attached(1),
-            stderr: StreamTarget::Attached(2),
-            timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-            place: Place::Fresh(Box::new(run.spec.clone())),
-            source,
-            ports: run.ports,
-            quiet: true,
-            ..Exec::default()
-        };
+        let place = Place::Fresh(Box::new(run.spec.clone()));
+        let exec = exec_of(run, place, source);
         let ended = attend(&mut link.connection, exec, attendance, deadline);
         match ended {
             Ok(finished) => {
@@ -149,7 +144,25 @@ impl WarmMachine {
     }
 }
 
-fn local(operation: &'static str) -> impl Fn(Errno) -> ClientError {
+/// The request for a command whose streams are a [`Piped`]'s.
+pub(crate) fn exec_of(run: EnvironmentRun<'_>, place: Place, source: Option<u32>) -> Exec {
+    Exec {
+        argv: run.argv,
+        cwd: run.cwd.map(RawText::from),
+        env: run.env,
+        stdin: StreamTarget::Attached(0),
+        stdout: StreamTarget::Attached(1),
+        stderr: StreamTarget::Attached(2),
+        timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        place,
+        source,
+        ports: run.ports,
+        quiet: true,
+        ..Exec::default()
+    }
+}
+
+pub(crate) fn local(operation: &'static str) -> impl Fn(Errno) -> ClientError {
     move |errno| ClientError::Local { operation, source: errno.into() }
 }
 
@@ -161,17 +174,8 @@ fn attend(
 ) -> Result<Finished, ClientError> {
     let machine = connection.machine().to_owned();
     let Attendance { output, cancel, cancelled, started } = attendance;
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(local("open /dev/null"))?;
-    let (out, out_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
-    let (err, err_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
-    let mut command = connection.exec(exec, &[null.as_fd(), out_inside.as_fd(), err_inside.as_fd()])?;
-    drop((null, out_inside, err_inside));
+    let Piped { mut command, mut pipes } = Piped::start(connection, exec)?;
     started();
-    let mut pipes = Pipes { open: [Some(out), Some(err)], buffer: vec![0; 64 * 1024] };
-    for pipe in pipes.open.iter().flatten() {
-        rustix::io::ioctl_fionbio(pipe, true).map_err(local("prepare a pipe"))?;
-    }
     let mut watching = cancel;
     loop {
         let (mut watched, kinds) = pipes.watched();
@@ -203,20 +207,41 @@ fn attend(
     }
 }
 
+/// A command that runs, and its outputs.
+pub(crate) struct Piped<'c> {
+    pub(crate) command: RunningCommand<'c>,
+    pub(crate) pipes: Pipes,
+}
+
+impl<'c> Piped<'c> {
+    /// Starts a command made by [`exec_of`].
+    pub(crate) fn start(connection: &'c mut Connection, exec: Exec) -> Result<Self, ClientError> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(local("open /dev/null"))?;
+        let (out, out_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
+        let (err, err_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
+        for pipe in [&out, &err] {
+            rustix::io::ioctl_fionbio(pipe, true).map_err(local("prepare a pipe"))?;
+        }
+        let command = connection.exec(exec, &[null.as_fd(), out_inside.as_fd(), err_inside.as_fd()])?;
+        Ok(Self { command, pipes: Pipes { open: [Some(out), Some(err)], buffer: vec![0; 64 * 1024] } })
+    }
+}
+
 /// Both outputs of a command, read as they come.
-struct Pipes {
+pub(crate) struct Pipes {
     open: [Option<OwnedFd>; 2],
     buffer: Vec<u8>,
 }
 
 impl Pipes {
-    fn watched(&self) -> (Vec<BorrowedFd<'_>>, Vec<Output>) {
+    pub(crate) fn watched(&self) -> (Vec<BorrowedFd<'_>>, Vec<Output>) {
         let kinds = [Output::Standard, Output::Error];
         self.open.iter().zip(kinds).filter_map(|(pipe, kind)| Some((pipe.as_ref()?.as_fd(), kind))).unzip()
     }
 
     /// Reads once. False when there is nothing now, or never again.
-    fn read(&mut self, kind: Output, output: &mut dyn FnMut(Output, &[u8])) -> bool {
+    pub(crate) fn read(&mut self, kind: Output, output: &mut dyn FnMut(Output, &[u8])) -> bool {
         let slot = &mut self.open[usize::from(kind == Output::Error)];
         let Some(pipe) = slot else { return false };
         match rustix::io::read(&*pipe, &mut self.buffer) {
@@ -237,7 +262,7 @@ impl Pipes {
     }
 
     /// What was written before the command ended is in the pipes; what still holds them was left behind by it.
-    fn drain(&mut self, output: &mut dyn FnMut(Output, &[u8])) {
+    pub(crate) fn drain(&mut self, output: &mut dyn FnMut(Output, &[u8])) {
         for kind in [Output::Standard, Output::Error] {
             // Bounded: something left behind may go on writing until it is ended.
             for _ in 0..1024 {

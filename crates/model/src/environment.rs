@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::EnvironmentId;
 use crate::units::ByteSize;
 use crate::user::UserSpec;
 
@@ -156,6 +157,10 @@ pub struct EnvironmentSpec {
     /// A layer that was sealed on the machine before, seen above its own files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
+    /// It shares the network of this environment, which is held, instead of having its own; with
+    /// [`Network::Private`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<EnvironmentId>,
 }
 
 /// What an environment used, read from its cgroup where it has one.

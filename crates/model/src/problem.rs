@@ -32,6 +32,8 @@ pub enum ProblemKind {
     Protocol,
     /// The command to run could not be started (no such program, not executable).
     Command,
+    /// A service of a test did not get ready, or ended before the test did.
+    Service,
     /// The operating system refused something that should have worked.
     System,
     /// A bug in Testyard: exit 70.

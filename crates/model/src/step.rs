@@ -75,6 +75,16 @@ steps! {
     ClientRequested = "client.requested",
     /// The runner has leased its machine.
     RunnerLeased = "runner.leased",
+    /// A test's environment is held, and no service runs in it yet.
+    ServiceEnvironment = "runner.service-environment",
+    /// A service is ready.
+    ServiceReady = "runner.service-ready",
+    /// The services of a test have ended.
+    ServicesEnded = "runner.services-ended",
+    /// The services of a suite are ready.
+    SharedServicesReady = "runner.shared-services-ready",
+    /// The services of a suite have ended.
+    SharedServicesEnded = "runner.shared-services-ended",
     /// The runner has started a test.
     RunnerStarted = "runner.started",
     /// The runner has written down that an environment is to be kept.

@@ -203,6 +203,16 @@ pub enum Request {
     Release(EnvironmentId),
     /// Hand out an environment for a process that already runs (version 2): `entered` with descriptors.
     Enter(EnvironmentId),
+    /// Wait until something in an environment's network accepts connections on a port of its loopback: `done`, or
+    /// `failed` with kind `timed-out` (version 3).
+    Listening {
+        /// The environment.
+        environment: EnvironmentId,
+        /// The port.
+        port: u16,
+        /// How long to wait, in milliseconds.
+        patience_ms: u64,
+    },
     /// Keep this many environments of this kind parked: `done` once they are.
     Park(Box<EnvironmentSpec>, u32),
     /// Here is the working tree, one attached descriptor (a detached mount, or a folder): `source`.

@@ -252,8 +252,10 @@ impl Agent {
             )
             .hint("see `testyard doctor` for the cgroup controllers that can be written"));
         }
+        let network = self.network_of(spec)?;
         let request = Request {
             machine: &self.machine,
+            network,
             id,
             spec,
             group: group.as_ref().and_then(PooledGroup::group),

@@ -106,7 +106,7 @@ impl Agent {
         for waiting in environment.waiting {
             match waiting {
                 Waiting::Gone { connection, stream } => self.answer(connection, stream, &Event::Done),
-                Waiting::Ready { connection, stream, .. } => {
+                Waiting::Ready { connection, stream, .. } | Waiting::Listening { connection, stream, .. } => {
                     let problem =
                         Problem::new(ProblemKind::Unavailable, format!("environment {id} ended before it was ready"));
                     self.fail(connection, stream, problem);

@@ -38,6 +38,7 @@ impl Agent {
                     self.command_started(id, command, pid, controller);
                 }
                 Answer::Namespaces => self.namespaces_came(id),
+                Answer::Listening { wait, accepts } => self.listening_answered(id, wait, accepts),
                 Answer::Uppers { root, source } => self.uppers_came(id, root, source),
                 Answer::Exited { command, status, cpu_us, memory_peak, with_network } => {
                     if with_network {
@@ -79,7 +80,7 @@ impl Agent {
                 Waiting::Ready { connection, stream, parked } => {
                     self.answer(connection, stream, &Event::Environment { id, parked });
                 }
-                Waiting::Gone { .. } => self.wait_for(id, waiting),
+                Waiting::Gone { .. } | Waiting::Listening { .. } => self.wait_for(id, waiting),
             }
         }
         for DelayedCommand { connection, stream, exec, streams } in delayed {
@@ -102,7 +103,9 @@ impl Agent {
         let problem = problem.clone().because("while an environment was made");
         for one in waiting {
             match one {
-                Waiting::Ready { connection, stream, .. } => self.fail(connection, stream, problem.clone()),
+                Waiting::Ready { connection, stream, .. } | Waiting::Listening { connection, stream, .. } => {
+                    self.fail(connection, stream, problem.clone());
+                }
                 Waiting::Gone { connection, stream } => self.answer(connection, stream, &Event::Done),
             }
         }

@@ -23,6 +23,7 @@ use testyard_model::step::Step;
 use testyard_model::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
 use testyard_protocol::{Exec, Linger, RawText};
 
+use super::listening::Waits;
 use super::order::{self, Answer, Inbox, Order};
 use super::source::SourceView;
 use super::{root, workspace};
@@ -142,7 +143,8 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
     match &init.setup {
         Setup::Namespaces(environment) => {
             let mut own = CloneFlags::NEWNS | CloneFlags::NEWIPC | CloneFlags::NEWUTS;
-            if matches!(init.spec.network, Network::Private | Network::None) {
+            let shared = init.spec.joins.is_some();
+            if matches!(init.spec.network, Network::Private | Network::None) && !shared {
                 own = own | CloneFlags::NEWNET;
             }
             namespace::unshare(own)?;
@@ -152,7 +154,7 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
                 init.network = namespace::open(None, Kind::Network).ok();
             }
             namespace::set_host_name(&init.host_name)?;
-            if init.spec.network == Network::Private || init.spec.network == Network::Outbound {
+            if matches!(init.spec.network, Network::Private | Network::Outbound) && !shared {
                 namespace::loopback_up()?;
             }
             if init.maps_follow {
@@ -242,19 +244,22 @@ struct Server<'a, 'b> {
     /// Where the source was mounted: once an environment.
     source: Option<PathBuf>,
     kept: Kept,
+    /// Ports that somebody waits for.
+    waits: Waits,
 }
 
 fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kept: Kept) -> i32 {
     let Ok(signals) = SignalFd::new(&[Signal::CHLD, Signal::TERM]) else { return 1 };
     let source = init.forked.as_ref().and_then(|forked| forked.source).map(|(_, _, target)| target.to_owned());
-    let mut server = Server { init, running: HashMap::new(), inhabited: false, source, kept };
+    let running = HashMap::new();
+    let mut server = Server { init, running, inhabited: false, source, kept, waits: Waits::default() };
     if let Some(first) = first {
         let source = first.source.and_then(|(fd, path)| fd.try_clone_to_owned().ok().map(|fd| (fd, path.to_owned())));
         server.start(first.number, first.exec, source, first.streams, first.once);
     }
     loop {
         let mut watched = [PollFd::new(&init.control, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
-        if let Err(error) = poll(&mut watched, None)
+        if let Err(error) = poll(&mut watched, server.waits.pause().as_ref())
             && error != Errno::INTR
         {
             return 1;
@@ -274,6 +279,10 @@ fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kep
         if orders && !server.obey(&mut inbox) {
             return 0;
         }
+        for (wait, accepts) in server.waits.answered() {
+            // An agent that is gone ends this init.
+            let _ = order::send(init.control.as_fd(), &Answer::Listening { wait, accepts }, &[]);
+        }
     }
 }
 
@@ -290,6 +299,7 @@ impl Server<'_, '_> {
                 Order::End => return false,
                 Order::Namespaces => self.send_namespaces(),
                 Order::Uppers => self.send_uppers(),
+                Order::Listening { wait, port, patience_ms } => self.waits.add(wait, port, patience_ms),
                 Order::Signal { command, signal, group } => self.signal(command, signal, group),
                 Order::Kill { command } => killed.push(command),
                 Order::Run { command, exec, source, once } => {

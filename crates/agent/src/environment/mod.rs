@@ -14,15 +14,17 @@ mod holding;
 pub(crate) mod init;
 pub(crate) mod joining;
 pub(crate) mod keeping;
+mod listening;
 pub(crate) mod looking;
 pub(crate) mod order;
 pub(crate) mod parking;
 pub(crate) mod root;
+mod shared_network;
 pub(crate) mod source;
 mod workspace;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -131,6 +133,8 @@ pub(crate) enum Waiting {
     Ready { connection: u64, stream: u32, parked: bool },
     /// To be told that it is gone.
     Gone { connection: u64, stream: u32 },
+    /// To be told that something in it accepts connections.
+    Listening { connection: u64, stream: u32, wait: u32 },
 }
 
 /// What is asked for when an environment is made.
@@ -143,6 +147,8 @@ pub(crate) struct Request<'a> {
     pub(crate) machine_env: &'a [(RawText, RawText)],
     pub(crate) first: Option<FirstCommand<'a>>,
     pub(crate) forked: Option<ForkedFrom<'a>>,
+    /// The network namespace that it shares instead of having its own.
+    pub(crate) network: Option<BorrowedFd<'a>>,
 }
 
 /// What a clone gives.
@@ -160,7 +166,11 @@ pub(crate) fn make(place: &Place, request: Request<'_>) -> Result<Made> {
     let (ours, theirs) = socket::pair(socket::Kind::Stream)?;
     let flags = flags_of(place, request.spec);
     let options = CloneOptions { cgroup: request.group.and_then(Group::clone_into), ..CloneOptions::default() };
-    match process::clone3(place.token, flags, options)? {
+    let cloned = match request.network {
+        None => process::clone3(place.token, flags, options),
+        Some(network) => shared_network::clone_into(place.token, network, flags, options),
+    };
+    match cloned? {
         Forked::Child => {
             drop(ours);
             init::run(child_side(place, request, theirs, workspace, flags))
@@ -192,7 +202,7 @@ fn child_side<'a>(
             forked: forked.as_ref().and_then(|forked| forked.root),
             roots: &namespace.roots,
             disk: request.spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0,
-            own_network: request.spec.network != Network::Host,
+            own_network: request.spec.network != Network::Host && request.network.is_none(),
         }),
         (PlaceKind::Namespace(namespace), Some(folder)) => Setup::Workspace {
             folder: folder.clone(),

@@ -20,6 +20,8 @@ pub(crate) enum Order {
     Signal { command: u32, signal: i32, group: bool },
     /// End a command and everything it started.
     Kill { command: u32 },
+    /// Say when something accepts connections on this port of the loopback.
+    Listening { wait: u32, port: u16, patience_ms: u64 },
     /// Open your namespaces for somebody who wants in.
     Namespaces,
     /// Send where your changes are kept.
@@ -41,6 +43,8 @@ pub(crate) enum Answer {
     /// Attached: the file system of its root's changes where there is one, then that of its source's changes
     /// where that was shown.
     Uppers { root: bool, source: bool },
+    /// Something accepts connections, or nothing did in time.
+    Listening { wait: u32, accepts: bool },
     /// A command was forked. Attached: the terminal's controlling side if it has one.
     Started { command: u32, pid: i32 },
     /// A command ended. Attached, if it was all that the environment was made for: its network, so that the agent

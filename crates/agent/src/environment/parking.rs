@@ -94,7 +94,8 @@ impl Agent {
     /// Asks for environments of this kind to be there before they are needed.
     pub(crate) fn keep_parked(&mut self, spec: &EnvironmentSpec) {
         let limits = &spec.limits;
-        if limits.memory.is_some() || limits.pids.is_some() || limits.cpus.is_some() {
+        // One that is parked would keep the network that it shares.
+        if spec.joins.is_some() || limits.memory.is_some() || limits.pids.is_some() || limits.cpus.is_some() {
             return;
         }
         if let Some(place) = self.park.iter().position(|(kind, _)| same_kind(kind, spec)) {

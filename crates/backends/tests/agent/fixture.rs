@@ -311,6 +311,7 @@ pub(crate) fn spec(isolation: Isolation, user: UserSpec) -> EnvironmentSpec {
         source: None,
         strict_limits: false,
         layer: None,
+        joins: None,
     }
 }
 

@@ -12,5 +12,6 @@ mod holding;
 mod keeping;
 mod limits;
 mod network;
+mod services;
 mod sources;
 mod workspaces;

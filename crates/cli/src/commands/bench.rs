@@ -126,6 +126,7 @@ fn commands(machine: &MachineInfo, count: usize, figures: &mut Vec<Figure>) -> R
         source: None,
         strict_limits: false,
         layer: None,
+        joins: None,
     });
     let name = format!("environment ({isolation}): make, run, end");
     figures.push(measure(&name, count, || run(connection, exec(Place::Fresh(spec.clone()))))?);

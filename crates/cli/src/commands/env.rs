@@ -153,6 +153,7 @@ impl Run {
             source: self.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
             strict_limits: self.strict_limits,
             layer: None,
+            joins: None,
         }))
     }
 

@@ -119,11 +119,13 @@ pub struct CloneOptions<'a> {
     pub exit_signal: i32,
     /// The cgroup v2 folder in which the child starts.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The new process is not this one's child but its sibling, whose end its parent is told as of this one's.
+    pub sibling: bool,
 }
 
 impl Default for CloneOptions<'_> {
     fn default() -> Self {
-        Self { exit_signal: libc::SIGCHLD, cgroup: None }
+        Self { exit_signal: libc::SIGCHLD, cgroup: None, sibling: false }
     }
 }
 
@@ -182,6 +184,11 @@ pub fn clone3(_proof: SingleThreaded, flags: CloneFlags, options: CloneOptions<'
         exit_signal: u64::from(options.exit_signal.unsigned_abs()),
         ..CloneArguments::default()
     };
+    if options.sibling {
+        // The kernel refuses a signal of one's own beside it.
+        arguments.flags |= libc::CLONE_PARENT as u64;
+        arguments.exit_signal = 0;
+    }
     if let Some(cgroup) = options.cgroup {
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());

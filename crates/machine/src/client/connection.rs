@@ -128,6 +128,21 @@ impl Connection {
         }
     }
 
+    /// Begins to wait until something in an environment accepts connections on a port of its loopback.
+    pub fn listening(
+        &mut self,
+        environment: EnvironmentId,
+        port: u16,
+        patience: Duration,
+    ) -> Result<PortWait<'_>, ClientError> {
+        if self.welcome.version < 3 {
+            return Err(ClientError::Version { machine: self.machine.clone(), version: self.welcome.version });
+        }
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let stream = self.begin(&Request::Listening { environment, port, patience_ms }, &[])?;
+        Ok(PortWait { connection: self, stream })
+    }
+
     /// Ends an environment.
     pub fn release(&mut self, environment: EnvironmentId) -> Result<(), ClientError> {
         self.ask(&Request::Release(environment), &[])
@@ -247,6 +262,35 @@ impl Connection {
 
     pub(super) fn unexpected(&self, event: &Event) -> ClientError {
         ClientError::Unexpected { machine: self.machine.clone(), event: word(event) }
+    }
+}
+
+/// Waits for a port. Dropped, it waits no more.
+#[derive(Debug)]
+pub struct PortWait<'c> {
+    connection: &'c mut Connection,
+    stream: u32,
+}
+
+impl PortWait<'_> {
+    /// Whether something accepts connections by now. Asks nobody and waits for nothing: the answer comes by itself.
+    /// Once the time is up that was given for it, it is [`ClientError::Refused`].
+    pub fn look(&mut self) -> Result<bool, ClientError> {
+        while let Look::Frame(received) = self.connection.look("it was waiting for a port")? {
+            match self.connection.reply(self.stream, received)? {
+                Some(Reply { event: Event::Done, .. }) => return Ok(true),
+                Some(other) => return Err(self.connection.unexpected(&other.event)),
+                None => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl AsFd for PortWait<'_> {
+    /// The connection's socket, readable when there is something to look at.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }
 

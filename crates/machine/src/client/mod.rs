@@ -21,7 +21,7 @@ mod streams;
 mod tests;
 mod transfer;
 
-pub use connection::{Connection, Reply};
+pub use connection::{Connection, PortWait, Reply};
 pub use error::ClientError;
 pub use keeping::ChangeList;
 pub use running::{Awaited, Captured, Finished, RunningCommand};

@@ -130,6 +130,13 @@ fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
     wait_readable(&[descriptor], Some(Instant::now())).is_ok_and(|ready| ready[0])
 }
 
+impl AsFd for RunningCommand<'_> {
+    /// The connection's socket, readable when there is something to look at.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
 impl RunningCommand<'_> {
     /// Waits for its end. A program that could not be started is [`ClientError::Refused`].
     pub fn wait(mut self) -> Result<Finished, ClientError> {
@@ -159,11 +166,8 @@ impl RunningCommand<'_> {
     /// Waits for its end, or for one of `others`, or for the deadline, whatever comes first.
     pub fn wait_or(&mut self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> Result<Awaited, ClientError> {
         loop {
-            while let Look::Frame(received) = self.connection.look("a command was running")? {
-                let Some(reply) = self.connection.reply(self.stream, received)? else { continue };
-                if let Some(finished) = self.take(reply.event)? {
-                    return Ok(Awaited::Finished(finished));
-                }
+            if let Some(finished) = self.look()? {
+                return Ok(Awaited::Finished(finished));
             }
             let mut polled = vec![self.connection.socket.as_fd()];
             polled.extend_from_slice(others);
@@ -176,6 +180,23 @@ impl RunningCommand<'_> {
                 None => return Ok(Awaited::DeadlinePassed),
             }
         }
+    }
+
+    /// Whether it is known to have been started, which a quiet command never says.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// Whether it has ended, without waiting.
+    pub fn look(&mut self) -> Result<Option<Finished>, ClientError> {
+        while let Look::Frame(received) = self.connection.look("a command was running")? {
+            let Some(reply) = self.connection.reply(self.stream, received)? else { continue };
+            if let Some(finished) = self.take(reply.event)? {
+                return Ok(Some(finished));
+            }
+        }
+        Ok(None)
     }
 
     /// Sends it a signal (to its group where it has a terminal).

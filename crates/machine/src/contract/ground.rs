@@ -204,6 +204,7 @@ pub(super) fn environment(isolation: Isolation, user: UserSpec) -> EnvironmentSp
         source: None,
         strict_limits: false,
         layer: None,
+        joins: None,
     }
 }
 

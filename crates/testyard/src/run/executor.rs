@@ -186,6 +186,7 @@ fn spec_of(job: &Job, isolation: Isolation, tree: &Path) -> EnvironmentSpec {
         source: Some(tree.to_path_buf()),
         strict_limits: false,
         layer: None,
+        joins: None,
     }
 }
 
