@@ -1,27 +1,26 @@
-//! Copies a tree between two processes through a socket, as a machine on this host would be given one.
+//! Copies a tree between two processes through a pipe, as a machine on this host would be given one.
 //!
 //! `cargo run --release -p testyard-transfer --example copy -- FROM TO` — what the speed goals are measured with.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use testyard_transfer::{UnpackOptions, pack, unpack, widen};
+use testyard_transfer::{Oversight, UnpackOptions, pack_into, unpack_from};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+    let none = Oversight::default();
     let outcome = match words.as_slice() {
         ["pack", from] => root().and_then(|root| {
-            let mut out = Descriptor(io::stdout().as_fd().try_clone_to_owned()?);
-            pack(root.as_fd(), Path::new(from), &mut out).map_err(io::Error::other)
+            pack_into(root.as_fd(), Path::new(from), io::stdout().as_fd(), none).map_err(io::Error::other)
         }),
         ["unpack", to] => root().and_then(|root| {
-            let mut input = Descriptor(io::stdin().as_fd().try_clone_to_owned()?);
-            unpack(&mut input, root.as_fd(), Path::new(to), &UnpackOptions::default()).map_err(io::Error::other)
+            let options = UnpackOptions { mask: Some(0o22), ..UnpackOptions::default() };
+            unpack_from(io::stdin().as_fd(), root.as_fd(), Path::new(to), &options, none).map_err(io::Error::other)
         }),
         [from, to] => return copy(from, to).unwrap_or(ExitCode::FAILURE),
         _ => Err(io::Error::other("usage: copy FROM TO, both absolute")),
@@ -32,40 +31,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// A descriptor without the standard library's line buffering.
-struct Descriptor(OwnedFd);
-
-impl Read for Descriptor {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(&self.0, buffer)?)
-    }
-}
-
-impl Write for Descriptor {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::io::write(&self.0, bytes)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn root() -> io::Result<File> {
     File::open("/")
 }
 
 fn copy(from: &str, to: &str) -> io::Result<ExitCode> {
     let this = std::env::current_exe()?;
-    let (ours, theirs): (OwnedFd, OwnedFd) = if std::env::var_os("PIPE").is_some() {
-        let (reader, writer) = io::pipe()?;
-        (writer.into(), reader.into())
-    } else {
-        let (one, other) = UnixStream::pair()?;
-        (one.into(), other.into())
-    };
-    widen(ours.as_fd());
-    widen(theirs.as_fd());
+    let (theirs, ours) = io::pipe()?;
     let mut receiver = Command::new(&this).args(["unpack", to]).stdin(Stdio::from(theirs)).spawn()?;
     let sent = Command::new(&this).args(["pack", from]).stdout(Stdio::from(ours)).status()?;
     let received = receiver.wait()?;

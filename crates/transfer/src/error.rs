@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 use testyard_model::{Problem, ProblemKind};
 
-use crate::format::{MAX_DEPTH, VERSION};
+use crate::format::{CHECKED, LOCAL, MAX_DEPTH};
 
 /// A transfer failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum TransferError {
         /// Why.
         source: io::Error,
     },
+    /// The caller asked for it.
+    #[error("the transfer was stopped before its end")]
+    Stopped,
     /// The stream ended too early: the other side gave up or died.
     #[error("the stream of files ended in the middle of {entry:?}")]
     Truncated {
@@ -83,7 +86,7 @@ pub enum Refusal {
     #[error("this is not a stream of files")]
     NotAStream,
     /// A newer stream.
-    #[error("the stream is in version {0}; version {VERSION} is understood")]
+    #[error("the stream is in version {0}; versions {CHECKED} and, within one host, {LOCAL} are understood")]
     Version(u8),
     /// Neither file, folder nor link.
     #[error("it is of the unknown kind {0}; only files, folders and links are accepted")]
@@ -125,6 +128,15 @@ impl TransferError {
         Self::File { operation, path: path.into(), source: source.into() }
     }
 
+    /// The stream itself broke, or was given up.
+    pub(crate) fn stream(operation: &'static str, source: io::Error) -> Self {
+        if Errno::from_io_error(&source) == Some(Errno::CANCELED) {
+            Self::Stopped
+        } else {
+            Self::Stream { operation, source }
+        }
+    }
+
     /// As it is told to people and other processes.
     #[must_use]
     pub fn problem(&self) -> Problem {
@@ -142,6 +154,7 @@ impl TransferError {
         match self {
             Self::File { source, .. } => kind_of(source),
             Self::Stream { .. } | Self::Truncated { .. } => ProblemKind::Unavailable,
+            Self::Stopped => ProblemKind::Interrupted,
             Self::Refused { reason: Refusal::OverLimit(_), .. } => ProblemKind::Exhausted,
             Self::Refused { .. } => ProblemKind::Protocol,
             Self::NotAFolder { .. } | Self::NotAFile { .. } | Self::Folder { .. } => ProblemKind::AlreadyExists,

@@ -1,7 +1,7 @@
 //! The layout of a stream. Integers are little-endian.
 //!
 //! ```text
-//! stream      "TYFILES" u8 version, one entry, end
+//! stream      "TYFILES" u8 form, one entry, end
 //! directory   1  name  u32 mode  time               entries…  leave
 //! file        2  name  u32 mode  time  u32 number   chunks…   32 bytes blake3
 //! link        3  name  time  u16 length  target
@@ -11,15 +11,22 @@
 //! name        u16 length, bytes
 //! time        i64 seconds, u32 nanoseconds
 //! chunk       u32 length, bytes · 0 ends the file · 0xffff_ffff u64 length: a hole
+//!             0xffff_fffe u64 length, so many bytes, u64 count: a run (local form only)
 //! ```
+//!
+//! There are two forms. The checked one (2) goes anywhere. The local one (3) never leaves the kernel's memory: it has
+//! none of the blake3 sums, and a run's bytes can be moved without being looked at. Of a run only the first `count`
+//! bytes are the file's; where it became shorter while it was sent, zeros fill the rest, and no chunk follows.
 //!
 //! A file's number is 0 unless later hard links refer to it. A file's blake3 is over the blake3 of all records
 //! up to its own (its name and place among them), its data and, where a hole is, the eight bytes of its length.
 
 /// The first bytes of a stream.
 pub(crate) const MAGIC: [u8; 7] = *b"TYFILES";
-/// The version after them.
-pub(crate) const VERSION: u8 = 2;
+/// The form after them with checksums.
+pub(crate) const CHECKED: u8 = 2;
+/// The form after them between two processes of one host.
+pub(crate) const LOCAL: u8 = 3;
 /// Folders in folders; each costs both sides an open descriptor.
 pub const MAX_DEPTH: usize = 400;
 /// The longest name that Linux file systems hold.
@@ -32,6 +39,8 @@ pub(crate) const MAX_CHUNK: u32 = 1 << 20;
 pub(crate) const MAX_FILE: u64 = 1 << 44;
 /// A chunk's length that says: a hole.
 pub(crate) const HOLE: u32 = u32::MAX;
+/// A chunk's length that says: a run.
+pub(crate) const RUN: u32 = u32::MAX - 1;
 /// Bytes of a checksum.
 pub(crate) const CHECKSUM: usize = 32;
 

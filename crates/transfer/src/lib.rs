@@ -30,8 +30,14 @@
 //! What is new is made under a temporary name (`.testyard-…`) and renamed when it is whole and its checksum
 //! was right, a new folder with all that is in it. A failed transfer removes what it had not finished.
 
+mod content;
+mod crew;
 mod error;
+mod failure;
 mod format;
+mod local;
+mod making;
+mod oversight;
 mod pack;
 mod receiver;
 mod removal;
@@ -44,8 +50,9 @@ use std::path::PathBuf;
 
 pub use error::{Refusal, TransferError};
 pub use format::MAX_DEPTH;
-pub use pack::{pack, pack_chosen};
-pub use unpack::unpack;
+pub use oversight::Oversight;
+pub use pack::{pack, pack_chosen, pack_into};
+pub use unpack::{unpack, unpack_from};
 
 /// What was packed or unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -88,6 +95,8 @@ pub struct UnpackOptions {
     pub hostile: bool,
     /// Refuse more bytes of content than this.
     pub limit: Option<u64>,
+    /// This process's file mode creation mask, where it is known: it saves a system call for most files.
+    pub mask: Option<u32>,
 }
 
 /// Gives a pipe or socket the largest buffer it may have. Best effort: a small one is only slower.

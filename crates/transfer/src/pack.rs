@@ -13,7 +13,9 @@ use rustix::io::Errno;
 use crate::Summary;
 use crate::error::TransferError;
 use crate::format::{MAX_DEPTH, Time, leads_outward};
-use crate::sender::Sender;
+use crate::local::LocalEnd;
+use crate::oversight::Oversight;
+use crate::sender::{Content, Outlet, Sender};
 use crate::target;
 
 /// Reading from a pipe or device that took a file's place must not hang or claim a terminal.
@@ -32,10 +34,34 @@ const NAMES: usize = 32 * 1024;
 /// # Errors
 /// The first file that cannot be read ends the transfer; the stream is then incomplete.
 pub fn pack<W: Write>(root: BorrowedFd<'_>, path: &Path, out: &mut W) -> Result<Summary, TransferError> {
+    send(root, path, Outlet::Checked(out), Oversight::default())
+}
+
+/// As [`pack`], into a pipe whose other end a process of this host reads with [`crate::unpack_from`]: large files
+/// are moved by the kernel alone, and nothing is summed. The pipe becomes non-blocking.
+///
+/// # Errors
+/// As [`pack`]; and [`TransferError::Stopped`].
+pub fn pack_into(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    pipe: BorrowedFd<'_>,
+    oversight: Oversight<'_>,
+) -> Result<Summary, TransferError> {
+    let end = LocalEnd::new(pipe, oversight).map_err(|error| TransferError::stream("write", error))?;
+    send(root, path, Outlet::Local(end), oversight)
+}
+
+fn send<'a>(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    out: Outlet<'a>,
+    oversight: Oversight<'a>,
+) -> Result<Summary, TransferError> {
     let source = target::open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)
         .map_err(|errno| TransferError::file("open", path, errno))?;
     let stat = rustix::fs::fstat(&source).map_err(|errno| TransferError::file("look at", path, errno))?;
-    let mut packer = Packer::new(out, path)?;
+    let mut packer = Packer::new(out, oversight, path)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => packer.folder(&source, target::own_name(path), &stat, 0)?,
         FileType::RegularFile => packer.file(&source, target::own_name(path), &stat)?,
@@ -55,13 +81,13 @@ pub fn pack_chosen<W: Write>(
     out: &mut W,
 ) -> Result<Summary, TransferError> {
     let stat = rustix::fs::fstat(folder).map_err(|errno| TransferError::file("look at", Path::new("."), errno))?;
-    let mut packer = Packer { chosen: Some(chosen), ..Packer::new(out, Path::new(""))? };
+    let mut packer = Packer { chosen: Some(chosen), ..Packer::new(Outlet::Checked(out), Oversight::default(), Path::new(""))? };
     packer.folder(folder, b"", &stat, 0)?;
     packer.finish()
 }
 
-struct Packer<'a, W> {
-    out: Sender<'a, W>,
+struct Packer<'a> {
+    out: Sender<'a>,
     /// The file or folder being sent, for messages.
     shown: PathBuf,
     /// Files with several names: device and inode, and the number they were sent under.
@@ -73,10 +99,10 @@ struct Packer<'a, W> {
     chosen: Option<&'a BTreeSet<PathBuf>>,
 }
 
-impl<'a, W: Write> Packer<'a, W> {
-    fn new(out: &'a mut W, shown: &Path) -> Result<Self, TransferError> {
+impl<'a> Packer<'a> {
+    fn new(out: Outlet<'a>, oversight: Oversight<'a>, shown: &Path) -> Result<Self, TransferError> {
         Ok(Self {
-            out: Sender::new(out)?,
+            out: Sender::new(out, oversight)?,
             shown: shown.to_owned(),
             sent: HashMap::new(),
             skipped: Vec::new(),
@@ -193,7 +219,12 @@ impl<'a, W: Write> Packer<'a, W> {
         self.out.end_file(&content)
     }
 
-    fn data(&mut self, file: &OwnedFd, mut left: u64, content: &mut blake3::Hasher) -> Result<(), TransferError> {
+    /// Sends so much from the file's position; whether there was so much.
+    fn data(&mut self, file: &OwnedFd, mut left: u64, content: &mut Content) -> Result<bool, TransferError> {
+        if left != u64::MAX && self.out.takes_runs(left) {
+            let count = self.out.run(file.as_fd(), left)?.map_err(|errno| self.failed("read", errno))?;
+            return Ok(count == left);
+        }
         while left > 0 {
             match self.out.data(file.as_fd(), left, content)? {
                 Ok(0) => break,
@@ -201,10 +232,10 @@ impl<'a, W: Write> Packer<'a, W> {
                 Err(errno) => return Err(self.failed("read", errno)),
             }
         }
-        Ok(())
+        Ok(left == 0)
     }
 
-    fn sparse_data(&mut self, file: &OwnedFd, size: u64, content: &mut blake3::Hasher) -> Result<(), TransferError> {
+    fn sparse_data(&mut self, file: &OwnedFd, size: u64, content: &mut Content) -> Result<(), TransferError> {
         let mut at = 0;
         while at < size {
             let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
@@ -218,7 +249,9 @@ impl<'a, W: Write> Packer<'a, W> {
             let end = rustix::fs::seek(file, SeekFrom::Hole(data)).unwrap_or(size).min(size);
             if end > data {
                 rustix::fs::seek(file, SeekFrom::Start(data)).map_err(|errno| self.failed("read", errno))?;
-                self.data(file, end - data, content)?;
+                if !self.data(file, end - data, content)? {
+                    break;
+                }
             }
             if end <= at {
                 break;

@@ -1,9 +1,13 @@
 //! The reading end of a stream: records out of one buffer, file contents as slices of it.
 
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
 
 use crate::error::Refusal;
-use crate::format::{CHECKSUM, Time};
+use crate::format::{CHECKED, CHECKSUM, LOCAL, Time};
+use crate::local::LocalEnd;
 
 /// Room for what a socket or pipe gives at once.
 const BUFFER: usize = 1 << 20;
@@ -22,23 +26,60 @@ impl From<Refusal> for Fault {
     }
 }
 
-pub(crate) struct Receiver<'a, R> {
-    input: &'a mut R,
+/// Where a stream comes from.
+pub(crate) enum Inlet<'a> {
+    /// Anywhere: only the checked form is taken.
+    Checked(&'a mut dyn Read),
+    /// From another process of this host, in either form.
+    Local(LocalEnd<'a>),
+}
+
+impl Inlet<'_> {
+    fn reader(&mut self) -> &mut dyn Read {
+        match self {
+            Self::Checked(input) => input,
+            Self::Local(end) => end,
+        }
+    }
+}
+
+pub(crate) struct Receiver<'a> {
+    input: Inlet<'a>,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    records: blake3::Hasher,
+    /// None in the local form.
+    records: Option<blake3::Hasher>,
 }
 
-impl<'a, R: Read> Receiver<'a, R> {
-    pub(crate) fn new(input: &'a mut R) -> Self {
-        Self { input, buffer: vec![0; BUFFER], start: 0, end: 0, records: blake3::Hasher::new() }
+impl<'a> Receiver<'a> {
+    pub(crate) fn new(input: Inlet<'a>) -> Self {
+        Self { input, buffer: vec![0; BUFFER], start: 0, end: 0, records: Some(blake3::Hasher::new()) }
+    }
+
+    /// The stream's form is told: whether it is one that may come from here.
+    pub(crate) fn form(&mut self, form: u8) -> Result<(), Refusal> {
+        match (form, &self.input) {
+            (CHECKED, _) => Ok(()),
+            (LOCAL, Inlet::Local(_)) => {
+                self.records = None;
+                Ok(())
+            }
+            _ => Err(Refusal::Version(form)),
+        }
+    }
+
+    /// Whether runs may come.
+    pub(crate) fn is_local(&self) -> bool {
+        self.records.is_none()
     }
 
     /// The next `N` bytes, which the closing checksum covers.
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let bytes = self.uncovered()?;
-        self.records.update(&bytes);
+        if let Some(records) = &mut self.records {
+            records.update(&bytes);
+        }
         Ok(bytes)
     }
 
@@ -71,7 +112,9 @@ impl<'a, R: Read> Receiver<'a, R> {
         }
         self.require(length)?;
         let text = self.buffer[self.start..self.start + length].to_vec();
-        self.records.update(&text);
+        if let Some(records) = &mut self.records {
+            records.update(&text);
+        }
         self.start += length;
         Ok(text)
     }
@@ -87,16 +130,33 @@ impl<'a, R: Read> Receiver<'a, R> {
         Ok(&self.buffer[begin..begin + length])
     }
 
-    /// The checksum of all covered bytes so far.
-    pub(crate) fn checksum(&self) -> [u8; CHECKSUM] {
-        *self.records.finalize().as_bytes()
+    /// Moves some of the next `most` bytes, past the buffer, which must be empty, into a file. Nothing where this
+    /// carrier or file cannot.
+    pub(crate) fn splice(&mut self, file: BorrowedFd<'_>, at: u64, most: u64) -> Result<Option<u64>, Fault> {
+        let Inlet::Local(end) = &self.input else { return Ok(None) };
+        match end.splice_into(file, at, most) {
+            Ok(0) => Err(Fault::Truncated),
+            Ok(moved) => Ok(Some(moved as u64)),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Ok(None),
+            Err(error) => Err(Fault::Stream(error)),
+        }
+    }
+
+    /// Whether nothing more has been read than was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The checksum of all covered bytes so far; none in the local form.
+    pub(crate) fn checksum(&self) -> Option<[u8; CHECKSUM]> {
+        Some(*self.records.as_ref()?.finalize().as_bytes())
     }
 
     /// The hasher for the content of the file just begun: its name and place belong to it as much as its bytes.
-    pub(crate) fn hasher(&self) -> blake3::Hasher {
+    pub(crate) fn hasher(&self) -> Option<blake3::Hasher> {
         let mut content = blake3::Hasher::new();
-        content.update(&self.checksum());
-        content
+        content.update(&self.checksum()?);
+        Some(content)
     }
 
     fn require(&mut self, count: usize) -> Result<(), Fault> {
@@ -109,7 +169,7 @@ impl<'a, R: Read> Receiver<'a, R> {
             self.start = 0;
         }
         while self.end - self.start < count {
-            match self.input.read(&mut self.buffer[self.end..]) {
+            match self.input.reader().read(&mut self.buffer[self.end..]) {
                 Ok(0) => return Err(Fault::Truncated),
                 Ok(read) => self.end += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -6,37 +6,67 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use crate::error::TransferError;
-use crate::format::{DIRECTORY, END, FILE, HARD_LINK, HOLE, LEAVE, LINK, MAGIC, MAX_CHUNK, Time, VERSION};
+use crate::format::{CHECKED, DIRECTORY, END, FILE, HARD_LINK, HOLE, LEAVE, LINK, LOCAL, MAGIC, MAX_CHUNK, RUN, Time};
+use crate::local::LocalEnd;
+use crate::oversight::Oversight;
 
 /// Small enough to stay in the processor's second cache between reading, hashing and sending.
 const BUFFER: usize = 256 * 1024;
 /// File data is read only into at least this much room.
 const ROOM: usize = 64 * 1024;
+/// At least so much of a file is worth a run of its own.
+const RUN_LEAST: u64 = 256 * 1024;
+/// What fills the run of a file that became shorter.
+const ZEROS: [u8; 4096] = [0; 4096];
 
-pub(crate) struct Sender<'a, W> {
-    out: &'a mut W,
+/// Where a stream goes, which decides its form.
+pub(crate) enum Outlet<'a> {
+    /// Anywhere.
+    Checked(&'a mut dyn Write),
+    /// To another process of this host.
+    Local(LocalEnd<'a>),
+}
+
+impl Outlet<'_> {
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Checked(out) => out,
+            Self::Local(end) => end,
+        }
+    }
+}
+
+/// The sum over a file's place and content; none in the local form.
+pub(crate) type Content = Option<blake3::Hasher>;
+
+pub(crate) struct Sender<'a> {
+    out: Outlet<'a>,
+    oversight: Oversight<'a>,
     buffer: Vec<u8>,
     filled: usize,
     /// Up to where the buffer's records have gone into `records`.
     hashed: usize,
-    records: blake3::Hasher,
+    /// None in the local form.
+    records: Option<blake3::Hasher>,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
 }
 
-impl<'a, W: Write> Sender<'a, W> {
-    pub(crate) fn new(out: &'a mut W) -> Result<Self, TransferError> {
+impl<'a> Sender<'a> {
+    pub(crate) fn new(out: Outlet<'a>, oversight: Oversight<'a>) -> Result<Self, TransferError> {
+        let checked = matches!(out, Outlet::Checked(_));
         let mut sender = Self {
             out,
+            oversight,
             buffer: vec![0; BUFFER],
             filled: 0,
             hashed: 0,
-            records: blake3::Hasher::new(),
+            records: checked.then(blake3::Hasher::new),
             entries: 0,
             bytes: 0,
         };
         sender.put(&MAGIC)?;
-        sender.put(&[VERSION])?;
+        sender.put(&[if checked { CHECKED } else { LOCAL }])?;
         Ok(sender)
     }
 
@@ -72,11 +102,11 @@ impl<'a, W: Write> Sender<'a, W> {
 
     /// The hasher for the content of the file just begun. It covers all records so far: a file whose name was changed on
     /// the way is refused with the file, not only at the stream's end.
-    pub(crate) fn content(&mut self) -> blake3::Hasher {
+    pub(crate) fn content(&mut self) -> Content {
         self.hash_records();
         let mut content = blake3::Hasher::new();
-        content.update(self.records.finalize().as_bytes());
-        content
+        content.update(self.records.as_ref()?.finalize().as_bytes());
+        Some(content)
     }
 
     /// Sends up to `limit` bytes from the file's position; how many there were, 0 at its end.
@@ -84,7 +114,7 @@ impl<'a, W: Write> Sender<'a, W> {
         &mut self,
         file: BorrowedFd<'_>,
         limit: u64,
-        content: &mut blake3::Hasher,
+        content: &mut Content,
     ) -> Result<Result<u64, Errno>, TransferError> {
         self.hash_records();
         if BUFFER - self.filled < ROOM.min(usize::try_from(limit).unwrap_or(ROOM)) + 4 {
@@ -103,23 +133,85 @@ impl<'a, W: Write> Sender<'a, W> {
             Ok(read) => read,
             Err(errno) => return Ok(Err(errno)),
         };
-        content.update(&self.buffer[start..start + read]);
+        if let Some(content) = content {
+            content.update(&self.buffer[start..start + read]);
+        }
         self.buffer[self.filled..start].copy_from_slice(&(read as u32).to_le_bytes());
         self.filled = start + read;
         self.hashed = self.filled;
-        self.bytes += read as u64;
+        self.sent(read as u64);
         Ok(Ok(read as u64))
     }
 
-    pub(crate) fn hole(&mut self, length: u64, content: &mut blake3::Hasher) -> Result<(), TransferError> {
-        content.update(&length.to_le_bytes());
+    /// Whether so much of a file is better sent by [`Self::run`].
+    pub(crate) fn takes_runs(&self, length: u64) -> bool {
+        matches!(self.out, Outlet::Local(_)) && length >= RUN_LEAST
+    }
+
+    /// Sends `length` bytes from the file's position as a run; how many there were.
+    pub(crate) fn run(&mut self, file: BorrowedFd<'_>, length: u64) -> Result<Result<u64, Errno>, TransferError> {
+        self.put(&RUN.to_le_bytes())?;
+        self.put(&length.to_le_bytes())?;
+        self.flush()?;
+        let mut left = length;
+        while left > 0 {
+            match self.hand_on(file, left)? {
+                Ok(0) => break,
+                Ok(moved) => {
+                    left -= moved;
+                    self.sent(moved);
+                }
+                Err(errno) => return Ok(Err(errno)),
+            }
+        }
+        let count = length - left;
+        while left > 0 {
+            let zeros = &ZEROS[..ZEROS.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+            self.out.writer().write_all(zeros).map_err(broken)?;
+            left -= zeros.len() as u64;
+        }
+        self.put(&count.to_le_bytes())?;
+        Ok(Ok(count))
+    }
+
+    /// Moves some of a file past the buffer, which is empty; 0 at the file's end.
+    fn hand_on(&mut self, file: BorrowedFd<'_>, most: u64) -> Result<Result<u64, Errno>, TransferError> {
+        let Outlet::Local(end) = &mut self.out else { return Ok(Err(Errno::INVAL)) };
+        match end.splice_from(file, most) {
+            Ok(moved) => return Ok(Ok(moved as u64)),
+            // This file or carrier can't.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
+            Err(error) => return Err(broken(error)),
+        }
+        let room = BUFFER.min(usize::try_from(most).unwrap_or(BUFFER));
+        match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut self.buffer[..room])) {
+            Ok(read) => {
+                end.write_all(&self.buffer[..read]).map_err(broken)?;
+                Ok(Ok(read as u64))
+            }
+            Err(errno) => Ok(Err(errno)),
+        }
+    }
+
+    fn sent(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.oversight.count(bytes);
+    }
+
+    pub(crate) fn hole(&mut self, length: u64, content: &mut Content) -> Result<(), TransferError> {
+        if let Some(content) = content {
+            content.update(&length.to_le_bytes());
+        }
         self.unhashed(&HOLE.to_le_bytes())?;
         self.unhashed(&length.to_le_bytes())
     }
 
-    pub(crate) fn end_file(&mut self, content: &blake3::Hasher) -> Result<(), TransferError> {
+    pub(crate) fn end_file(&mut self, content: &Content) -> Result<(), TransferError> {
         self.unhashed(&0_u32.to_le_bytes())?;
-        self.put(content.finalize().as_bytes())
+        match content {
+            Some(content) => self.put(content.finalize().as_bytes()),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn end(&mut self) -> Result<(), TransferError> {
@@ -127,10 +219,11 @@ impl<'a, W: Write> Sender<'a, W> {
         self.put(&self.entries.to_le_bytes())?;
         self.put(&self.bytes.to_le_bytes())?;
         self.hash_records();
-        let checksum = self.records.finalize();
-        self.unhashed(checksum.as_bytes())?;
+        if let Some(checksum) = self.records.as_ref().map(blake3::Hasher::finalize) {
+            self.unhashed(checksum.as_bytes())?;
+        }
         self.flush()?;
-        self.out.flush().map_err(|source| TransferError::Stream { operation: "write", source })
+        self.out.writer().flush().map_err(broken)
     }
 
     fn entry(&mut self, kind: u8, name: &[u8]) -> Result<(), TransferError> {
@@ -164,16 +257,21 @@ impl<'a, W: Write> Sender<'a, W> {
     }
 
     fn hash_records(&mut self) {
-        self.records.update(&self.buffer[self.hashed..self.filled]);
+        if let Some(records) = &mut self.records {
+            records.update(&self.buffer[self.hashed..self.filled]);
+        }
         self.hashed = self.filled;
     }
 
     fn flush(&mut self) -> Result<(), TransferError> {
         self.hash_records();
-        let sent = self.out.write_all(&self.buffer[..self.filled]);
-        sent.map_err(|source: io::Error| TransferError::Stream { operation: "write", source })?;
+        self.out.writer().write_all(&self.buffer[..self.filled]).map_err(broken)?;
         self.filled = 0;
         self.hashed = 0;
         Ok(())
     }
+}
+
+fn broken(error: io::Error) -> TransferError {
+    TransferError::stream("write", error)
 }

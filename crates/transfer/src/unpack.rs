@@ -13,23 +13,28 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::crew::Crew;
 use crate::error::{Refusal, TransferError};
+use crate::failure::Failure;
 use crate::format::{
-    CHECKSUM, DIRECTORY, END, FILE, HARD_LINK, HOLE, LEAVE, LINK, MAGIC, MAX_CHUNK, MAX_DEPTH, MAX_FILE, MAX_NAME,
-    MAX_TARGET, Time, VERSION, is_name, leads_outward,
+    DIRECTORY, END, FILE, HARD_LINK, LEAVE, LINK, MAGIC, MAX_DEPTH, MAX_NAME, MAX_TARGET, Time, is_name, leads_outward,
 };
+use crate::local::LocalEnd;
+use crate::making::{self, Made, Place};
+use crate::oversight::Oversight;
 use crate::pack::OPEN_FOLDER;
-use crate::receiver::{Fault, Receiver};
+use crate::receiver::{Inlet, Receiver};
 use crate::removal;
 use crate::target::{self, Target};
-use crate::{SpecialBits, Summary, UnpackOptions};
+use crate::{Summary, UnpackOptions};
 
 /// Makes the file or tree that `input` holds at `path`, resolved within `root`.
 ///
@@ -43,9 +48,36 @@ pub fn unpack<R: Read>(
     path: &Path,
     options: &UnpackOptions,
 ) -> Result<Summary, TransferError> {
+    receive(Inlet::Checked(input), root, path, options, Oversight::default())
+}
+
+/// As [`unpack`], from a pipe or socket whose other end a process of this host has: what [`crate::pack_into`] sends
+/// is understood, too. The descriptor becomes non-blocking.
+///
+/// # Errors
+/// As [`unpack`]; and [`TransferError::Stopped`].
+pub fn unpack_from(
+    end: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+    path: &Path,
+    options: &UnpackOptions,
+    oversight: Oversight<'_>,
+) -> Result<Summary, TransferError> {
+    let end = LocalEnd::new(end, oversight).map_err(|error| TransferError::stream("read", error))?;
+    receive(Inlet::Local(end), root, path, options, oversight)
+}
+
+fn receive<'a>(
+    input: Inlet<'a>,
+    root: BorrowedFd<'_>,
+    path: &Path,
+    options: &UnpackOptions,
+    oversight: Oversight<'a>,
+) -> Result<Summary, TransferError> {
     let mut unpacker = Unpacker {
         stream: Receiver::new(input),
         options: *options,
+        oversight,
         root: path.to_owned(),
         floor: 1,
         folders: Vec::new(),
@@ -53,58 +85,22 @@ pub fn unpack<R: Read>(
         begun: None,
         arrived: HashMap::new(),
         temporaries: Temporaries::new(),
+        crew: Crew::new(*options),
         summary: Summary::default(),
     };
-    match unpacker.run(root, path) {
-        Ok(()) => Ok(unpacker.summary),
-        Err(failure) => {
-            let error = failure.at(unpacker.entry());
-            unpacker.clean_up();
-            Err(error)
+    match unpacker.run(root, path).and_then(|()| unpacker.crew.drain()) {
+        Ok(()) => {
+            // Everything was waited for.
+            unpacker.crew.end();
+            Ok(unpacker.summary)
         }
-    }
-}
-
-/// An error that does not yet know its entry's path.
-enum Failure {
-    Fault(Fault),
-    System(&'static str, Errno),
-    /// A folder is where a file is to go.
-    Folder,
-    /// Something else is where a folder is to go.
-    NotAFolder,
-    Told(TransferError),
-}
-
-impl Failure {
-    fn at(self, entry: PathBuf) -> TransferError {
-        match self {
-            Self::Fault(Fault::Stream(source)) => TransferError::Stream { operation: "read", source },
-            Self::Fault(Fault::Truncated) => TransferError::Truncated { entry },
-            Self::Fault(Fault::Refused(reason)) => TransferError::Refused { entry, reason },
-            Self::System(operation, errno) => TransferError::file(operation, entry, errno),
-            Self::Folder => TransferError::Folder { path: entry },
-            Self::NotAFolder => TransferError::NotAFolder { path: entry },
-            Self::Told(error) => error,
-        }
-    }
-}
-
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Fault(Fault::Refused(refusal))
+        Err(failure) => Err(unpacker.give_up(failure)),
     }
 }
 
 /// A folder on the way from the root to where the stream is.
 struct Folder {
-    descriptor: OwnedFd,
+    place: Arc<Place>,
     /// Its name in the folder below it on the stack; the first has none.
     name: Vec<u8>,
     /// Whether it is new, and so not yet visible under its name.
@@ -117,9 +113,10 @@ struct Folder {
     temporary: Option<Vec<u8>>,
 }
 
-struct Unpacker<'a, R> {
-    stream: Receiver<'a, R>,
-    options: UnpackOptions,
+pub(crate) struct Unpacker<'a> {
+    pub(crate) stream: Receiver<'a>,
+    pub(crate) options: UnpackOptions,
+    pub(crate) oversight: Oversight<'a>,
     /// What the root entry becomes, for messages.
     root: PathBuf,
     /// How many folders are open while the stream is directly in its root folder.
@@ -132,18 +129,17 @@ struct Unpacker<'a, R> {
     /// Files that hard links may refer to: number and names from the first folder on.
     arrived: HashMap<u32, Vec<Vec<u8>>>,
     temporaries: Temporaries,
-    summary: Summary,
+    pub(crate) crew: Crew,
+    pub(crate) summary: Summary,
 }
 
-impl<R: Read> Unpacker<'_, R> {
+impl Unpacker<'_> {
     fn run(&mut self, root: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
         let start = self.stream.array::<8>()?;
         if start[..7] != MAGIC {
             return Err(Refusal::NotAStream.into());
         }
-        if start[7] != VERSION {
-            return Err(Refusal::Version(start[7]).into());
-        }
+        self.stream.form(start[7])?;
         let kind = self.stream.byte()?;
         if kind != DIRECTORY && kind != FILE {
             return Err(Refusal::Kind(kind).into());
@@ -155,13 +151,15 @@ impl<R: Read> Unpacker<'_, R> {
             Target::Contents(folder) => {
                 self.stream.number()?;
                 self.stream.time()?;
-                self.enter(folder, Vec::new(), None);
+                self.enter(Place::existing(folder, self.root.clone()), Vec::new(), None);
                 self.contents()?;
                 self.end()
             }
             Target::Named(folder, name) => {
-                self.enter(folder, Vec::new(), None);
-                if path.file_name().is_none_or(|given| given.as_bytes() != name) {
+                let named = path.file_name().is_some_and(|given| given.as_bytes() == name);
+                let outer = if named { path.parent().unwrap_or(path) } else { path };
+                self.enter(Place::existing(folder, outer.to_owned()), Vec::new(), None);
+                if !named {
                     self.root.push(OsStr::from_bytes(&name));
                 }
                 self.floor = 2;
@@ -171,7 +169,7 @@ impl<R: Read> Unpacker<'_, R> {
                     self.end()?;
                     self.leave()
                 } else {
-                    self.file(&name)?;
+                    self.root_file(&name)?;
                     self.end()?;
                     self.commit(&name)
                 }
@@ -197,10 +195,7 @@ impl<R: Read> Unpacker<'_, R> {
             self.summary.entries += 1;
             match kind {
                 DIRECTORY => self.directory(name)?,
-                FILE => {
-                    self.file(&name)?;
-                    self.commit(&name)?;
-                }
+                FILE => self.file(&name)?,
                 LINK => self.link(&name)?,
                 _ => self.hard_link(&name)?,
             }
@@ -229,9 +224,10 @@ impl<R: Read> Unpacker<'_, R> {
         }
         let top = self.top();
         if !top.fresh {
-            match rustix::fs::openat(&top.descriptor, &*name, OPEN_FOLDER, Mode::empty()) {
+            match rustix::fs::openat(&top.place.descriptor, &*name, OPEN_FOLDER, Mode::empty()) {
                 Ok(existing) => {
-                    self.enter(existing, name, None);
+                    let shown = top.place.shown.join(OsStr::from_bytes(&name));
+                    self.enter(Place::existing(existing, shown), name, None);
                     return Ok(());
                 }
                 Err(Errno::NOENT) => {}
@@ -240,11 +236,12 @@ impl<R: Read> Unpacker<'_, R> {
             }
         }
         let made_as = self.begin(&name);
-        let top = self.top();
-        rustix::fs::mkdirat(&top.descriptor, &*made_as, Mode::RWXU)
+        let outer = &self.top().place;
+        rustix::fs::mkdirat(&outer.descriptor, &*made_as, Mode::RWXU)
             .map_err(|errno| Failure::System("make the folder", errno))?;
-        let made = rustix::fs::openat(&top.descriptor, &*made_as, OPEN_FOLDER, Mode::empty())
+        let made = rustix::fs::openat(&outer.descriptor, &*made_as, OPEN_FOLDER, Mode::empty())
             .map_err(|errno| Failure::System("open the new folder", errno))?;
+        let made = outer.made_in(made, &name);
         let temporary = self.begun.take();
         self.enter(made, name, Some((mode, time)));
         self.folders.last_mut().expect("entered just now").temporary = temporary;
@@ -252,9 +249,9 @@ impl<R: Read> Unpacker<'_, R> {
         Ok(())
     }
 
-    fn enter(&mut self, descriptor: OwnedFd, name: Vec<u8>, made: Option<(u32, Time)>) {
-        let folder = Folder { descriptor, name, fresh: made.is_some(), last: None, made, temporary: None };
-        self.folders.push(folder);
+    fn enter(&mut self, place: Place, name: Vec<u8>, made: Option<(u32, Time)>) {
+        let place = Arc::new(place);
+        self.folders.push(Folder { place, name, fresh: made.is_some(), last: None, made, temporary: None });
     }
 
     fn leave(&mut self) -> Result<(), Failure> {
@@ -263,75 +260,58 @@ impl<R: Read> Unpacker<'_, R> {
             self.current.clone_from(&folder.name);
         }
         self.begun = folder.temporary;
-        if let Some((mode, time)) = folder.made {
-            self.settle(folder.descriptor.as_fd(), mode, time)?;
+        folder.place.leave(folder.made, &self.options)?;
+        if self.begun.is_some() {
+            // Nothing is to come into it under its own name.
+            self.crew.drain()?;
         }
         if let Some(temporary) = &self.begun {
-            let parent = &self.top().descriptor;
-            rename_new(parent, temporary, &folder.name).map_err(|errno| Failure::System("make the folder", errno))?;
+            let outer = &self.top().place.descriptor;
+            making::rename_new(outer, temporary, &folder.name)
+                .map_err(|errno| Failure::System("make the folder", errno))?;
             self.begun = None;
         }
         self.current.clear();
         Ok(())
     }
 
-    /// Receives a file, whole and checked, under a temporary name if it has one.
+    /// The one file of a stream: under a temporary name until the stream's end was right.
+    fn root_file(&mut self, name: &[u8]) -> Result<(), Failure> {
+        let (mode, time, _) = (self.stream.number()?, self.stream.time()?, self.stream.number()?);
+        let made = Made { made_as: self.begin(name), becomes: Some(name.to_vec()), mode, time };
+        let mut checksum = self.stream.hasher();
+        let (file, has_mode) = made.open(&self.top().place, &self.options)?;
+        self.content(&file, 0, None, &mut checksum)?;
+        made.settle(&file, has_mode, &self.options)
+    }
+
+    /// Receives a file, whole and checked. A small one is left to the crew.
     fn file(&mut self, name: &[u8]) -> Result<(), Failure> {
         let (mode, time, number) = (self.stream.number()?, self.stream.time()?, self.stream.number()?);
+        let mut checksum = self.stream.hasher();
+        let start = self.crew.contents().len();
+        let next = self.small_content(&mut checksum)?;
         let made_as = self.begin(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.top().descriptor, &*made_as, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| Failure::System("make", errno))?;
-        self.content(&file)?;
-        self.settle(file.as_fd(), mode, time)?;
+        let becomes = self.begun.is_some().then(|| name.to_vec());
+        let made = Made { made_as, becomes, mode, time };
+        if let Some(next) = next {
+            let (file, has_mode) = made.open(&self.top().place, &self.options)?;
+            let at = self.write_collected(&file, start)?;
+            self.content(&file, at, Some(next), &mut checksum)?;
+            made.settle(&file, has_mode, &self.options)?;
+            self.commit(name)?;
+        } else {
+            // It is the crew's to remove what it does not finish.
+            self.begun = None;
+            let place = Arc::clone(&self.top().place);
+            self.crew.add(&place, made, start)?;
+        }
         if number != 0 {
             let mut names: Vec<_> = self.folders[1..].iter().map(|folder| folder.name.clone()).collect();
             names.push(name.to_vec());
             self.arrived.insert(number, names);
         }
         Ok(())
-    }
-
-    fn content(&mut self, file: &OwnedFd) -> Result<(), Failure> {
-        let mut checksum = self.stream.hasher();
-        let (mut at, mut ends_in_hole) = (0_u64, false);
-        loop {
-            let length = u32::from_le_bytes(self.stream.uncovered()?);
-            let advance = match length {
-                0 => break,
-                HOLE => u64::from_le_bytes(self.stream.uncovered()?),
-                length if length > MAX_CHUNK => return Err(Refusal::TooLarge.into()),
-                length => length.into(),
-            };
-            if advance > MAX_FILE || at + advance > MAX_FILE {
-                return Err(Refusal::TooLarge.into());
-            }
-            ends_in_hole = length == HOLE;
-            if ends_in_hole {
-                checksum.update(&advance.to_le_bytes());
-                at += advance;
-                continue;
-            }
-            self.summary.bytes += advance;
-            if let Some(limit) = self.options.limit.filter(|limit| self.summary.bytes > *limit) {
-                return Err(Refusal::OverLimit(limit).into());
-            }
-            let end = at + advance;
-            while at < end {
-                let part = self.stream.content((end - at) as usize)?;
-                checksum.update(part);
-                write_at(file, part, at).map_err(|errno| Failure::System("write", errno))?;
-                at += part.len() as u64;
-            }
-        }
-        if ends_in_hole {
-            rustix::fs::ftruncate(file, at).map_err(|errno| Failure::System("write", errno))?;
-        }
-        if self.stream.array::<CHECKSUM>()? == *checksum.finalize().as_bytes() {
-            Ok(())
-        } else {
-            Err(Refusal::Checksum.into())
-        }
     }
 
     fn link(&mut self, name: &[u8]) -> Result<(), Failure> {
@@ -342,11 +322,10 @@ impl<R: Read> Unpacker<'_, R> {
         }
         self.summary.outward_links += u64::from(leads_outward(&target, self.folders.len() - self.floor));
         let made_as = self.begin(name);
-        let folder = &self.top().descriptor;
+        let folder = &self.top().place.descriptor;
         rustix::fs::symlinkat(&*target, folder, &*made_as).map_err(|errno| Failure::System("make the link", errno))?;
-        if let Some((uid, gid)) = self.options.owner {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            rustix::fs::chownat(folder, &*made_as, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        if let Some((uid, gid)) = making::owner(&self.options) {
+            rustix::fs::chownat(folder, &*made_as, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|errno| Failure::System("give away", errno))?;
         }
         rustix::fs::utimensat(folder, &*made_as, &time.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
@@ -357,13 +336,14 @@ impl<R: Read> Unpacker<'_, R> {
     fn hard_link(&mut self, name: &[u8]) -> Result<(), Failure> {
         let number = self.stream.number()?;
         let names = self.arrived.get(&number).ok_or(Refusal::HardLink)?.clone();
+        self.crew.drain()?;
         let (first, way) = names.split_last().expect("at least the file's own name");
         // Folders that are still open may go by a temporary name: start at the last one both share.
         let shared = self.folders[1..].iter().zip(way).take_while(|(folder, name)| folder.name == **name).count();
         let made_as = self.begin(name);
-        let start = self.folders[shared].descriptor.as_fd();
+        let start = self.folders[shared].place.descriptor.as_fd();
         let rest: PathBuf = way[shared..].iter().map(|name| OsStr::from_bytes(name)).collect();
-        let top = &self.top().descriptor;
+        let top = &self.top().place.descriptor;
         let linked = if rest.as_os_str().is_empty() {
             rustix::fs::linkat(start, &**first, top, &*made_as, AtFlags::empty())
         } else {
@@ -383,9 +363,8 @@ impl<R: Read> Unpacker<'_, R> {
         }
         let entries = u64::from_le_bytes(self.stream.array()?);
         let bytes = u64::from_le_bytes(self.stream.array()?);
-        let checksum = self.stream.checksum();
-        let sent = self.stream.uncovered::<CHECKSUM>()?;
-        if sent == checksum && entries == self.summary.entries && bytes == self.summary.bytes {
+        let whole = self.sum_is(self.stream.checksum())?;
+        if whole && entries == self.summary.entries && bytes == self.summary.bytes {
             Ok(())
         } else {
             Err(Refusal::Closing.into())
@@ -405,26 +384,9 @@ impl<R: Read> Unpacker<'_, R> {
     /// Gives what was begun its name, in place of any file or link that had it.
     fn commit(&mut self, name: &[u8]) -> Result<(), Failure> {
         let Some(temporary) = &self.begun else { return Ok(()) };
-        let folder = &self.top().descriptor;
-        match rustix::fs::renameat(folder, &**temporary, folder, name) {
-            Ok(()) => {
-                self.begun = None;
-                Ok(())
-            }
-            Err(Errno::ISDIR) => Err(Failure::Folder),
-            Err(errno) => Err(Failure::System("replace", errno)),
-        }
-    }
-
-    fn settle(&self, made: BorrowedFd<'_>, mode: u32, time: Time) -> Result<(), Failure> {
-        if let Some((uid, gid)) = self.options.owner {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            rustix::fs::fchown(made, Some(uid), Some(gid)).map_err(|errno| Failure::System("give away", errno))?;
-        }
-        let keep = !self.options.hostile && self.options.special_bits == SpecialBits::Keep;
-        let mode = Mode::from_raw_mode(mode & if keep { 0o7777 } else { 0o777 });
-        rustix::fs::fchmod(made, mode).map_err(|errno| Failure::System("set the mode of", errno))?;
-        rustix::fs::futimens(made, &time.timestamps()).map_err(|errno| Failure::System("set the time of", errno))
+        making::replace(&self.top().place.descriptor, temporary, name)?;
+        self.begun = None;
+        Ok(())
     }
 
     fn top(&self) -> &Folder {
@@ -444,39 +406,19 @@ impl<R: Read> Unpacker<'_, R> {
         entry
     }
 
-    fn clean_up(&mut self) {
-        // What cannot be removed keeps its telling name; the error that matters is the transfer's.
+    /// Removes what was not finished. What failed first is the error, which the crew may know and the stream not.
+    fn give_up(mut self, failure: Failure) -> TransferError {
+        let error = failure.at(self.entry());
+        let error = self.crew.end().unwrap_or(error);
+        // What cannot be removed keeps its telling name.
         while let Some(folder) = self.folders.pop() {
             if let Some(begun) = self.begun.take() {
-                let _ = removal::remove(folder.descriptor.as_fd(), &begun);
+                let _ = removal::remove(folder.place.descriptor.as_fd(), &begun);
             }
             self.begun = folder.temporary;
         }
+        error
     }
-}
-
-/// Renames a folder to a name that nothing has yet.
-fn rename_new(folder: &OwnedFd, from: &[u8], to: &[u8]) -> Result<(), Errno> {
-    match rustix::fs::renameat_with(folder, from, folder, to, rustix::fs::RenameFlags::NOREPLACE) {
-        // Some file systems cannot; there an empty folder made meanwhile is replaced.
-        Err(Errno::INVAL) => rustix::fs::renameat(folder, from, folder, to),
-        outcome => outcome,
-    }
-}
-
-fn write_at(file: &OwnedFd, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(file, bytes, at) {
-            Ok(0) => return Err(Errno::NOSPC),
-            Ok(written) => {
-                bytes = &bytes[written..];
-                at += written as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
 }
 
 /// Names that nothing else has: random per transfer, then counted.

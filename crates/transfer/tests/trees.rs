@@ -130,7 +130,11 @@ proptest! {
         // Again, over itself: into the folder that is there now.
         let contents = packed(from.path(), "tree/.");
         unpacked(&contents, to.path(), "copy").expect("merging into the same");
-        prop_assert_eq!(listing(&from.path().join("tree")), listing(&to.path().join("copy")));
+        // A folder that was there has the time of its last change, which is now.
+        let timeless = |root: &Path| -> Vec<_> {
+            listing(root).into_iter().map(|(path, mode, _, content, links)| (path, mode, content, links)).collect()
+        };
+        prop_assert_eq!(timeless(&from.path().join("tree")), timeless(&to.path().join("copy")));
     }
 
     #[test]
