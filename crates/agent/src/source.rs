@@ -32,7 +32,11 @@ impl Source {
         let mounted = mount::attach(own.as_ref().unwrap_or(tree).as_fd(), folder.as_path());
         mounted.map_err(|error| {
             let _ = std::fs::remove_dir(&folder);
-            error.problem().because(format!("while the source {} was shown to the machine", path.display()))
+            let problem =
+                error.problem().because(format!("while the source {} was shown to the machine", path.display()));
+            problem.hint(
+                "a tree on a file system that maps no ids (a network's, an overlay) can be shown from a local disk",
+            )
         })?;
         Ok(Self { path: path.to_owned(), staged: Some(folder) })
     }

@@ -294,7 +294,7 @@ fn ids_modes_and_capabilities_are_kept_by_root() {
     let mut value = [0; 64];
     let read = rustix::fs::getxattr(image.root.join("usr/bin/ping"), "user.note", &mut value).expect("xattr");
     assert_eq!(&value[..read], b"hi");
-    if rustix::process::geteuid().is_root() {
+    if testkit::user::is_host_root() {
         assert_eq!(image.record.ownership, Ownership::Kept);
         assert_eq!((facts.uid(), facts.gid()), (1234, 70_000));
         let read = rustix::fs::getxattr(image.root.join("usr/bin/ping"), "security.capability", &mut value);

@@ -108,10 +108,10 @@ fn say_skipped(missing: &str) {
     testkit::skip::Skip { name: &test, reason: &reason, forced_by_host: true, whole_test: true }.record();
 }
 
-/// Goes on only as root.
+/// Goes on only as root of the host.
 pub(crate) fn need_root() {
-    if !rustix::process::geteuid().is_root() {
-        skip("root");
+    if !testkit::user::is_host_root() {
+        skip("root of the host");
     }
 }
 

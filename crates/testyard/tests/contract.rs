@@ -41,12 +41,12 @@ impl Machines {
 
 impl Fixture for Machines {
     fn lacks(&self, ability: Ability) -> Option<String> {
-        let root = rustix::process::getuid().is_root();
+        let (root, ids) = (testkit::user::is_root(), testkit::user::is_host_root());
         let plain = || Some("backend host runs plain processes".to_owned());
         match ability {
-            Ability::Root | Ability::OtherUsers if self.is_namespace() && root => None,
             Ability::Root if self.is_namespace() => None,
-            Ability::OtherUsers if self.is_namespace() => Some("an ordinary user has one id to give".to_owned()),
+            Ability::OtherUsers if self.is_namespace() && ids => None,
+            Ability::OtherUsers if self.is_namespace() => Some("there is one id to give".to_owned()),
             Ability::Root | Ability::OtherUsers if root => None,
             Ability::Root | Ability::OtherUsers => plain(),
             Ability::OwnRoot | Ability::Environments if self.is_namespace() => None,

@@ -46,6 +46,14 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Whether this test runs as root of the host, not as that of a user namespace, who has few ids and can change nothing of
+/// the host's.
+#[must_use]
+pub fn is_host_root() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    is_root() && map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 fn find(passwd: &str, name: &str) -> Option<User> {
     let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let fields = lines.find(|fields| fields.first() == Some(&name))?;

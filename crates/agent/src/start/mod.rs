@@ -10,7 +10,7 @@ use std::rc::Rc;
 use testyard_linux::Result;
 use testyard_linux::cgroup::{Group, Hierarchy};
 use testyard_linux::process::SingleThreaded;
-use testyard_protocol::start::{AgentMode, AgentStart};
+use testyard_protocol::start::{AgentMode, AgentStart, IdRange};
 
 use crate::place::{Place, PlaceKind};
 use crate::route;
@@ -36,6 +36,13 @@ fn join_group(start: &AgentStart, hierarchy: &Hierarchy) -> Result<Option<Rc<Gro
     let group = Group::open(hierarchy, name)?;
     // Version 2 forbids processes beside child groups that have controllers: the agent and what runs on the
     // machine itself live in a leaf of their own.
-    group.child("machine")?.attach_self()?;
+    let own = group.child("machine")?;
+    own.attach_self()?;
+    if let AgentMode::Namespace(namespace) = &start.mode
+        && let IdRange::Range { first, .. } = namespace.ids
+    {
+        // The machine's root makes groups of its own below this one, which limits nothing.
+        own.chown(first, first)?;
+    }
     Ok(Some(Rc::new(group)))
 }

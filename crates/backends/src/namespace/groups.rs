@@ -9,7 +9,7 @@ use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, Reco
 use testyard_model::MachineSpec;
 use testyard_protocol::start::IdRange;
 
-use super::{ids_of, refuse};
+use super::{ids, refuse};
 
 fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
     move |source| BackendError::Host { operation, machine: place.name.clone(), source }
@@ -74,7 +74,7 @@ pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
             "see `testyard doctor` for the controllers that can be written",
         ));
     }
-    if let IdRange::Range { first, .. } = ids_of(&place.spec) {
+    if let IdRange::Range { first, .. } = ids::of(place) {
         group.chown(first, first).map_err(&failed)?;
     }
     Ok(Some(name))

@@ -10,7 +10,7 @@ use testyard_machine::backend::{BackendError, MachinePlace};
 use testyard_model::{ImageReference, Problem, ProblemKind};
 use testyard_protocol::start::{IdRange, LayerStart, SubmountStart};
 
-use super::ids_of;
+use super::ids;
 
 /// What roots of a machine are made from.
 pub(super) struct Layers {
@@ -42,12 +42,12 @@ fn stored(place: &MachinePlace, reference: &ImageReference) -> Result<LayerStart
     let store = Store::open(&place.images).map_err(|error| error.problem())?;
     let image = store.find(reference).map_err(|error| error.problem())?;
     let single = image.record.ownership == Ownership::SingleOwner;
-    match (ids_of(&place.spec), single) {
+    match (ids::of(place), single) {
         (IdRange::Single, false) => Err(Problem::new(
             ProblemKind::Unsupported,
-            format!("image {reference} keeps many users' files, and an ordinary user's machine has one user"),
+            format!("image {reference} keeps many users' files, and {} has one user", ids::whose_machine()),
         )
-        .hint("import the image again as this user, or run testyard as root")
+        .hint("import the image again as this user, or run testyard as root of a host")
         .into()),
         (_, single) => Ok(LayerStart { path: image.root, mapped: !single, copied: false }),
     }
@@ -86,7 +86,7 @@ fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
     let masks = fresh_masks(place)?;
     let failed = |error: Error| host(place, "write the mask")(error);
     let exposed = exposed_elsewhere(place, &view);
-    match ids_of(&place.spec) {
+    match ids::of(place) {
         IdRange::Single => super::layers_of_user::find(place, &view, &masks, exposed),
         IdRange::Range { .. } | IdRange::Host => {
             let mut layers = Vec::new();

@@ -1,33 +1,19 @@
 //! Backend `namespace`: Testyard's own container. See `docs/machines.md` for what is inside one.
 
 mod groups;
+mod ids;
 mod layers;
 mod layers_of_user;
 mod store;
 
 use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
 use testyard_model::{BackendName, ImageReference, MachineSpec};
-use testyard_protocol::start::{AgentMode, AgentStart, IdRange, NamespaceStart};
+use testyard_protocol::start::{AgentMode, AgentStart, NamespaceStart};
 
 use crate::agent_process::{self, SLOTS};
 
-/// The first of the host's ids that machines made by root have, and how many. Far above those of people, and
-/// apart from what distributions hand out in `/etc/subuid`.
-pub const FIRST_ID: u32 = 0x6000_0000;
-/// How many ids a machine has.
-pub const ID_COUNT: u32 = 65_536;
-
 /// Testyard's own container.
 pub struct Namespace;
-
-/// Which ids a machine of this user has.
-pub(crate) fn ids_of(spec: &MachineSpec) -> IdRange {
-    match (rustix::process::geteuid().is_root(), spec.privileged) {
-        (true, true) => IdRange::Host,
-        (true, false) => IdRange::Range { first: FIRST_ID, count: ID_COUNT },
-        (false, _) => IdRange::Single,
-    }
-}
 
 /// Refuses an architecture that this host's processor cannot run.
 pub(crate) fn check_architecture(spec: &MachineSpec, backend: &BackendName) -> Result<(), BackendError> {
@@ -83,17 +69,19 @@ impl Backend for Namespace {
 
     fn start(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
         let layers = layers::find(place)?;
-        store::prepare(place)?;
+        store::prepare(place, recorder)?;
         let group = groups::create(place, recorder)?;
         let mut limits = layers.limits;
         if group.is_none() {
             limits.push("no limits on memory, processes and processor time: no cgroup here is writable".to_owned());
         }
+        limits.extend(ids::limit(place));
+        limits.extend(store::limit(place));
         let start = AgentStart {
             machine: place.id.to_string(),
             mode: AgentMode::Namespace(Box::new(NamespaceStart {
                 host_name: place.name.to_string(),
-                ids: ids_of(&place.spec),
+                ids: ids::of(place),
                 staging: store::staging(place),
                 store: store::folder(place),
                 layers: layers.layers,

@@ -1,4 +1,7 @@
 //! A machine's own files: `store/{upper,work,generations,submounts}` in its folder, owned by the machine's root.
+//!
+//! The kernel takes no overlay as the upper layer of another, and inside a container the machine's folder is often on
+//! one. Then the store is in the shared memory file system, where it lasts until the host restarts.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -8,14 +11,34 @@ use testyard_linux::{Error, files};
 use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, RecordedResource, Recorder, ResourceKind};
 use testyard_protocol::start::IdRange;
 
-use super::ids_of;
+use super::ids;
 
-/// How often a removal is tried.
+/// How often is tried what somebody else may be changing.
 const ATTEMPTS: u32 = 3;
 
 /// Where the machine's files are.
 pub(super) fn folder(place: &MachinePlace) -> PathBuf {
-    place.folder.join("store")
+    if in_memory(place) { shared_memory().join(format!("store-{}", place.id)) } else { place.folder.join("store") }
+}
+
+/// Whether the machine's own folder cannot hold them.
+fn in_memory(place: &MachinePlace) -> bool {
+    const OVERLAY_MAGIC: i64 = 0x794c_7630;
+    rustix::fs::statfs(&place.folder).is_ok_and(|facts| facts.f_type == OVERLAY_MAGIC)
+}
+
+/// The folder for stores in memory, verified to be this user's alone where it is used.
+fn shared_memory() -> PathBuf {
+    PathBuf::from(format!("/dev/shm/testyard-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// What a machine lacks whose files are in memory.
+pub(super) fn limit(place: &MachinePlace) -> Option<String> {
+    in_memory(place).then(|| {
+        "the machine's files are in memory, and gone when this host restarts: Testyard's state is on an overlay, over \
+         which the kernel makes no other"
+            .to_owned()
+    })
 }
 
 /// An empty folder over which the agent mounts its staging area, in its own mount namespace.
@@ -32,28 +55,41 @@ pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
     let folder = folder(place);
     let ids = recorder.intend(&[(ResourceKind::Folder, &folder)])?;
     let failed = host(place, "make the folders");
-    make(place, &staging(place)).map_err(&failed)?;
-    make_owned(place, &folder).map_err(&failed)?;
-    for name in ["upper", "work", "generations", "submounts"] {
-        make_owned(place, &folder.join(name)).map_err(&failed)?;
-    }
+    make_all(place, &folder).map_err(&failed)?;
     if let (Some(id), Some(identity)) = (ids.first(), KernelIdentity::of_path(&folder).map_err(&failed)?) {
         recorder.made(&[(*id, identity)])?;
     }
     Ok(())
 }
 
-/// Makes sure that what a start needs is there: a crash may have left an overlay's work folder in use.
-pub(super) fn prepare(place: &MachinePlace) -> Result<(), BackendError> {
-    let failed = host(place, "prepare the folders");
-    make(place, &staging(place)).map_err(&failed)?;
-    for name in ["upper", "work", "generations", "submounts"] {
-        make_owned(place, &folder(place).join(name)).map_err(&failed)?;
+/// Makes sure that what a start needs is there: a crash may have left an overlay's work folder in use, and what was
+/// in memory is gone after a restart of the host.
+pub(super) fn prepare(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+    let folder = folder(place);
+    if !folder.exists() {
+        remove(place, recorder)?;
+        return create(place, recorder);
     }
-    Ok(())
+    make_all(place, &folder).map_err(host(place, "prepare the folders"))
 }
 
-fn make(_place: &MachinePlace, path: &Path) -> Result<(), Error> {
+fn make_all(place: &MachinePlace, folder: &Path) -> Result<(), Error> {
+    make(&staging(place))?;
+    for attempt in 1.. {
+        if in_memory(place) {
+            files::verified_private_directory(&shared_memory())?;
+        }
+        match make_owned(place, folder) {
+            // Whoever removed the last store at this moment took the folder away.
+            Err(error) if error.is_absent() && attempt < ATTEMPTS => {}
+            Err(error) => return Err(error),
+            Ok(()) => break,
+        }
+    }
+    ["upper", "work", "generations", "submounts"].iter().try_for_each(|name| make_owned(place, &folder.join(name)))
+}
+
+fn make(path: &Path) -> Result<(), Error> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(errno) => Err(Error::new("make folder", path.display(), errno)),
@@ -61,8 +97,8 @@ fn make(_place: &MachinePlace, path: &Path) -> Result<(), Error> {
 }
 
 fn make_owned(place: &MachinePlace, path: &Path) -> Result<(), Error> {
-    make(place, path)?;
-    if let IdRange::Range { first, .. } = ids_of(&place.spec) {
+    make(path)?;
+    if let IdRange::Range { first, .. } = ids::of(place) {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(CWD, path, Some(Uid::from_raw(first)), Some(Gid::from_raw(first)), flags)
             .map_err(|errno| Error::new("give away", path.display(), errno))?;
@@ -87,16 +123,22 @@ pub(super) fn remove(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
     for resource in &ours {
         let now = KernelIdentity::of_path(&resource.place).map_err(&failed)?;
         // A folder that was replaced by another is not ours to remove. One that was only intended is known by its
-        // place below the machine's own folder.
+        // place below the machine's own folder, or by the machine's id in its name.
         let proven = resource.identity.is_none() || resource.identity == now;
-        if now.is_none() || !proven || !resource.place.starts_with(&place.folder) {
+        let own = resource.place.starts_with(&place.folder) || resource.place == folder(place);
+        if now.is_none() || !proven || !own {
             continue;
         }
-        if let Some(parent) = open(&place.folder).map_err(&failed)?
+        if let Some(parent) = resource.place.parent()
+            && let Some(parent) = open(parent).map_err(&failed)?
             && let Some(name) = resource.place.file_name().and_then(|name| name.to_str())
         {
             remove_tree(parent, name).map_err(&failed)?;
         }
+    }
+    if in_memory(place) {
+        // It stays while another machine's files are there, or another sort of file.
+        let _ = rustix::fs::rmdir(shared_memory());
     }
     recorder.gone(&ours.iter().map(|resource| resource.id).collect::<Vec<_>>())?;
     Ok(())

@@ -27,10 +27,11 @@ impl Built {
 
 impl Fixture for Built {
     fn lacks(&self, ability: Ability) -> Option<String> {
-        let root = testkit::user::is_root();
+        let (root, ids) = (testkit::user::is_root(), testkit::user::is_host_root());
         let reason = match ability {
             Ability::Root if self.is_host() && !root => "plain processes are those of an ordinary user",
-            Ability::OtherUsers if !root => "an ordinary user's machine has one user",
+            Ability::OtherUsers if self.is_host() && !root => "an ordinary user can become nobody else",
+            Ability::OtherUsers if !self.is_host() && !ids => "there is one id to give",
             Ability::OwnRoot | Ability::Environments if self.is_host() => "backend `host` has no root of its own",
             Ability::Limits if self.is_host() => "backend `host` sets no limits",
             Ability::Limits if !root => "no cgroup is writable for this user",

@@ -101,7 +101,7 @@ fn what_is_not_there_or_not_allowed_is_said() {
         let root = open(tree.path());
         let mut denied = transfer("/etc/of-nobody", None);
         denied.user = Some(testyard_model::UserSpec::Numbered { uid: 4321, gid: 4321, groups: Vec::new() });
-        if testkit::user::is_root() {
+        if testkit::user::is_host_root() {
             let pushed = session
                 .push(denied, |out| testyard_transfer::pack(root.as_fd(), Path::new("tree"), &mut { out }).map(drop));
             assert!(pushed.is_err());

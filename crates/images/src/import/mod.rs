@@ -318,5 +318,9 @@ fn record(unpacked: &unpack::Unpacked, origin: Origin, created_ms: i64) -> Image
 
 /// Whether files can be given to anybody: only in the first user namespace is every id there.
 pub(crate) fn ownership_of_caller() -> Ownership {
-    if rustix::process::geteuid().is_root() { Ownership::Kept } else { Ownership::SingleOwner }
+    if rustix::process::geteuid().is_root() && testyard_linux::namespace::knows_every_id() {
+        Ownership::Kept
+    } else {
+        Ownership::SingleOwner
+    }
 }

@@ -31,6 +31,19 @@ impl IdMap {
     }
 }
 
+/// Whether this user namespace knows every id, as that of a host does. Inside a container there may be too few to give
+/// any away.
+#[must_use]
+pub fn knows_every_id() -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .all(|file| fs::read_to_string(file).is_ok_and(|map| is_identity(&map)))
+}
+
+fn is_identity(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Gives a process's new user namespace its maps. Each can be written once, in one go.
 ///
 /// An ordinary user may map only the own id, and the groups only after setgroups was denied.
@@ -174,4 +187,17 @@ fn lines(maps: &[IdMap]) -> String {
         let _ = writeln!(text, "{} {} {}", map.inside, map.outside, map.count);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_hosts_map_has_every_id() {
+        assert!(is_identity("         0          0 4294967295\n"));
+        for map in ["0 1610612736 65536", "0 1000 1\n1 100000 65536\n", "0 0 65536", ""] {
+            assert!(!is_identity(map), "{map}");
+        }
+    }
 }

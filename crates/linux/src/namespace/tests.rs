@@ -16,9 +16,7 @@ fn own_map() -> String {
 #[test]
 fn a_process_with_many_threads_makes_a_user_namespace() {
     // Here, on a thread of the harness, and not in a forked child: that is the point.
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    testkit::require!(testkit::Ability::Root);
     let range = [IdMap { inside: 0, outside: 1_000_000, count: 65_536 }];
     let namespace = new_user_namespace(&range, &range, false).expect("root may");
     let own = namespace_inode(std::path::Path::new("/proc/self/ns/user")).expect("it is there");

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use testyard_linux::identity;
 use testyard_linux::mount::{self, Attributes};
 use testyard_protocol::{Event, Request};
@@ -70,6 +71,10 @@ fn mapped(folder: &OwnedFd, ask: &mut Ask<'_>) -> Result<Option<OwnedFd>, Client
         == identity::namespace_inode(Path::new("/proc/self/ns/user")).ok();
     let idmap = (!shared).then(|| user.as_fd());
     let attributes = Attributes { read_only: true, idmap, ..Attributes::default() };
-    mount::set_attributes(tree.as_fd(), &attributes, false).map_err(failed)?;
-    Ok(Some(tree))
+    match mount::set_attributes(tree.as_fd(), &attributes, false) {
+        Ok(()) => Ok(Some(tree)),
+        // A file system that maps no ids. A machine with one id finds the tree itself; others say that they cannot.
+        Err(error) if idmap.is_some() && error.errno() == Errno::INVAL => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
 }
