@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use testyard_transfer::{Refusal, SpecialBits, Summary, TransferError, UnpackOptions, pack, unpack};
 
 /// A folder in memory where there is one: creating files on disk is slow.
@@ -114,7 +115,21 @@ fn tree(node: &Node) -> tempfile::TempDir {
     let root = folder();
     let nodes = vec![(0, node.clone()), (1, Node::File(b"one".to_vec(), 0o640)), (2, Node::Hard)];
     build(&root.path().join("tree"), &Node::Folder(nodes, 0o755), &mut None);
+    backdate(&root.path().join("tree"));
     root
+}
+
+/// Gives everything a time of its own that is long past, so that no time is right by chance.
+fn backdate(path: &Path) {
+    let meta = fs::symlink_metadata(path).expect("it was made");
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).expect("a readable folder") {
+            backdate(&entry.expect("an entry").path());
+        }
+    }
+    let time = Timespec { tv_sec: 1_000_000_000 + i64::from(meta.ino() as u32 % 10_000), tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).expect("it is ours");
 }
 
 proptest! {
@@ -283,7 +298,7 @@ fn special_bits_and_owners_follow_the_options() {
 fn what_is_no_file_is_passed_over_by_name() {
     let (from, to) = (folder(), folder());
     fs::create_dir(from.path().join("t")).expect("made");
-    rustix::fs::mkfifoat(rustix::fs::CWD, from.path().join("t/pipe"), rustix::fs::Mode::RUSR).expect("made");
+    rustix::fs::mkfifoat(CWD, from.path().join("t/pipe"), rustix::fs::Mode::RUSR).expect("made");
     let _socket = std::os::unix::net::UnixListener::bind(from.path().join("t/socket")).expect("bound");
     let root = fs::File::open(from.path()).expect("there");
     let mut stream = Vec::new();
