@@ -11,11 +11,13 @@ use testyard_linux::process::{self, Pid};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::{Error, Result, socket, step};
 use testyard_model::step::Step;
-use testyard_model::{EnvironmentId, EnvironmentLimits, EnvironmentSpec, Isolation, Network, UserSpec};
+use testyard_model::{
+    EnvironmentId, EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem, ProblemKind, UserSpec,
+};
 use testyard_protocol::start::AgentStart;
 use testyard_protocol::{RawText, Report};
 
-use crate::command::{Command, Worker};
+use crate::command::Command;
 use crate::connection::Connection;
 use crate::environment::parking::ParkRequest;
 use crate::environment::{self, Environment, MACHINE, PooledGroup};
@@ -23,6 +25,7 @@ use crate::generation::Generations;
 use crate::place::Place;
 use crate::source::Source;
 use crate::timers::{Due, Timers};
+use crate::worker::{Task, Worker};
 
 /// Who an epoll event is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +126,7 @@ pub(crate) struct Agent {
     pub(crate) ending: Option<Duration>,
     /// Everything is being killed; the loop goes on until it is gone.
     leaving: bool,
-    stop: bool,
+    pub(crate) stop: bool,
 }
 
 /// The signals that the loop reads instead of being interrupted by.
@@ -256,7 +259,7 @@ impl Agent {
                     if id == MACHINE {
                         self.kill_everything();
                     }
-                    self.stop |= self.leaving && self.environments.is_empty();
+                    self.stop |= self.is_over();
                 }
                 Some(ChildKind::Worker(worker)) => self.worker_ended(worker, status),
                 Some(ChildKind::Generation) => self.generation_made(status),
@@ -332,6 +335,7 @@ impl Agent {
         match due {
             Due::Deadline(command) => self.deadline(command),
             Due::Kill => self.kill_everything(),
+            Due::Worker(pid) => self.worker_is_due(pid),
             Due::Networks => self.drop_networks(),
             Due::Expire(id) => self.end_environment(id),
             // What has not ended by now ends by itself, as its agent is gone.
@@ -345,19 +349,26 @@ impl Agent {
             return;
         }
         self.terminate_commands();
-        if self.commands.is_empty() || grace.is_zero() {
+        self.end_workers(&stopped(), |worker| worker.task != Task::Look);
+        if (self.commands.is_empty() && !self.has_workers()) || grace.is_zero() {
             self.kill_everything();
         } else {
             self.timers.add(Instant::now() + grace, Due::Kill);
         }
     }
 
-    fn kill_everything(&mut self) {
+    /// Whether everything has ended that was to end before the agent.
+    pub(crate) fn is_over(&self) -> bool {
+        self.leaving && self.environments.is_empty() && !self.has_workers()
+    }
+
+    pub(crate) fn kill_everything(&mut self) {
         if std::mem::replace(&mut self.leaving, true) {
             return;
         }
         self.kill_commands_and_environments();
-        self.stop = self.environments.is_empty();
+        self.kill_workers(&stopped(), |_| true);
+        self.stop = self.is_over();
         self.timers.add(Instant::now() + PATIENCE, Due::Leave);
     }
 
@@ -387,6 +398,11 @@ impl Agent {
         self.next_number = self.next_number.wrapping_add(1).max(1);
         self.next_number & 0x00ff_ffff
     }
+}
+
+/// Why a transfer ended with the machine.
+fn stopped() -> Problem {
+    Problem::new(ProblemKind::Unavailable, "the machine was stopped while files were moved")
 }
 
 /// The machine itself, as an environment: it has all that the machine has.

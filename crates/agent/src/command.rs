@@ -1,11 +1,12 @@
 //! Commands in the agent's books: from the request to the one `exited` or `failed` that ends its stream.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
+use rustix::process::Pid;
 use testyard_linux::signal::Signal;
-use testyard_linux::{process, step};
+use testyard_linux::step;
 use testyard_model::step::Step;
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::{Event, FrameHeader, FrameKind};
@@ -32,17 +33,7 @@ pub(crate) struct Command {
     /// How it ended, while its output is still on its way.
     pub(crate) ended: Option<Event>,
     /// The file worker whose bytes these are, where it is no command at all.
-    pub(crate) worker: Option<OwnedFd>,
-}
-
-/// A file worker's stream.
-pub(crate) struct Worker {
-    pub(crate) connection: u64,
-    pub(crate) stream: u32,
-    /// Where it says what went wrong.
-    pub(crate) failure: OwnedFd,
-    /// The number under which its bytes are relayed, where they travel in frames.
-    pub(crate) relay: Option<u32>,
+    pub(crate) worker: Option<Pid>,
 }
 
 impl Agent {
@@ -240,9 +231,11 @@ impl Agent {
     /// Ends a command and all that it started.
     pub(crate) fn kill(&mut self, number: u32) {
         let Some(command) = self.commands.get(&number) else { return };
-        match &command.worker {
-            // One that has just ended needs no signal.
-            Some(worker) => drop(process::pidfd_signal(worker.as_fd(), Signal::KILL.number())),
+        match command.worker {
+            Some(_) => {
+                let (connection, stream) = (command.connection, command.stream);
+                self.end_transfer(connection, stream);
+            }
             None => self.kill_in_environment(number, command.place),
         }
     }

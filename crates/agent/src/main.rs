@@ -25,6 +25,7 @@ mod standard_streams;
 mod start;
 mod timers;
 mod tree;
+mod worker;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;

@@ -98,6 +98,12 @@ impl Agent {
         if self.command_of(number, stream).is_some() {
             return self.command_message(number, stream, &parse(frame)?);
         }
+        if self.is_transfer(number, stream) {
+            if parse::<CommandMessage>(frame)? == CommandMessage::Kill {
+                self.end_transfer(number, stream);
+            }
+            return Ok(());
+        }
         let request: Request = parse(frame)?;
         let greeted = self.connections.get(&number).and_then(|connection| connection.version);
         let Some(version) = greeted else {
@@ -308,6 +314,9 @@ impl Agent {
             }
             self.kill(command);
         }
+        let gone = Problem::new(ProblemKind::Unavailable, "the client is gone");
+        self.end_workers(&gone, |worker| worker.is_transfer_of(number));
+        self.forget_joining(number);
         self.end_environments_of(number);
         let sources: Vec<u32> =
             self.sources.iter().filter(|(_, (holder, _))| *holder == number).map(|(source, _)| *source).collect();

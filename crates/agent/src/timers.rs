@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use testyard_model::EnvironmentId;
 
 /// Something due at a time.
@@ -14,6 +15,8 @@ pub(crate) enum Due {
     Kill,
     /// A kept environment's time is over.
     Expire(EnvironmentId),
+    /// A file worker that was asked to end must be killed.
+    Worker(Pid),
     /// Some network namespaces may go.
     Networks,
     /// The agent has waited long enough for the end of everything.

@@ -7,21 +7,24 @@ use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
 use testyard_linux::namespace;
-use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked};
+use testyard_linux::process::{self, CloneFlags};
 use testyard_linux::signal::Signal;
-use testyard_linux::{Error, signal, socket};
+use testyard_linux::{Error, signal};
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::start::IdRange;
-use testyard_protocol::{Carrier, Event, Transfer};
+use testyard_protocol::{Carrier, Transfer};
+use testyard_transfer::{Oversight, UnpackOptions};
 
 use crate::account;
-use crate::agent::{Agent, ChildKind};
-use crate::command::{Command, Worker};
+use crate::agent::Agent;
+use crate::command::Command;
 use crate::environment::MACHINE;
 use crate::environment::joining::{Files, Joining};
 use crate::place::PlaceKind;
 use crate::relay::{Input, Output};
+use crate::worker::{self, Task};
 
 impl Agent {
     /// Receives or sends a tree, once its place can be entered.
@@ -35,9 +38,8 @@ impl Agent {
     /// Forks the worker.
     pub(crate) fn transfer(&mut self, files: Files) -> Result<(), Problem> {
         let Files { connection, stream, transfer, attached, push, early: _ } = files;
-        let system = |error: Error| error.problem();
         let (pipe, relayed) = match transfer.carrier {
-            Carrier::Attached => (attached.into_iter().next(), None),
+            Carrier::Attached | Carrier::Pipe => (attached.into_iter().next(), None),
             Carrier::Frames => {
                 let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)
                     .map_err(|error| Error::new("make", "a pipe for a transfer", error).problem())?;
@@ -51,29 +53,18 @@ impl Agent {
         if push && transfer.environment.is_none() {
             self.generations.touch();
         }
-        let (failure, theirs) = socket::pair(socket::Kind::Stream).map_err(system)?;
-        match process::clone3(self.place.token, CloneFlags::NONE, CloneOptions::default()).map_err(system)? {
-            Forked::Parent(child) => {
-                rustix::io::ioctl_fionbio(&failure, true)
-                    .map_err(|error| Error::new("prepare", "a socket", error).problem())?;
-                let place = transfer.environment.unwrap_or(MACHINE);
-                let relay =
-                    relayed.map(|ours| self.relay_transfer((connection, stream), place, ours, push, child.pidfd));
-                let worker = Worker { connection, stream, failure, relay };
-                self.children.insert(child.pid, ChildKind::Worker(worker));
-                Ok(())
-            }
-            Forked::Child => {
-                let status = match self.work(&transfer, pipe, &theirs, push) {
-                    Ok(()) => 0,
-                    Err(problem) => {
-                        let _ = rustix::io::write(&theirs, &serde_json::to_vec(&problem).unwrap_or_default());
-                        1
-                    }
-                };
-                process::exit_immediately(status)
+        let place = transfer.environment.unwrap_or(MACHINE);
+        let task = if push { Task::Push } else { Task::Pull };
+        let pid = self.fork_worker((connection, stream), place, task, |agent, parent, control| {
+            agent.work(&transfer, parent, &pipe, control, push)
+        })?;
+        if let Some(ours) = relayed {
+            let number = self.relay_transfer((connection, stream), place, ours, push, pid);
+            if let Some(worker) = self.worker(pid) {
+                worker.relay = Some(number);
             }
         }
+        Ok(())
     }
 
     /// Relays a transfer's bytes between its stream and its worker, as if it were a command's input or output.
@@ -83,7 +74,7 @@ impl Agent {
         place: EnvironmentId,
         pipe: OwnedFd,
         push: bool,
-        worker: OwnedFd,
+        worker: Pid,
     ) -> u32 {
         let number = self.number();
         let (input, outputs) =
@@ -106,36 +97,21 @@ impl Agent {
         number
     }
 
-    /// A worker has ended.
-    pub(crate) fn worker_ended(&mut self, worker: Worker, status: i32) {
-        let mut text = [0; 8192];
-        let told = rustix::io::read(&worker.failure, &mut text).unwrap_or(0);
-        let event = match serde_json::from_slice::<Problem>(&text[..told]) {
-            Ok(problem) => Event::Failed(problem),
-            Err(_) if status == 0 => Event::Done,
-            // The client stopped reading; it knows why.
-            Err(_) if status & 0x7f == Signal::PIPE.number() => {
-                Event::Failed(Problem::new(ProblemKind::Unavailable, "the stream of files was closed before its end"))
-            }
-            Err(_) => Event::Failed(Problem::new(
-                ProblemKind::System,
-                format!("the file worker ended with status {status:#x}"),
-            )),
-        };
-        match worker.relay {
-            Some(number) => self.finish(number, event),
-            None => self.answer(worker.connection, worker.stream, &event),
-        }
-    }
-
     /// In the child: joins the place, becomes the user, moves the bytes.
-    fn work(&self, transfer: &Transfer, pipe: OwnedFd, failure: &OwnedFd, push: bool) -> Result<(), Problem> {
+    fn work(
+        &self,
+        transfer: &Transfer,
+        agent: Pid,
+        pipe: &OwnedFd,
+        control: &OwnedFd,
+        push: bool,
+    ) -> Result<(), Problem> {
         let system = |error: Error| error.problem();
         signal::restore_default(Signal::PIPE).map_err(system)?;
         signal::unblock_all().map_err(system)?;
         self.enter_for_files(transfer)?;
         // Other clients' sockets must close when they do.
-        process::close_range_from(3, &[pipe.as_fd(), failure.as_fd()]).map_err(system)?;
+        process::close_range_from(3, &[pipe.as_fd(), control.as_fd()]).map_err(system)?;
         let account = account::resolve(transfer.user.as_ref().unwrap_or(&self.user), Path::new("/"))?;
         if !matches!(&self.place.kind, PlaceKind::Namespace(place) if place.ids == IdRange::Single) {
             process::become_user(&account.credentials, account.capable).map_err(system)?;
@@ -145,15 +121,23 @@ impl Agent {
         }
         let home = account.home.unwrap_or_else(|| "/".into());
         let path = home.join(transfer.path.as_path());
-        testyard_transfer::widen(pipe.as_fd());
+        worker::tie_to(agent)?;
         let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Error::new("open", "/", error).problem())?;
-        let mut stream = File::from(pipe);
+        let oversight = Oversight { stop: Some(control.as_fd()), moved: None };
+        // Sums are for what leaves the kernel's memory.
+        let local = transfer.carrier == Carrier::Pipe;
         let moved = if push {
-            let options = testyard_transfer::UnpackOptions::default();
-            testyard_transfer::unpack(&mut stream, root.as_fd(), &path, &options)
+            // Nothing else is made here, and every mode is asked for.
+            rustix::process::umask(Mode::empty());
+            let options = UnpackOptions { mask: Some(0), checked: !local, ..UnpackOptions::default() };
+            testyard_transfer::unpack_from(pipe.as_fd(), root.as_fd(), &path, &options, oversight)
+        } else if local {
+            testyard_transfer::pack_into(root.as_fd(), &path, pipe.as_fd(), oversight)
         } else {
-            testyard_transfer::pack(root.as_fd(), &path, &mut stream)
+            testyard_transfer::widen(pipe.as_fd());
+            let pipe = pipe.try_clone().map_err(|error| Error::new("copy", "a descriptor", error).problem())?;
+            testyard_transfer::pack(root.as_fd(), &path, &mut File::from(pipe))
         };
         moved.map(drop).map_err(|error| error.problem())
     }

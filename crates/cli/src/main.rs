@@ -8,6 +8,7 @@ mod attend;
 mod commands;
 mod describe;
 mod follow;
+mod moving;
 mod output;
 #[cfg(test)]
 mod reference;

@@ -55,6 +55,12 @@ impl Output {
         }
     }
 
+    /// A line about what goes on, in place of the last such line; none to remove it. For terminals.
+    pub(crate) fn status(self, line: Option<&str>) {
+        // Nobody misses it where it cannot be written.
+        let _ = write!(io::stderr(), "\r{}\x1b[K", line.unwrap_or_default());
+    }
+
     /// Something that did not go as asked, but went.
     pub(crate) fn warn(self, warning: impl fmt::Display) {
         if !self.quiet {

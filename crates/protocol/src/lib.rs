@@ -22,6 +22,8 @@ pub const VERSION: u16 = 3;
 pub const OLDEST_VERSION: u16 = 1;
 /// From this version on environments can outlive their commands, be looked into, forked and sealed.
 pub const KEEPING_VERSION: u16 = 3;
+/// From this version on trees can travel in a pipe whose bytes only the kernel touches.
+pub const PIPE_VERSION: u16 = 3;
 
 /// The version both sides speak, or none.
 #[must_use]

@@ -168,6 +168,9 @@ pub enum Carrier {
     Frames,
     /// The one attached descriptor, a pipe or socket.
     Attached,
+    /// The one attached descriptor, a pipe between processes of one host (version 3): the tree comes in the form that
+    /// only the kernel need touch.
+    Pipe,
 }
 
 /// Files to receive or send.

@@ -32,6 +32,17 @@ pub enum TransferError {
     /// The caller asked for it.
     #[error("the transfer was stopped before its end")]
     Stopped,
+    /// What is no file on our side could not be read or written.
+    #[error("cannot {operation} the bytes of the file")]
+    Bytes {
+        /// `read` or `write`.
+        operation: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A folder where only one file can be.
+    #[error("it is a folder; only the bytes of a single file can be passed on")]
+    Single,
     /// The stream ended too early: the other side gave up or died.
     #[error("the stream of files ended in the middle of {entry:?}")]
     Truncated {
@@ -152,13 +163,13 @@ impl TransferError {
 
     fn kind(&self) -> ProblemKind {
         match self {
-            Self::File { source, .. } => kind_of(source),
+            Self::File { source, .. } | Self::Bytes { source, .. } => kind_of(source),
             Self::Stream { .. } | Self::Truncated { .. } => ProblemKind::Unavailable,
             Self::Stopped => ProblemKind::Interrupted,
             Self::Refused { reason: Refusal::OverLimit(_), .. } => ProblemKind::Exhausted,
             Self::Refused { .. } => ProblemKind::Protocol,
             Self::NotAFolder { .. } | Self::NotAFile { .. } | Self::Folder { .. } => ProblemKind::AlreadyExists,
-            Self::Special { .. } | Self::TooDeep { .. } => ProblemKind::Usage,
+            Self::Single | Self::Special { .. } | Self::TooDeep { .. } => ProblemKind::Usage,
         }
     }
 }

@@ -42,6 +42,7 @@ mod pack;
 mod receiver;
 mod removal;
 mod sender;
+mod single;
 mod target;
 mod unpack;
 
@@ -52,6 +53,7 @@ pub use error::{Refusal, TransferError};
 pub use format::MAX_DEPTH;
 pub use oversight::Oversight;
 pub use pack::{pack, pack_chosen, pack_into};
+pub use single::{pack_bytes, unpack_bytes};
 pub use unpack::{unpack, unpack_from};
 
 /// What was packed or unpacked.
@@ -95,6 +97,8 @@ pub struct UnpackOptions {
     pub hostile: bool,
     /// Refuse more bytes of content than this.
     pub limit: Option<u64>,
+    /// Refuse a stream without checksums.
+    pub checked: bool,
     /// This process's file mode creation mask, where it is known: it saves a system call for most files.
     pub mask: Option<u32>,
 }

@@ -81,7 +81,8 @@ pub fn pack_chosen<W: Write>(
     out: &mut W,
 ) -> Result<Summary, TransferError> {
     let stat = rustix::fs::fstat(folder).map_err(|errno| TransferError::file("look at", Path::new("."), errno))?;
-    let mut packer = Packer { chosen: Some(chosen), ..Packer::new(Outlet::Checked(out), Oversight::default(), Path::new(""))? };
+    let mut packer =
+        Packer { chosen: Some(chosen), ..Packer::new(Outlet::Checked(out), Oversight::default(), Path::new(""))? };
     packer.folder(folder, b"", &stat, 0)?;
     packer.finish()
 }
@@ -116,7 +117,7 @@ impl<'a> Packer<'a> {
         self.out.end()?;
         Ok(Summary {
             entries: self.out.entries,
-            bytes: self.out.bytes,
+            bytes: self.out.moved,
             outward_links: self.outward_links,
             skipped: self.skipped,
             skipped_count: self.skipped_count,

@@ -58,10 +58,10 @@ impl<'a> Receiver<'a> {
     }
 
     /// The stream's form is told: whether it is one that may come from here.
-    pub(crate) fn form(&mut self, form: u8) -> Result<(), Refusal> {
+    pub(crate) fn form(&mut self, form: u8, checked: bool) -> Result<(), Refusal> {
         match (form, &self.input) {
             (CHECKED, _) => Ok(()),
-            (LOCAL, Inlet::Local(_)) => {
+            (LOCAL, Inlet::Local(_)) if !checked => {
                 self.records = None;
                 Ok(())
             }

@@ -49,7 +49,7 @@ pub(crate) struct Sender<'a> {
     /// None in the local form.
     records: Option<blake3::Hasher>,
     pub(crate) entries: u64,
-    pub(crate) bytes: u64,
+    pub(crate) moved: u64,
 }
 
 impl<'a> Sender<'a> {
@@ -63,7 +63,7 @@ impl<'a> Sender<'a> {
             hashed: 0,
             records: checked.then(blake3::Hasher::new),
             entries: 0,
-            bytes: 0,
+            moved: 0,
         };
         sender.put(&MAGIC)?;
         sender.put(&[if checked { CHECKED } else { LOCAL }])?;
@@ -129,10 +129,37 @@ impl<'a> Sender<'a> {
             }
         };
         let read = match read {
-            Ok(0) => return Ok(Ok(0)),
             Ok(read) => read,
             Err(errno) => return Ok(Err(errno)),
         };
+        self.chunk(read, content);
+        Ok(Ok(read as u64))
+    }
+
+    /// Sends some bytes that come from anywhere; how many there were, 0 at their end.
+    pub(crate) fn bytes(&mut self, input: &mut dyn io::Read, content: &mut Content) -> Result<u64, TransferError> {
+        self.hash_records();
+        if BUFFER - self.filled < ROOM {
+            self.flush()?;
+        }
+        let start = self.filled + 4;
+        let read = loop {
+            match input.read(&mut self.buffer[start..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(TransferError::Bytes { operation: "read", source }),
+                Ok(read) => break read,
+            }
+        };
+        self.chunk(read, content);
+        Ok(read as u64)
+    }
+
+    /// `read` bytes were put behind the room for a chunk's length.
+    fn chunk(&mut self, read: usize, content: &mut Content) {
+        if read == 0 {
+            return;
+        }
+        let start = self.filled + 4;
         if let Some(content) = content {
             content.update(&self.buffer[start..start + read]);
         }
@@ -140,7 +167,6 @@ impl<'a> Sender<'a> {
         self.filled = start + read;
         self.hashed = self.filled;
         self.sent(read as u64);
-        Ok(Ok(read as u64))
     }
 
     /// Whether so much of a file is better sent by [`Self::run`].
@@ -194,7 +220,7 @@ impl<'a> Sender<'a> {
     }
 
     fn sent(&mut self, bytes: u64) {
-        self.bytes += bytes;
+        self.moved += bytes;
         self.oversight.count(bytes);
     }
 
@@ -217,7 +243,7 @@ impl<'a> Sender<'a> {
     pub(crate) fn end(&mut self) -> Result<(), TransferError> {
         self.put(&[END])?;
         self.put(&self.entries.to_le_bytes())?;
-        self.put(&self.bytes.to_le_bytes())?;
+        self.put(&self.moved.to_le_bytes())?;
         self.hash_records();
         if let Some(checksum) = self.records.as_ref().map(blake3::Hasher::finalize) {
             self.unhashed(checksum.as_bytes())?;

@@ -139,7 +139,7 @@ impl Unpacker<'_> {
         if start[..7] != MAGIC {
             return Err(Refusal::NotAStream.into());
         }
-        self.stream.form(start[7])?;
+        self.stream.form(start[7], self.options.checked)?;
         let kind = self.stream.byte()?;
         if kind != DIRECTORY && kind != FILE {
             return Err(Refusal::Kind(kind).into());

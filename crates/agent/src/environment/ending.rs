@@ -13,6 +13,7 @@ use super::order::{self, Order};
 use super::{Environment, PooledGroup, State, Waiting};
 use crate::agent::{Agent, unwatch};
 use crate::timers::Due;
+use crate::worker::Task;
 
 /// Network namespaces are let go so many at a time, so far apart: destroying many at once slows everything.
 const NETWORKS_AT_ONCE: usize = 32;
@@ -78,13 +79,13 @@ impl Agent {
             .map(|(number, _)| *number)
             .collect();
         for number in commands {
-            if self.commands.get(&number).is_some_and(|command| command.worker.is_some()) {
-                self.kill(number);
-            } else {
+            if self.commands.get(&number).is_some_and(|command| command.worker.is_none()) {
                 self.finish_killed(number, &environment);
             }
         }
         self.let_go_of(&mut environment);
+        let why = Problem::new(ProblemKind::Unavailable, format!("environment {id} ended while files were moved"));
+        self.kill_workers(&why, |worker| worker.place == id && worker.task != Task::Look);
         let joining = std::mem::take(&mut environment.joining);
         self.fail_joining(id, joining);
         if environment.user.is_some() {

@@ -96,6 +96,13 @@ impl Agent {
         }
     }
 
+    /// A client that is gone wants in no more.
+    pub(crate) fn forget_joining(&mut self, connection: u64) {
+        for environment in self.environments.values_mut() {
+            environment.joining.retain(|joining| joining.stream().0 != connection);
+        }
+    }
+
     /// Nobody gets in any more.
     pub(crate) fn fail_joining(&mut self, id: EnvironmentId, waiting: Vec<Joining>) {
         for joining in waiting {

@@ -10,7 +10,7 @@ use testyard_model::{
 };
 use testyard_protocol::{Exec, Place, RawText};
 
-use super::{Outcome, exec, push};
+use super::{Outcome, exec};
 use crate::output::Output;
 use crate::values::{self, User, Variable};
 use crate::{attend, yard};
@@ -101,7 +101,7 @@ impl Run {
         let connection = machine.connection();
         let mut request = self.request();
         if let Some(source) = &self.source {
-            let (_, path) = push::here(source)?;
+            let (_, path) = crate::moving::here(source)?;
             let folder = File::open(&path).map_err(|error| no_source(&path, error))?;
             if !folder.metadata().is_ok_and(|found| found.is_dir()) {
                 return Err(Problem::new(ProblemKind::Usage, format!("the source {} is not a folder", path.display()))

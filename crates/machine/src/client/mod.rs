@@ -27,4 +27,4 @@ pub use keeping::ChangeList;
 pub use running::{Awaited, Captured, Finished, RunningCommand};
 pub use session::{CommandHandle, Session, SessionCommand};
 pub use streams::{StreamReader, StreamWriter};
-pub use transfer::TransferError;
+pub use transfer::{TransferError, TreeError};
