@@ -10,6 +10,8 @@ pub enum Ability {
     Root,
     /// This test runs as an ordinary user, or may become one.
     OrdinaryUser,
+    /// `/` is no overlay: a machine's root can be one, and so can that of a machine inside it. The kernel makes no third.
+    PlainRoot,
     /// A user namespace with one id can be made.
     UserNamespaces,
     /// A program is installed.
@@ -41,6 +43,7 @@ impl Ability {
                 let found = !crate::user::is_root() || crate::User::ordinary().is_some();
                 (found, "needs an ordinary user: useradd --create-home tester".to_owned(), false)
             }
+            Self::PlainRoot => (plain_root(), "needs a root that is no overlay itself".to_owned(), true),
             Self::UserNamespaces => {
                 let why =
                     "user namespaces cannot be made here (kernel.unprivileged_userns_clone, user.max_user_namespaces)";
@@ -66,6 +69,15 @@ fn has_program(name: &str) -> bool {
     path.split(':').any(|folder| Path::new(folder).join(name).is_file())
 }
 
+fn plain_root() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut types = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        (fields.next() == Some("/")).then(|| fields.next()).flatten()
+    });
+    types.next_back() != Some("overlay")
+}
+
 fn memory_cgroup() -> bool {
     let name = format!("testkit-{}", std::process::id());
     ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].into_iter().any(|mount| {
@@ -86,6 +98,13 @@ mod tests {
         let lack = Ability::Program("no-such-program").check().expect_err("nobody has it");
         assert!(lack.reason.contains("no-such-program"));
         assert!(!lack.forced_by_host);
+    }
+
+    #[test]
+    fn the_root_is_an_overlay_or_not() {
+        let said = Command::new("stat").args(["-f", "-c", "%T", "/"]).output().expect("stat starts");
+        let overlay = String::from_utf8_lossy(&said.stdout).contains("overlay");
+        assert_eq!(Ability::PlainRoot.check().is_err(), overlay);
     }
 
     #[test]

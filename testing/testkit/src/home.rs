@@ -150,6 +150,12 @@ impl TestHome {
         command
     }
 
+    /// Where the real `testyard` or `testyard-agent` is that this home's user runs.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
     /// The real `testyard` with these arguments, not yet started.
     ///
     /// # Panics
@@ -158,7 +164,7 @@ impl TestHome {
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> Command {
         assert!(programs::are_built(), "build the programs first: cargo build -p testyard-cli -p testyard-agent");
-        let mut command = self.command(self.programs.join("testyard"));
+        let mut command = self.command(self.program("testyard"));
         command.args(arguments);
         command
     }

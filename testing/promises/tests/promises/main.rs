@@ -3,5 +3,6 @@
 mod apart;
 mod kill_matrix;
 mod killed_outside;
+mod nested;
 mod scale;
 mod yard;
