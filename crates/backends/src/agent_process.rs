@@ -12,6 +12,7 @@ use rustix::process::Pid;
 use testyard_linux::identity::ProcessIdentity;
 use testyard_linux::{Error, process, socket};
 use testyard_machine::backend::{AgentLink, BackendError, MachinePlace};
+use testyard_machine::client::caller;
 use testyard_model::{Problem, ProblemKind, UserSpec};
 use testyard_protocol::RawText;
 use testyard_protocol::start::{AgentStart, CONFIGURATION, HELD, LINK, LISTENER};
@@ -101,15 +102,7 @@ pub(crate) fn default_user(place: &MachinePlace) -> UserSpec {
     match place.spec.user.as_deref() {
         Some("root") => UserSpec::Root,
         Some(written) => numbered(written).unwrap_or_else(|| UserSpec::Named(written.to_owned())),
-        None => UserSpec::Numbered {
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            groups: rustix::process::getgroups()
-                .unwrap_or_default()
-                .into_iter()
-                .map(rustix::process::Gid::as_raw)
-                .collect(),
-        },
+        None => caller(),
     }
 }
 

@@ -6,7 +6,7 @@ use testyard::run::TestBench;
 use testyard::{Machine, Options, Testyard};
 use testyard_images::{Digest, Store};
 use testyard_machine::client::ClientError;
-use testyard_model::{MachineName, Problem, UserSpec};
+use testyard_model::{MachineName, Problem};
 use testyard_runner::plan::Plan;
 
 /// Opens this home.
@@ -27,16 +27,6 @@ pub(crate) fn connect(name: &MachineName) -> Result<Machine, Problem> {
 /// As people see it.
 pub(crate) fn told(error: ClientError) -> Problem {
     error.problem()
-}
-
-/// Whoever runs this, with the same groups.
-pub(crate) fn caller() -> UserSpec {
-    let groups = rustix::process::getgroups().unwrap_or_default();
-    UserSpec::Numbered {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
-    }
 }
 
 /// The store of images.

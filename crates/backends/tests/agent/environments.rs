@@ -1,10 +1,10 @@
 //! Environments with namespaces of their own: what they see, what they can change, what stays apart.
 
-use testyard_machine::client::ClientError;
+use testyard_machine::client::{ClientError, caller};
 use testyard_model::{Isolation, Network, ProblemKind, UserSpec};
 use testyard_protocol::Place;
 
-use crate::fixture::{Machine, caller, fresh, isolated, ordinary, run, spec};
+use crate::fixture::{Machine, fresh, isolated, ordinary, run, spec};
 
 #[test]
 fn root_inside_really_changes_the_root_and_nobody_else_sees_it() {

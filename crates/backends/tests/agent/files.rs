@@ -5,12 +5,12 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use testyard_machine::client::TransferError;
+use testyard_machine::client::{TransferError, caller};
 use testyard_model::EnvironmentId;
 use testyard_protocol::{Carrier, Place, Transfer};
 use testyard_transfer::UnpackOptions;
 
-use crate::fixture::{Machine, caller, isolated, ordinary, run};
+use crate::fixture::{Machine, isolated, ordinary, run};
 
 fn transfer(path: &str, environment: Option<EnvironmentId>) -> Transfer {
     let user = Some(if environment.is_some() { ordinary() } else { caller() });

@@ -11,7 +11,7 @@ use testyard_linux::{process, socket};
 use testyard_machine::backend::{
     AgentLink, Backend, KernelIdentity, MachinePlace, RecordError, RecordedResource, Recorder, ResourceId, ResourceKind,
 };
-use testyard_machine::client::{Captured, ClientError, Connection, Session};
+use testyard_machine::client::{Captured, ClientError, Connection, Session, caller};
 use testyard_model::{
     BackendName, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineName, MachineSpec,
     Network, Problem, UserSpec,
@@ -282,15 +282,6 @@ pub(crate) fn capture(connection: &mut Connection, exec: Exec) -> Output {
 #[track_caller]
 pub(crate) fn run(connection: &mut Connection, place: Place, text: &str) -> Output {
     capture(connection, script(place, text))
-}
-
-/// Whoever runs the tests.
-pub(crate) fn caller() -> UserSpec {
-    UserSpec::Numbered {
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        groups: Vec::new(),
-    }
 }
 
 /// An ordinary user, for root's machines too.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 use testyard::Testyard;
-use testyard_machine::client::Connection;
+use testyard_machine::client::{Connection, caller};
 use testyard_model::{
     BackendName, EnvironmentLimits, EnvironmentSpec, Isolation, MachineInfo, MachineName, MachineSpec, Network,
     Problem, ProblemKind, Span,
@@ -120,7 +120,7 @@ fn commands(machine: &MachineInfo, count: usize, figures: &mut Vec<Figure>) -> R
     let spec = Box::new(EnvironmentSpec {
         isolation,
         network: if isolation == Isolation::Namespace { Network::Private } else { Network::Host },
-        user: yard::caller(),
+        user: caller(),
         limits: EnvironmentLimits::default(),
         host_name: None,
         source: None,

@@ -9,6 +9,7 @@
 //! no byte of them passes through here. Where there is nothing to pass (a terminal, a remote machine), bytes
 //! travel as data frames, each stream with its own credit.
 
+mod caller;
 mod connection;
 mod error;
 mod gate;
@@ -21,6 +22,7 @@ mod streams;
 mod tests;
 mod transfer;
 
+pub use caller::caller;
 pub use connection::{Connection, PortWait, Reply};
 pub use error::ClientError;
 pub use keeping::ChangeList;

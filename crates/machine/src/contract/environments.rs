@@ -5,8 +5,9 @@ use std::os::fd::AsFd as _;
 use testyard_model::{ByteSize, CommandStatus, EnvironmentSpec, Isolation, Network, ProblemKind, UserSpec};
 use testyard_protocol::{Exec, Place};
 
-use super::ground::{Broken, Ground, caller, environment, fresh, holds, refused, said, same, shell};
+use super::ground::{Broken, Ground, environment, fresh, holds, refused, said, same, shell};
 use super::{Ability, Case};
+use crate::client::caller;
 
 const ISOLATED: &[Ability] = &[Ability::Environments];
 

@@ -3,8 +3,9 @@
 use testyard_model::{EnvironmentSpec, Isolation, UserSpec};
 use testyard_protocol::{Exec, Place};
 
-use super::ground::{Broken, Ground, caller, environment, fresh, holds, said, same, shell};
+use super::ground::{Broken, Ground, environment, fresh, holds, said, same, shell};
 use super::{Ability, Case};
+use crate::client::caller;
 
 const INSIDE: &[Ability] = &[Ability::Environments];
 const MACHINE: &[Ability] = &[Ability::OwnRoot];

@@ -212,12 +212,3 @@ pub(super) fn environment(isolation: Isolation, user: UserSpec) -> EnvironmentSp
 pub(super) fn fresh(script: &str, spec: &EnvironmentSpec) -> Exec {
     Exec { place: Place::Fresh(Box::new(spec.clone())), ..shell(script) }
 }
-
-/// Whoever runs the contract.
-pub(super) fn caller() -> UserSpec {
-    UserSpec::Numbered {
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        groups: Vec::new(),
-    }
-}

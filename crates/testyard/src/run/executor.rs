@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fd::BorrowedFd;
 use testyard_engine::{Attendance, EnvironmentRun, Output, WarmMachine};
 use testyard_linux::step::{Step, reach};
+use testyard_machine::client::caller;
 use testyard_model::{
     BackendName, EnvironmentSpec, ImageReference, Isolation, Network, Problem, ProblemKind, UserSpec,
 };
@@ -187,17 +188,6 @@ fn spec_of(job: &Job, isolation: Isolation, tree: &Path) -> EnvironmentSpec {
         strict_limits: false,
         layer: None,
         joins: None,
-    }
-}
-
-/// Whoever runs this, with the same groups.
-#[must_use]
-pub(crate) fn caller() -> UserSpec {
-    let groups = rustix::process::getgroups().unwrap_or_default();
-    UserSpec::Numbered {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        groups: groups.into_iter().map(rustix::process::Gid::as_raw).collect(),
     }
 }
 
