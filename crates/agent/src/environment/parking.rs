@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use testyard_model::{EnvironmentId, EnvironmentSpec, Problem, ProblemKind};
 use testyard_protocol::Event;
 
-use super::{State, same_kind};
+use super::State;
 use crate::agent::Agent;
 
 /// How many environments of one kind are kept parked after the first of that kind was asked for.
@@ -33,7 +33,7 @@ impl Agent {
         let found = self
             .environments
             .values_mut()
-            .find(|one| one.state == State::Parked && one.generation == current && same_kind(&one.spec, spec))?;
+            .find(|one| one.state == State::Parked && one.generation == current && one.spec == *spec)?;
         found.state = State::InUse;
         Some(found.id)
     }
@@ -54,7 +54,7 @@ impl Agent {
         }
         // Until files are current nothing is parked; the loop comes back to it.
         let _ = self.files_are_current()?;
-        self.park.retain(|(kind, _)| !same_kind(kind, &spec));
+        self.park.retain(|(kind, _)| *kind != spec);
         self.park.push((spec.clone(), count));
         self.park_requests.push(ParkRequest { connection, stream, spec, count });
         self.tell_parked();
@@ -69,9 +69,7 @@ impl Agent {
         self.park_requests.retain(|request| {
             let there = environments
                 .values()
-                .filter(|one| {
-                    one.state == State::Parked && one.generation == current && same_kind(&one.spec, &request.spec)
-                })
+                .filter(|one| one.state == State::Parked && one.generation == current && one.spec == request.spec)
                 .count();
             let enough = there >= request.count as usize;
             if enough {
@@ -98,7 +96,7 @@ impl Agent {
         if spec.joins.is_some() || limits.memory.is_some() || limits.pids.is_some() || limits.cpus.is_some() {
             return;
         }
-        if let Some(place) = self.park.iter().position(|(kind, _)| same_kind(kind, spec)) {
+        if let Some(place) = self.park.iter().position(|(kind, _)| kind == spec) {
             let entry = self.park.remove(place);
             self.park.push(entry);
             return;
@@ -114,7 +112,7 @@ impl Agent {
         let parked: Vec<EnvironmentId> = self
             .environments
             .values()
-            .filter(|one| one.state == State::Parked && same_kind(&one.spec, spec))
+            .filter(|one| one.state == State::Parked && one.spec == *spec)
             .map(|one| one.id)
             .collect();
         for id in parked {
@@ -135,7 +133,7 @@ impl Agent {
                         && one.holder.is_none()
                         && !one.once
                         && one.generation == current
-                        && same_kind(&one.spec, spec)
+                        && one.spec == *spec
                 })
                 .count() as u32
         };
@@ -153,7 +151,7 @@ impl Agent {
     pub(crate) fn do_idle_work(&mut self) {
         let Some(spec) = self.lacking().cloned() else { return };
         if let Err(problem) = self.make_environment(&spec, None) {
-            self.park.retain(|(kind, _)| !same_kind(kind, &spec));
+            self.park.retain(|(kind, _)| *kind != spec);
             self.fail_parks(&problem);
         }
     }
