@@ -52,7 +52,7 @@ impl MachinePlace {
     }
 }
 
-/// What sort of thing a backend made; says what its place is.
+/// What sort of thing a backend made; says what its place is. Its word is the registry's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceKind {
     /// A control group; its place is its folder, one record a hierarchy.
@@ -69,32 +69,6 @@ pub enum ResourceKind {
     Mount,
     /// A file or socket.
     File,
-}
-
-impl ResourceKind {
-    /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Cgroup, Self::Folder, Self::NetworkNamespace, Self::Interface, Self::Process, Self::Mount, Self::File];
-
-    /// The word for it, as in the registry.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cgroup => "cgroup",
-            Self::Folder => "folder",
-            Self::NetworkNamespace => "network-namespace",
-            Self::Interface => "interface",
-            Self::Process => "process",
-            Self::Mount => "mount",
-            Self::File => "file",
-        }
-    }
-
-    /// From the word for it.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
-    }
 }
 
 /// What the kernel says a resource is, right after it was made: the only proof on which anything is removed.
@@ -136,12 +110,6 @@ impl KernelIdentity {
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(errno) => Err(testyard_linux::Error::new("identify", path.display(), errno)),
         }
-    }
-
-    /// Of a process.
-    #[must_use]
-    pub fn of_process(process: &ProcessIdentity) -> Self {
-        Self::Process { pid: process.pid, start_ticks: process.start_ticks }
     }
 }
 
@@ -379,12 +347,5 @@ mod tests {
         let Err(error) = table.get(&"qemu".parse().expect("a name")) else { panic!("there is no such backend") };
         assert_eq!(error.to_string(), "there is no backend `qemu`; there are: host, namespace");
         assert_eq!(error.problem().kind, ProblemKind::Usage);
-    }
-
-    #[test]
-    fn kinds_have_words() {
-        for kind in ResourceKind::ALL {
-            assert_eq!(ResourceKind::from_word(kind.as_str()), Some(kind));
-        }
     }
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -56,42 +55,6 @@ pub struct ProcessIdentity {
     pub start_ticks: u64,
 }
 
-impl ProcessIdentity {
-    /// Reads the identity of a live process; `None` if there is none of this number.
-    ///
-    /// # Errors
-    /// `/proc` cannot be read, or its answer makes no sense.
-    pub fn load(pid: i32) -> io::Result<Option<Self>> {
-        let text = match fs::read(format!("/proc/{pid}/stat")) {
-            Ok(text) => text,
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        // The second field is the command in parentheses and may itself hold spaces and parentheses.
-        let start_ticks = text.iter().rposition(|byte| *byte == b')').and_then(|end| {
-            let rest = str::from_utf8(&text[end + 1..]).ok()?;
-            rest.split_ascii_whitespace().nth(19)?.parse().ok()
-        });
-        match start_ticks {
-            Some(start_ticks) => Ok(Some(Self { pid, start_ticks })),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time"))),
-        }
-    }
-
-    /// Whether exactly this process still exists (a zombie does).
-    ///
-    /// # Errors
-    /// As [`ProcessIdentity::load`].
-    pub fn exists(self) -> io::Result<bool> {
-        Ok(Self::load(self.pid)? == Some(self))
-    }
-}
-
 /// What the kernel said a resource is, right after it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "kebab-case")]
@@ -119,33 +82,9 @@ pub enum KernelIdentity {
     },
 }
 
-impl KernelIdentity {
-    /// The identity of what is at `path`, links not followed; `None` if nothing is.
-    ///
-    /// # Errors
-    /// `lstat` failed for another reason than absence.
-    pub fn load_inode(path: &Path) -> io::Result<Option<Self>> {
-        match fs::symlink_metadata(path) {
-            Ok(found) => Ok(Some(Self::Inode { device: found.dev(), inode: found.ino() })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_is_itself_and_no_other() {
-        let own = std::process::id().cast_signed();
-        let identity = ProcessIdentity::load(own).expect("/proc").expect("this process lives");
-        assert!(identity.exists().expect("/proc"));
-        let reused = ProcessIdentity { start_ticks: identity.start_ticks + 1, ..identity };
-        assert!(!reused.exists().expect("/proc"));
-        assert_eq!(ProcessIdentity::load(i32::MAX).expect("/proc"), None);
-    }
 
     #[test]
     fn only_the_own_namespace_or_an_earlier_boot_is_judged() {

@@ -23,7 +23,7 @@ fn a_row_stays_while_it_owns_something() {
         (ResourceKind::Interface, "veth0".into()),
     ];
     let ids = registry.record_intents(&id, &intents).expect("the machine");
-    let folder = KernelIdentity::load_inode(&yard.path()).expect("lstat").expect("the home");
+    let folder = KernelIdentity::Inode { device: 3, inode: u64::MAX };
     let process = KernelIdentity::Process(ProcessIdentity { pid: 7, start_ticks: 99 });
     registry.record_made(&[(ids[0], folder), (ids[1], process)]).expect("a registry");
     let owned = registry.load_resources(&id).expect("a registry");
