@@ -6,10 +6,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use testyard_linux::{process, socket};
-use testyard_machine::backend::{
-    AgentLink, Backend as _, BackendError, KernelIdentity, MachinePlace, RecordError, RecordedResource, Recorder,
-    ResourceId, ResourceKind,
-};
+use testyard_machine::MemoryRecorder;
+use testyard_machine::backend::{AgentLink, Backend as _, BackendError, MachinePlace};
 use testyard_machine::client::{ClientError, Connection};
 use testyard_model::{
     BackendName, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineSpec, Network, Problem, ProblemKind,
@@ -17,47 +15,10 @@ use testyard_model::{
 };
 use testyard_protocol::{Exec, FrameHeader, Order, Place, RawText, Role, StreamTarget, frame};
 
-/// A registry that is forgotten with this process.
-#[derive(Default)]
-struct Memory(Vec<RecordedResource>);
-
-impl Recorder for Memory {
-    fn intend(&mut self, resources: &[(ResourceKind, &Path)]) -> Result<Vec<ResourceId>, RecordError> {
-        let first = self.0.last().map_or(1, |last| last.id.0 + 1);
-        let numbered = resources.iter().zip(first..);
-        let records = numbered.map(|((kind, place), id)| RecordedResource {
-            id: ResourceId(id),
-            kind: *kind,
-            place: place.to_path_buf(),
-            identity: None,
-        });
-        let records: Vec<_> = records.collect();
-        let ids = records.iter().map(|record| record.id).collect();
-        self.0.extend(records);
-        Ok(ids)
-    }
-
-    fn made(&mut self, made: &[(ResourceId, KernelIdentity)]) -> Result<(), RecordError> {
-        for (id, identity) in made {
-            self.0.iter_mut().filter(|one| one.id == *id).for_each(|one| one.identity = Some(*identity));
-        }
-        Ok(())
-    }
-
-    fn gone(&mut self, gone: &[ResourceId]) -> Result<(), RecordError> {
-        self.0.retain(|one| !gone.contains(&one.id));
-        Ok(())
-    }
-
-    fn all(&self) -> Result<Vec<RecordedResource>, RecordError> {
-        Ok(self.0.clone())
-    }
-}
-
 /// A namespace machine of this process's user.
 pub struct Machine {
     place: MachinePlace,
-    recorder: Memory,
+    recorder: MemoryRecorder,
     link: AgentLink,
 }
 
@@ -87,7 +48,7 @@ impl Machine {
             agent,
             masked: vec![folder.to_owned()],
         };
-        let mut recorder = Memory::default();
+        let mut recorder = MemoryRecorder::default();
         let backend = testyard_backends::Namespace;
         backend.create(&place, &mut recorder).map_err(|error| refused(&error))?;
         let link = backend.start(&place, &mut recorder).map_err(|error| refused(&error))?;

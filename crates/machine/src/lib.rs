@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod client;
 pub mod contract;
+mod memory;
 pub mod supervisor;
 #[cfg(test)]
 mod trial;
@@ -18,3 +19,4 @@ pub use backend::{
     ResourceId, ResourceKind,
 };
 pub use client::{ClientError, Connection, Session};
+pub use memory::MemoryRecorder;

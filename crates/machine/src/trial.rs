@@ -20,9 +20,9 @@ use testyard_protocol::{
     AgentStatus, Credit, Event, Exec, FrameHeader, FrameKind, Order, Report, Request, StreamTarget, VERSION, Welcome,
 };
 
+use crate::MemoryRecorder;
 use crate::backend::{
-    AgentLink, Backend, BackendError, KernelIdentity, MachinePlace, RecordError, RecordedResource, Recorder,
-    ResourceId, ResourceKind,
+    AgentLink, Backend, BackendError, KernelIdentity, MachinePlace, RecordError, Recorder, ResourceId, ResourceKind,
 };
 use crate::supervisor::{AgentRecord, Records};
 use crate::wire::{FrameReader, send_frame};
@@ -250,7 +250,7 @@ pub(crate) struct Book {
 struct Pages {
     info: Option<MachineInfo>,
     agent: Option<AgentRecord>,
-    resources: Vec<RecordedResource>,
+    resources: MemoryRecorder,
     slots: u64,
     leased: bool,
 }
@@ -321,7 +321,7 @@ impl Records for Book {
 
     fn destroy(&mut self, _id: &MachineId) -> Result<(), RecordError> {
         self.with(|pages| {
-            assert!(pages.resources.is_empty(), "{:?}", pages.resources);
+            assert!(pages.resources == MemoryRecorder::default(), "{:?}", pages.resources);
             pages.info = None;
         });
         Ok(())
@@ -345,33 +345,19 @@ impl Records for Book {
 
 impl Recorder for Book {
     fn intend(&mut self, resources: &[(ResourceKind, &Path)]) -> Result<Vec<ResourceId>, RecordError> {
-        Ok(self.with(|pages| {
-            let made = resources.iter().map(|(kind, place)| {
-                let id = ResourceId(pages.resources.len() as i64);
-                pages.resources.push(RecordedResource { id, kind: *kind, place: place.to_path_buf(), identity: None });
-                id
-            });
-            made.collect()
-        }))
+        self.with(|pages| pages.resources.intend(resources))
     }
 
     fn made(&mut self, made: &[(ResourceId, KernelIdentity)]) -> Result<(), RecordError> {
-        self.with(|pages| {
-            for (id, identity) in made {
-                let found = pages.resources.iter_mut().find(|resource| resource.id == *id);
-                found.expect("it was intended").identity = Some(*identity);
-            }
-        });
-        Ok(())
+        self.with(|pages| pages.resources.made(made))
     }
 
     fn gone(&mut self, gone: &[ResourceId]) -> Result<(), RecordError> {
-        self.with(|pages| pages.resources.retain(|resource| !gone.contains(&resource.id)));
-        Ok(())
+        self.with(|pages| pages.resources.gone(gone))
     }
 
     fn all(&self) -> Result<Vec<RecordedResource>, RecordError> {
-        Ok(self.with(|pages| pages.resources.clone()))
+        self.with(|pages| pages.resources.all())
     }
 }
 

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use testyard_linux::{process, socket};
-use testyard_machine::backend::{
-    AgentLink, Backend, KernelIdentity, MachinePlace, RecordError, RecordedResource, Recorder, ResourceId, ResourceKind,
-};
+use testyard_machine::MemoryRecorder;
+use testyard_machine::backend::{AgentLink, Backend, MachinePlace};
 use testyard_machine::client::{Captured, ClientError, Connection, Session, caller};
 use testyard_model::{
     BackendName, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineName, MachineSpec,
@@ -18,42 +17,11 @@ use testyard_model::{
 };
 use testyard_protocol::{Exec, FrameDecoder, FrameHeader, Order, Place, RawText, Report, Role};
 
-/// What the registry would hold.
-#[derive(Default)]
-pub(crate) struct Memory(Vec<RecordedResource>);
-
-impl Recorder for Memory {
-    fn intend(&mut self, resources: &[(ResourceKind, &Path)]) -> Result<Vec<ResourceId>, RecordError> {
-        let first = self.0.last().map_or(1, |last| last.id.0 + 1);
-        let ids: Vec<_> = (first..).take(resources.len()).map(ResourceId).collect();
-        for (id, (kind, place)) in ids.iter().zip(resources) {
-            self.0.push(RecordedResource { id: *id, kind: *kind, place: place.to_path_buf(), identity: None });
-        }
-        Ok(ids)
-    }
-
-    fn made(&mut self, made: &[(ResourceId, KernelIdentity)]) -> Result<(), RecordError> {
-        for (id, identity) in made {
-            self.0.iter_mut().filter(|one| one.id == *id).for_each(|one| one.identity = Some(*identity));
-        }
-        Ok(())
-    }
-
-    fn gone(&mut self, gone: &[ResourceId]) -> Result<(), RecordError> {
-        self.0.retain(|one| !gone.contains(&one.id));
-        Ok(())
-    }
-
-    fn all(&self) -> Result<Vec<RecordedResource>, RecordError> {
-        Ok(self.0.clone())
-    }
-}
-
 /// A machine without a supervisor.
 pub(crate) struct Machine {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) place: MachinePlace,
-    recorder: Memory,
+    recorder: MemoryRecorder,
     link: Option<AgentLink>,
     pub(crate) limits: Vec<String>,
     /// Holds the machine's folder; last, as fields are dropped in order.
@@ -120,7 +88,7 @@ impl Machine {
         }
         let backend = backend(&place.spec);
         let mut machine =
-            Self { backend, place, recorder: Memory::default(), link: None, limits: Vec::new(), _home: home };
+            Self { backend, place, recorder: MemoryRecorder::default(), link: None, limits: Vec::new(), _home: home };
         machine.backend.create(&machine.place, &mut machine.recorder).map_err(|error| error.problem())?;
         Ok(machine)
     }
