@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{Gid, Uid};
 use testyard_linux::cgroup::{Group, Hierarchy};
@@ -14,11 +14,11 @@ use testyard_protocol::{Exec, Place, StreamTarget};
 
 use crate::bare_probe::{FullProbe, PlainProbe};
 use crate::machine::{Client, Machine, client, strongest};
-use crate::measure::{Contender, Times, alternate, ratio, shown};
 use crate::report::{Goal, Row};
 use crate::static_program;
 use crate::worker::{Task, Worker, told};
 use crate::{Options, peers};
+use testyard_measure::{Contender, Times, alternate, ratio, shown, timed};
 
 /// What every environment runs.
 pub(crate) const PAYLOAD: &str = "/bin/true";
@@ -147,14 +147,6 @@ fn park(client_: &mut Client, count: u32) -> Result<(), Problem> {
 fn await_gone(over: &mut Client) -> Result<(), Problem> {
     while over.connection().status().map_err(|error| client(&error))?.environments > 0 {}
     Ok(())
-}
-
-fn timed(mut once: impl FnMut() -> Result<(), Problem>) -> impl FnMut() -> Result<Duration, Problem> {
-    move || {
-        let start = Instant::now();
-        once()?;
-        Ok(start.elapsed())
-    }
 }
 
 fn over(

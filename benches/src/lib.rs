@@ -13,7 +13,6 @@
 mod bare_probe;
 mod environments;
 mod machine;
-mod measure;
 mod peers;
 mod programs;
 mod report;
@@ -27,7 +26,6 @@ use testyard_model::Problem;
 
 pub use bare_probe::{FullProbe, PlainProbe};
 pub use machine::{Client, Machine, strongest};
-pub use measure::{Contender, Times, alternate};
 pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 

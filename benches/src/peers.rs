@@ -8,8 +8,8 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::Options;
 use crate::environments::{PAYLOAD, make_folder, told_in_one_line};
-use crate::measure::{Contender, alternate, shown};
 use crate::report::{Goal, Row};
+use testyard_measure::{Contender, alternate, shown};
 
 /// One of them.
 struct Peer {

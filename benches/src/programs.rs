@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use testyard_model::{Problem, ProblemKind};
 
 use crate::environments::{PAYLOAD, make_folder, resident_mb, told_in_one_line};
-use crate::measure::{Contender, alternate, ratio, shown};
 use crate::report::{Goal, Row};
 use crate::{Options, suites};
+use testyard_measure::{Contender, Times, alternate, ratio, shown};
 
 /// The command line with a home of its own.
 pub(crate) struct Testyard {
@@ -118,10 +118,9 @@ fn lives(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
         deletions.push(testyard.run(&format!("delete life-{number} --force"))?);
         Ok(())
     });
-    let median = |mut times: Vec<Duration>| {
-        times.sort_unstable();
-        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
-        (milliseconds(middle), format!("median of {}, whole processes", times.len()))
+    let median = |times: Vec<Duration>| {
+        let times = Times::new("lives", times);
+        (milliseconds(times.median()), format!("median of {}, whole processes", times.count()))
     };
     let created = outcome.clone().map(|()| median(creations));
     or_skip("namespace machine, create until its agent answered", Goal::AtMost(20.0), "ms", row, created);

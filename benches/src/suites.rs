@@ -8,9 +8,9 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::Options;
 use crate::environments::make_folder;
-use crate::measure::{ratio, shown};
 use crate::programs::{Testyard, or_skip, timed};
 use crate::report::{Goal, Row};
+use testyard_measure::{ratio, shown};
 
 /// Measures them all.
 pub(crate) fn rows(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {

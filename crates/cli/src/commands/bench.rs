@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use testyard::Testyard;
 use testyard_machine::client::{Connection, caller};
+use testyard_measure::{Contender, Times, alternate, timed};
 use testyard_model::{
     BackendName, EnvironmentLimits, EnvironmentSpec, Isolation, MachineInfo, MachineName, MachineSpec, Network,
     Problem, ProblemKind, Span,
@@ -47,11 +48,11 @@ pub(crate) struct Bench {
     backend: BackendName,
 }
 
-/// One thing, done again and again.
+/// Times as programs read them.
 #[derive(Debug, Serialize)]
-struct Figure {
+struct Figure<'a> {
     /// What was done.
-    name: String,
+    name: &'a str,
     /// Half of the times were shorter, in microseconds.
     median_us: f64,
     /// Nine of ten were, in microseconds.
@@ -63,30 +64,29 @@ struct Figure {
 impl Bench {
     pub(crate) fn run(self, output: Output) -> Outcome {
         let count = if self.quick { 30 } else { 300 };
-        let mut figures = vec![measure("fork, exec and wait", count, || whole(PAYLOAD, &[]))?];
-        for (program, arguments) in PEERS {
-            output.say(format_args!("measuring {program}"));
-            // One that is missing or not permitted here is no peer.
-            if whole(program, arguments).is_ok() {
-                figures.push(measure(program, count / 3, || whole(program, arguments))?);
-            }
-        }
+        output.say("measuring processes");
+        let mut times = alternate(count, vec![process("fork, exec and wait", PAYLOAD, &[])])?;
+        // One that is missing or not permitted here is no peer.
+        let peers = PEERS.into_iter().filter(|(program, arguments)| whole(program, arguments).is_ok());
+        let peers = peers.map(|(program, arguments)| process(program, program, arguments));
+        times.extend(alternate(count / 3, peers.collect())?);
         output.say("measuring a machine");
         let yard = yard::open()?;
-        let machine = self.lives(&yard, count, &mut figures)?;
-        let measured = commands(&machine, count, &mut figures);
+        let machine = self.lives(&yard, count, &mut times)?;
+        let measured = commands(&machine, count);
         yard.machines().delete(&machine.name, true)?;
-        measured?;
+        times.extend(measured?);
         if output.json {
+            let figures: Vec<_> = times.iter().map(figure).collect();
             output.json_object(json!({ "backend": machine.spec.backend, "figures": figures }))?;
         } else {
-            output.data(&described(&figures))?;
+            output.data(&described(&times))?;
         }
         DONE
     }
 
     /// Machines made and deleted, and one that stays.
-    fn lives(&self, yard: &Testyard, count: usize, figures: &mut Vec<Figure>) -> Result<MachineInfo, Problem> {
+    fn lives(&self, yard: &Testyard, count: usize, times: &mut Vec<Times>) -> Result<MachineInfo, Problem> {
         let mut spec = MachineSpec::new(self.backend.clone());
         spec.ttl = Some(Span(TIME_TO_LIVE));
         let name = |number: usize| -> Result<MachineName, Problem> {
@@ -103,18 +103,16 @@ impl Bench {
             yard.machines().delete(&name, true)?;
             deletions.push(start.elapsed());
         }
-        figures.push(figure("machine: create until its agent answers", creations));
-        figures.push(figure("machine: delete", deletions));
+        times.push(Times::new("machine: create until its agent answers", creations));
+        times.push(Times::new("machine: delete", deletions));
         yard.machines().create(&name(0)?, &spec)
     }
 }
 
 /// Commands and environments in a warm machine.
-fn commands(machine: &MachineInfo, count: usize, figures: &mut Vec<Figure>) -> Result<(), Problem> {
-    let mut connected = yard::connect(&machine.name)?;
-    let connection = connected.connection();
+fn commands(machine: &MachineInfo, count: usize) -> Result<Vec<Times>, Problem> {
+    let (mut one, mut other) = (yard::connect(&machine.name)?, yard::connect(&machine.name)?);
     let exec = |place: Place| Exec { argv: vec![RawText::from(PAYLOAD)], quiet: true, place, ..Exec::default() };
-    figures.push(measure("command in a warm machine", count, || run(connection, exec(Place::Machine)))?);
     let isolation =
         if machine.spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };
     let spec = Box::new(EnvironmentSpec {
@@ -129,14 +127,22 @@ fn commands(machine: &MachineInfo, count: usize, figures: &mut Vec<Figure>) -> R
         joins: None,
     });
     let name = format!("environment ({isolation}): make, run, end");
-    figures.push(measure(&name, count, || run(connection, exec(Place::Fresh(spec.clone()))))?);
-    drop(connected);
+    let on_machine = timed(|| run(one.connection(), exec(Place::Machine)));
+    let in_environment = timed(|| run(other.connection(), exec(Place::Fresh(spec.clone()))));
+    let contenders =
+        vec![Contender::new("command in a warm machine", on_machine), Contender::new(name, in_environment)];
+    let mut times = alternate(count, contenders)?;
     let program = std::env::current_exe()
         .map_err(|error| Problem::new(ProblemKind::System, "cannot find this program itself").because(error))?;
-    let arguments = ["exec", machine.name.as_str(), PAYLOAD];
     let program = program.to_string_lossy();
-    figures.push(measure("testyard exec, whole process", count / 3, || whole(&program, &arguments))?);
-    Ok(())
+    let arguments = ["exec", machine.name.as_str(), PAYLOAD];
+    times.extend(alternate(count / 3, vec![process("testyard exec, whole process", &program, &arguments)])?);
+    Ok(times)
+}
+
+/// A contender that is a whole process.
+fn process<'a>(name: &str, program: &'a str, arguments: &'a [&'a str]) -> Contender<'a> {
+    Contender::new(name, timed(move || whole(program, arguments)))
 }
 
 fn run(connection: &mut Connection, exec: Exec) -> Result<(), Problem> {
@@ -159,38 +165,27 @@ fn whole(program: &str, arguments: &[&str]) -> Result<(), Problem> {
     }
 }
 
-fn measure(name: &str, count: usize, mut once: impl FnMut() -> Result<(), Problem>) -> Result<Figure, Problem> {
-    // The first few warm up caches.
-    for _ in 0..count.min(3) {
-        once()?;
-    }
-    let mut times = Vec::with_capacity(count);
-    for _ in 0..count {
-        let start = Instant::now();
-        once()?;
-        times.push(start.elapsed());
-    }
-    Ok(figure(name, times))
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
-fn figure(name: &str, mut times: Vec<Duration>) -> Figure {
-    times.sort_unstable();
-    let at = |tenths: usize| times.get(times.len() * tenths / 10).map_or(0.0, |time| time.as_secs_f64() * 1e6);
-    Figure { name: name.to_owned(), median_us: at(5), p90_us: at(9), count: times.len() }
+fn figure(times: &Times) -> Figure<'_> {
+    Figure {
+        name: &times.name,
+        median_us: microseconds(times.median()),
+        p90_us: microseconds(times.longer_than(9)),
+        count: times.count(),
+    }
 }
 
-/// A line a figure; the ratio is to the first.
-fn described(figures: &[Figure]) -> String {
-    let bare = figures.first().map_or(1.0, |figure| figure.median_us.max(1.0));
-    let rows: Vec<Vec<String>> = figures
+/// A line for each; the ratio is to the first.
+fn described(times: &[Times]) -> String {
+    let rows: Vec<Vec<String>> = times
         .iter()
-        .map(|figure| {
-            vec![
-                figure.name.clone(),
-                format!("{:.0} us", figure.median_us),
-                format!("{:.0} us", figure.p90_us),
-                format!("{:.2}", figure.median_us / bare),
-            ]
+        .map(|one| {
+            let ratio = times.first().map_or(1.0, |bare| one.ratio_to(bare));
+            let us = |time: Duration| format!("{:.0} us", microseconds(time));
+            vec![one.name.clone(), us(one.median()), us(one.longer_than(9)), format!("{ratio:.2}")]
         })
         .collect();
     table(&["WHAT", "MEDIAN", "90 OF 100", "RATIO"], &rows)
@@ -202,11 +197,14 @@ mod tests {
 
     #[test]
     fn a_figure_is_a_median_and_its_ratio() {
-        let times = (1..=10).map(Duration::from_millis).collect();
-        let figures = [figure("bare", vec![Duration::from_millis(3)]), figure("more", times)];
+        let more = (1..=10).map(Duration::from_millis).collect();
+        let times = [Times::new("bare", vec![Duration::from_millis(3)]), Times::new("more", more)];
         assert_eq!(
-            described(&figures),
+            described(&times),
             "WHAT  MEDIAN   90 OF 100  RATIO\nbare  3000 us  3000 us    1.00\nmore  6000 us  10000 us   2.00\n"
         );
+        let figure = figure(&times[1]);
+        assert_eq!((figure.name, figure.count), ("more", 10));
+        assert!((figure.p90_us - 10_000.0).abs() < 1e-6, "{figure:?}");
     }
 }

@@ -1,6 +1,8 @@
-//! Times: several contenders one after another, round after round, so that what else the host does hits all alike.
+//! Measuring: several contenders one after another, round after round, so that what else the host does hits all alike.
+//!
+//! It knows nothing of what is measured.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testyard_model::Problem;
 
@@ -36,22 +38,34 @@ impl Times {
         Self { name: name.into(), sorted: all }
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.sorted.len()
+    }
+
     /// Half of the rounds were shorter.
     #[must_use]
     pub fn median(&self) -> Duration {
-        self.sorted.get(self.sorted.len() / 2).copied().unwrap_or_default()
+        self.longer_than(5)
+    }
+
+    /// So many of ten rounds were shorter.
+    #[must_use]
+    pub fn longer_than(&self, tenths: usize) -> Duration {
+        self.sorted.get(self.sorted.len() * tenths / 10).copied().unwrap_or_default()
     }
 
     /// The median as many times as another's.
     #[must_use]
-    pub(crate) fn ratio_to(&self, other: &Self) -> f64 {
+    pub fn ratio_to(&self, other: &Self) -> f64 {
         ratio(self.median(), other.median())
     }
 }
 
 /// How many times `other` fits into `one`.
 #[must_use]
-pub(crate) fn ratio(one: Duration, other: Duration) -> f64 {
+pub fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64().max(1e-9)
 }
 
@@ -74,9 +88,18 @@ pub fn alternate(rounds: usize, mut contenders: Vec<Contender<'_>>) -> Result<Ve
     Ok(contenders.iter().zip(times).map(|(contender, times)| Times::new(&contender.name, times)).collect())
 }
 
+/// What a contender does, with the time that it took.
+pub fn timed(mut once: impl FnMut() -> Result<(), Problem>) -> impl FnMut() -> Result<Duration, Problem> {
+    move || {
+        let start = Instant::now();
+        once()?;
+        Ok(start.elapsed())
+    }
+}
+
 /// A duration as people read it.
 #[must_use]
-pub(crate) fn shown(time: Duration) -> String {
+pub fn shown(time: Duration) -> String {
     let us = time.as_secs_f64() * 1e6;
     match us {
         us if us < 1_000.0 => format!("{us:.0} µs"),
