@@ -59,9 +59,13 @@ fn disks_cannot_be_reached() {
 #[test]
 fn nothing_of_ours_is_inherited_or_can_be_looked_into() {
     for user in jailers() {
+        // Root of a container is root inside as well, and to it the kernel shows the numbers, but not what they are.
+        if user.uid != 0 || testkit::user::is_host_root() {
+            Prison::of(user).refuses(&["ls /proc/1/fd/"]);
+        }
         Prison::of(user).refuses(&[
             "ls /proc/self/fd | grep -vxE '[0123]'",
-            "ls /proc/1/fd/",
+            "readlink /proc/1/fd/*",
             "ls /proc/1/root/",
             "head -c 1 /proc/1/environ",
             "head -c 1 /proc/1/mem",
