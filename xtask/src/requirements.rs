@@ -12,7 +12,7 @@ struct Requirement {
     why: &'static str,
 }
 
-const REQUIREMENTS: [Requirement; 10] = [
+const REQUIREMENTS: [Requirement; 12] = [
     Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
     Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
     Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
@@ -21,6 +21,13 @@ const REQUIREMENTS: [Requirement; 10] = [
     Requirement { package: "util-linux", program: "setpriv", why: "tests as an ordinary user" },
     Requirement { package: "procps", program: "pgrep", why: "tests that look for processes" },
     Requirement { package: "git", program: "git", why: "tests of the source's tree hash" },
+    Requirement { package: "libxml2-utils", program: "xmllint", why: "JUnit reports against their schema" },
+    // 65 MB to fetch: the browser without its windows.
+    Requirement {
+        package: "chromium-headless-shell",
+        program: "chromium-headless-shell",
+        why: "the HTML report in a real browser",
+    },
     Requirement { package: "python3", program: "python3", why: "examples in Python" },
     Requirement { package: "python3-venv", program: "python3", why: "examples/real makes a virtual environment" },
 ];

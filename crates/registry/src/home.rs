@@ -234,6 +234,12 @@ impl Home {
         self.state.join("images")
     }
 
+    /// Where runs are kept, each in a folder named by its id.
+    #[must_use]
+    pub fn runs_folder(&self) -> PathBuf {
+        self.state.join("runs")
+    }
+
     /// What is remembered of working trees between runs.
     #[must_use]
     pub fn sync_folder(&self) -> PathBuf {

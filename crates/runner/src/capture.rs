@@ -40,8 +40,8 @@ pub struct CaptureOptions {
 }
 
 impl CaptureOptions {
-    /// What stays in memory unless told otherwise: 1 MiB.
-    pub const LIMIT: usize = 1 << 20;
+    /// What stays in memory unless told otherwise: 64 KiB, which is also what a kept run shows without a file.
+    pub const LIMIT: usize = 64 << 10;
 
     fn path(&self, stream: Stream) -> PathBuf {
         self.folder.join(format!("{}.{}", self.stem, stream.as_str()))
@@ -131,6 +131,13 @@ impl Captured {
     pub fn of(bytes: &[u8]) -> Self {
         let length = bytes.len() as u64;
         Self { held: bytes.to_vec(), file: None, bytes: length, kept: length }
+    }
+
+    /// Output that an earlier run left in a file; none where the file is gone or is not what was left.
+    #[must_use]
+    pub fn at(file: PathBuf, bytes: u64, kept: u64) -> Option<Self> {
+        let there = file.symlink_metadata().is_ok_and(|data| data.is_file() && data.len() == kept);
+        there.then_some(Self { held: Vec::new(), file: Some(file), bytes, kept })
     }
 
     /// How many bytes the command wrote.

@@ -327,7 +327,13 @@ impl Dispatch {
         let place = std::mem::replace(&mut self.tests[test].place, Place::Waiting);
         let Place::Running(running) = place else { unreachable!("only running tests leave") };
         let duration_us = u64::try_from(now.since.saturating_sub(running.since.since).as_micros()).unwrap_or(u64::MAX);
-        Attempt { number: running.attempt, started_ms: running.since.unix_ms, duration_us, verdict: verdict.clone() }
+        Attempt {
+            number: running.attempt,
+            started_ms: running.since.unix_ms,
+            duration_us,
+            worker: None,
+            verdict: verdict.clone(),
+        }
     }
 
     fn refused(&self, refusal: Refusal) -> Verdict {

@@ -1,15 +1,22 @@
 //! What people and files see of a run. A thread of its own does all the writing, in the order of what happened.
 
+mod ending;
 mod file;
+mod github;
+mod html;
 mod json_lines;
 mod junit;
+mod lanes;
+mod record;
 mod safe_text;
+mod spec;
 mod status_line;
+mod tap;
 mod terminal;
+mod trace;
 
-use std::io;
+use std::io::Write;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -17,120 +24,23 @@ use std::time::Duration;
 
 use testyard_model::{Problem, ProblemKind};
 
+pub use ending::render;
 pub use file::write_whole;
+pub use json_lines::RECORD;
+pub use record::{RecordError, RunInfo, RunRecord};
 pub use safe_text::{SafeText, safe_ends, safe_line};
+pub use spec::{ReportError, ReportKind, ReportSpec};
 pub use terminal::{Style, Terminal, columns_of};
 
 use crate::clock::Clock;
 use crate::job::JobEvent;
 use crate::plan::Plan;
-use crate::result::{Attempt, RunSummary, Stop, TestResult, TreeInfo};
-use crate::suite::nearest;
+use crate::result::{Attempt, RunSummary, Stop, TestResult};
+use ending::Endings;
 use json_lines::JsonLines;
-use junit::Junit;
 
 /// How often a terminal's status line is drawn again.
 const REDRAW: Duration = Duration::from_millis(100);
-
-/// A report to write, as `--report` names it: `junit=FILE`, `jsonl=FILE`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReportSpec {
-    /// JUnit's XML, written whole at the end.
-    Junit(PathBuf),
-    /// A line of JSON for each event, written as it happens.
-    JsonLines(PathBuf),
-}
-
-/// A report that cannot be.
-#[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// Not `kind=FILE`.
-    #[error("`{0}` is not a report: write junit=FILE or jsonl=FILE")]
-    NoFile(String),
-    /// A kind that does not exist.
-    #[error("unknown report `{kind}`")]
-    UnknownKind {
-        /// The kind.
-        kind: String,
-        /// The nearest that exists.
-        nearest: Option<&'static str>,
-    },
-    /// A file that cannot be written.
-    #[error("cannot write report {path}", path = path.display())]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// No thread can be started.
-    #[error("cannot start the thread that writes reports")]
-    Thread(#[source] io::Error),
-}
-
-impl ReportError {
-    /// As every other error is shown.
-    #[must_use]
-    pub fn problem(&self) -> Problem {
-        match self {
-            Self::NoFile(_) => {
-                Problem::new(ProblemKind::Usage, self.to_string()).hint("such as --report junit=junit.xml")
-            }
-            Self::UnknownKind { nearest: Some(nearest), .. } => {
-                Problem::new(ProblemKind::Usage, self.to_string()).hint(format!("did you mean `{nearest}`?"))
-            }
-            Self::UnknownKind { .. } => {
-                Problem::new(ProblemKind::Usage, self.to_string()).hint("reports are junit and jsonl")
-            }
-            Self::Write { source, .. } => Problem::from_error(written(source), self)
-                .hint("check that the folder exists, can be written and has room"),
-            Self::Thread(_) => {
-                Problem::from_error(ProblemKind::Exhausted, self).hint("raise the limit of processes (ulimit -u)")
-            }
-        }
-    }
-}
-
-/// A wrong path is the caller's to correct.
-fn written(error: &io::Error) -> ProblemKind {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => ProblemKind::Usage,
-        io::ErrorKind::PermissionDenied => ProblemKind::Denied,
-        io::ErrorKind::StorageFull => ProblemKind::Exhausted,
-        _ => ProblemKind::System,
-    }
-}
-
-impl FromStr for ReportSpec {
-    type Err = ReportError;
-
-    fn from_str(text: &str) -> Result<Self, ReportError> {
-        let (kind, file) = text.split_once('=').ok_or_else(|| ReportError::NoFile(text.to_owned()))?;
-        if file.is_empty() {
-            return Err(ReportError::NoFile(text.to_owned()));
-        }
-        match kind {
-            "junit" => Ok(Self::Junit(PathBuf::from(file))),
-            "jsonl" => Ok(Self::JsonLines(PathBuf::from(file))),
-            _ => Err(ReportError::UnknownKind { kind: kind.to_owned(), nearest: nearest(kind, ["junit", "jsonl"]) }),
-        }
-    }
-}
-
-/// What a run begins with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunInfo {
-    /// The run's id, a UUID.
-    pub run: String,
-    /// When, in milliseconds since 1970-01-01 UTC.
-    pub started_ms: i64,
-    /// How many tests there are.
-    pub tests: usize,
-    /// How many at once.
-    pub jobs: usize,
-    /// What each suite runs.
-    pub trees: Vec<TreeInfo>,
-}
 
 /// Something that whoever watches a run may want to know.
 #[derive(Debug, Clone)]
@@ -170,10 +80,34 @@ pub enum Announcement {
     RunFinished(Arc<RunSummary>),
 }
 
+/// Who is told of a run.
+#[derive(Default)]
+pub struct Audience {
+    /// People who watch.
+    pub terminal: Option<Terminal>,
+    /// Reports that were asked for.
+    pub reports: Vec<ReportSpec>,
+    /// The folder in which runs are kept, each in a folder named by its id.
+    pub keep: Option<PathBuf>,
+    /// A file to which the summary of a job is added.
+    pub job_summary: Option<PathBuf>,
+    /// Where annotations go that are asked for without a file.
+    pub annotations: Option<Box<dyn Write + Send>>,
+}
+
 /// Where a run's announcements go.
 pub struct Reporting {
     sender: Sender<Announcement>,
-    thread: JoinHandle<Vec<Problem>>,
+    thread: JoinHandle<Written>,
+}
+
+/// What could not be written.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// Of what was asked for: the run is not what it should be.
+    pub(crate) failed: Vec<Problem>,
+    /// Of what comes by itself.
+    pub(crate) missed: Vec<Problem>,
 }
 
 impl Reporting {
@@ -181,21 +115,19 @@ impl Reporting {
     ///
     /// # Errors
     /// Where a report's file cannot be written.
-    pub fn start(
-        plan: &Arc<Plan>,
-        clock: Arc<dyn Clock>,
-        terminal: Option<Terminal>,
-        reports: &[ReportSpec],
-    ) -> Result<Self, ReportError> {
+    pub fn start(plan: &Arc<Plan>, clock: Arc<dyn Clock>, audience: Audience) -> Result<Self, ReportError> {
         let mut sinks = Vec::new();
-        for spec in reports {
-            sinks.push(match spec {
-                ReportSpec::Junit(path) => Sink::Junit(Junit::create(path)?),
-                ReportSpec::JsonLines(path) => Sink::JsonLines(JsonLines::create(path)?),
-            });
+        // First what must survive whatever happens to the rest.
+        sinks.extend(audience.keep.map(|runs| Sink::Kept(JsonLines::of_kept(runs))));
+        let (live, ending): (Vec<_>, Vec<_>) =
+            audience.reports.into_iter().partition(|spec| spec.kind == ReportKind::JsonLines);
+        for path in live.into_iter().filter_map(|spec| spec.file) {
+            sinks.push(Sink::JsonLines(JsonLines::create(&path)?));
         }
+        let endings = Endings::prepare(ending, audience.job_summary, audience.annotations)?;
+        sinks.extend(endings.map(|endings| Sink::Endings(Box::new(endings))));
         // The terminal comes last: when it says that the run is over, the files are there.
-        sinks.extend(terminal.map(|terminal| Sink::Terminal(Box::new(terminal))));
+        sinks.extend(audience.terminal.map(|terminal| Sink::Terminal(Box::new(terminal))));
         let (sender, receiver) = channel();
         let writer = Writer { plan: plan.clone(), clock, sinks };
         let builder = std::thread::Builder::new().name("reports".to_owned());
@@ -210,17 +142,33 @@ impl Reporting {
     }
 
     /// Waits until everything is written; what could not be.
-    pub(crate) fn close(self) -> Vec<Problem> {
+    pub(crate) fn close(self) -> Written {
         drop(self.sender);
-        let bug = |_| vec![Problem::new(ProblemKind::Bug, "a bug in Testyard ended the thread that writes reports")];
-        self.thread.join().unwrap_or_else(bug)
+        self.thread.join().unwrap_or_else(|_| {
+            let bug = Problem::new(ProblemKind::Bug, "a bug in Testyard ended the thread that writes reports");
+            Written { failed: vec![bug], ..Written::default() }
+        })
     }
 }
 
+/// Shows a run that is over, as it was shown when it ended.
+pub fn show(record: &RunRecord, terminal: &mut Terminal) {
+    let none = Plan { suites: Vec::new(), tests: Vec::new() };
+    let mut tell = |announcement| terminal.take(&none, Duration::ZERO, &announcement);
+    for problem in &record.warnings {
+        tell(Announcement::Warning(problem.clone()));
+    }
+    for result in &record.results {
+        tell(Announcement::TestFinished(result.clone()));
+    }
+    tell(Announcement::RunFinished(Arc::new(record.summary())));
+}
+
 enum Sink {
-    Terminal(Box<Terminal>),
-    Junit(Junit),
+    Kept(JsonLines),
     JsonLines(JsonLines),
+    Endings(Box<Endings>),
+    Terminal(Box<Terminal>),
 }
 
 struct Writer {
@@ -230,7 +178,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn write(mut self, announcements: &Receiver<Announcement>) -> Vec<Problem> {
+    fn write(mut self, announcements: &Receiver<Announcement>) -> Written {
         let live = self.sinks.iter().any(|sink| matches!(sink, Sink::Terminal(terminal) if terminal.is_live()));
         let mut drawn = self.clock.now();
         loop {
@@ -261,19 +209,29 @@ impl Writer {
                             terminal.redraw(now);
                         }
                     }
-                    (Sink::Junit(junit), Some(next)) => junit.take(next),
-                    (Sink::JsonLines(lines), Some(next)) => {
+                    (Sink::Endings(endings), Some(next)) => endings.take(next),
+                    (Sink::Kept(lines) | Sink::JsonLines(lines), Some(next)) => {
                         lines.take(&self.plan, self.clock.unix_ms(), next);
                     }
                     (_, None) => {}
                 }
             }
         }
-        let close = |sink| match sink {
-            Sink::Junit(junit) => junit.close().err(),
-            Sink::JsonLines(lines) => lines.close().err(),
-            Sink::Terminal(_) => None,
-        };
-        self.sinks.into_iter().filter_map(close).map(|error| error.problem()).collect()
+        self.close()
+    }
+
+    fn close(self) -> Written {
+        let mut written = Written::default();
+        for sink in self.sinks {
+            match sink {
+                Sink::Kept(lines) => written.missed.extend(lines.close().err().map(|error| error.problem())),
+                Sink::JsonLines(lines) => written.failed.extend(lines.close().err().map(|error| error.problem())),
+                Sink::Endings(endings) => {
+                    written.failed.extend(endings.into_failed().iter().map(ReportError::problem));
+                }
+                Sink::Terminal(_) => {}
+            }
+        }
+        written
     }
 }

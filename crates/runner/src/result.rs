@@ -133,6 +133,12 @@ impl Verdict {
         matches!(self, Self::Failed(_) | Self::TimedOut { .. })
     }
 
+    /// Whether something other than the test failed.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        matches!(self, Self::InfrastructureError { .. })
+    }
+
     /// What this result alone makes of a run.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
@@ -216,6 +222,9 @@ pub struct Attempt {
     pub started_ms: i64,
     /// From there to its end, preparation included, in microseconds.
     pub duration_us: u64,
+    /// Which worker ran it, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u32>,
     /// What came of it.
     #[serde(flatten)]
     pub verdict: Verdict,
@@ -282,6 +291,9 @@ pub struct TestResult {
     pub tree: Option<String>,
     /// The working tree had changed when it ended: `tree` may not be what it ran.
     pub source_changed: bool,
+    /// The file that it is, absolute, where a glob found it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Its tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -306,10 +318,18 @@ impl TestResult {
     /// # Errors
     /// Where memory cannot hold the text; plain data is always JSON.
     pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
+        self.to_json_within(TEXT)
+    }
+
+    /// [`Self::to_json`], with at most so many bytes of each stream.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn to_json_within(&self, most: usize) -> serde_json::Result<serde_json::Value> {
         let mut json = serde_json::to_value(self)?;
         if self.verdict != Verdict::Passed {
             for (stream, captured) in [("stdout", &self.outputs.stdout), ("stderr", &self.outputs.stderr)] {
-                if let (Some(info), Ok(text)) = (json.get_mut(stream), safe_ends(captured, TEXT)) {
+                if let (Some(info), Ok(text)) = (json.get_mut(stream), safe_ends(captured, most.min(TEXT))) {
                     info["text"] = text.into();
                 }
             }

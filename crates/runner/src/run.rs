@@ -225,6 +225,7 @@ pub fn run(
         workers: Workers::new(around.executor.clone(), control.sender, options.step),
         cancels: vec![Cancel::new(); plan.tests.len()],
         payloads: (0..plan.tests.len()).map(|_| None).collect(),
+        ran_by: vec![Vec::new(); plan.tests.len()],
         results: (0..plan.tests.len()).map(|_| None).collect(),
         killed: false,
     };
@@ -243,6 +244,8 @@ struct Driver<'a> {
     workers: Workers,
     cancels: Vec<Cancel>,
     payloads: Vec<Option<Box<Payload>>>,
+    /// The worker of each attempt of each test.
+    ran_by: Vec<Vec<Option<u32>>>,
     results: Vec<Option<Arc<TestResult>>>,
     killed: bool,
 }
@@ -288,7 +291,8 @@ impl Driver<'_> {
                 Command::Start { test, attempt } => self.start(test, attempt),
                 Command::Cancel { test, reason } => self.cancels[test].request(reason),
                 Command::Abandon { test } => self.workers.abandon(test),
-                Command::Retry { test, attempt, after } => {
+                Command::Retry { test, mut attempt, after } => {
+                    attempt.worker = self.ran_by[test].last().copied().flatten();
                     self.payloads[test] = None;
                     self.reporting.announce(Announcement::AttemptFailed { test, attempt, after });
                 }
@@ -308,10 +312,14 @@ impl Driver<'_> {
         // Whoever watches knows of the start before it happens.
         self.reporting.announce(Announcement::TestStarted { test, attempt });
         let job = prepare::job(self.plan, test, attempt, self.options);
-        self.workers.start(Assignment { test, attempt, job, cancel });
+        let worker = self.workers.start(Assignment { test, attempt, job, cancel });
+        self.ran_by[test].push(worker);
     }
 
-    fn finish(&mut self, test: usize, verdict: Verdict, attempts: Vec<Attempt>) {
+    fn finish(&mut self, test: usize, verdict: Verdict, mut attempts: Vec<Attempt>) {
+        for (attempt, worker) in attempts.iter_mut().zip(&self.ran_by[test]) {
+            attempt.worker = *worker;
+        }
         let payload = self.payloads[test].take();
         let tree = &self.trees[self.plan.tests[test].suite];
         let result = Arc::new(prepare::result(self.plan, test, verdict, attempts, payload, tree));
@@ -337,10 +345,11 @@ impl Driver<'_> {
         let mut reporting = self.reporting;
         reporting.announce(Announcement::RunFinished(Arc::new(summary.clone())));
         let unwritten = reporting.close();
-        if !unwritten.is_empty() {
+        if !unwritten.failed.is_empty() {
             summary.raise(ExitCode::Infrastructure);
         }
-        problems.extend(unwritten);
+        problems.extend(unwritten.failed);
+        problems.extend(unwritten.missed);
         RunReport { run, summary, results, problems }
     }
 }

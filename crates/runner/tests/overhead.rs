@@ -11,7 +11,7 @@ use testyard_runner::filter::Filter;
 use testyard_runner::history::NoHistory;
 use testyard_runner::job::{Ability, EnvironmentUsed, Executor, Finished, Job, JobEvent, JobOutcome, SourceTree};
 use testyard_runner::plan::Plan;
-use testyard_runner::report::{ReportSpec, Reporting, Style, Terminal};
+use testyard_runner::report::{Audience, ReportKind, ReportSpec, Reporting, Style, Terminal};
 use testyard_runner::run::{Control, RunOptions, Surroundings, run};
 
 /// Ends every job at once.
@@ -60,11 +60,15 @@ fn a_thousand_tests_cost_little() {
     let planned = processor_us();
     let clock = Arc::new(SystemClock::start());
     let out = std::fs::File::create(folder.path().join("out")).expect("made");
-    let style = Style { live: false, color: false, passed: true };
+    let style = Style { live: false, color: false, passed: true, obeyed: false };
     let terminal = Terminal::new(Box::new(out), Box::new(|| None), style);
-    let reports =
-        [ReportSpec::Junit(folder.path().join("junit.xml")), ReportSpec::JsonLines(folder.path().join("run.jsonl"))];
-    let reporting = Reporting::start(&plan, clock.clone(), Some(terminal), &reports).expect("started");
+    let reports = vec![
+        ReportSpec::file(ReportKind::Junit, folder.path().join("junit.xml")),
+        ReportSpec::file(ReportKind::JsonLines, folder.path().join("run.jsonl")),
+    ];
+    let keep = Some(folder.path().join("runs"));
+    let audience = Audience { terminal: Some(terminal), reports, keep, ..Audience::default() };
+    let reporting = Reporting::start(&plan, clock.clone(), audience).expect("started");
     let around =
         Surroundings { executor: Arc::new(Instantly), history: Arc::new(NoHistory), clock, kill: Box::new(|| ()) };
     let options = RunOptions::new(folder.path().join("output"));

@@ -15,6 +15,7 @@ mod pull;
 mod push;
 mod reap;
 mod rename;
+mod report;
 mod restart;
 mod run;
 mod shell;
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     Pull(pull::Pull),
     Env(env::Env),
     Run(run::Run),
+    Report(report::Report),
     Image(image::Image),
     Reap(reap::Reap),
     Bench(bench::Bench),
@@ -79,6 +81,7 @@ impl Command {
             Self::Pull(command) => command.run(output),
             Self::Env(command) => command.run(output),
             Self::Run(command) => command.run(output),
+            Self::Report(command) => command.run(output),
             Self::Image(command) => command.run(output),
             Self::Reap(command) => command.run(output),
             Self::Bench(command) => command.run(output),

@@ -1,101 +1,235 @@
-//! JUnit's XML, as continuous integration systems read it.
+//! JUnit's XML, as continuous integration systems read it: exactly the elements and attributes that Jenkins' schema
+//! has, and repetitions as Surefire writes them. Written by hand and as it is made, so that no document is ever held
+//! in memory.
 
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::fmt::Display;
+use std::io::{self, Write};
 
-use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
-
-use super::{Announcement, ReportError, safe_ends, write_whole};
-use crate::result::{TestResult, Verdict};
+use super::record::RunRecord;
+use super::{safe_ends, safe_line};
+use crate::result::{Attempt, Outputs, TestResult, Verdict};
 
 /// Bytes of one stream that go into the file; of more, the ends do.
 const STREAM: usize = 256 << 10;
 
-/// Bytes of all streams together: the file is made in memory. Where many tests fail, each shows less.
+/// Bytes of all streams together: readers hold the file in memory. Where many tests fail, each shows less.
 const ALL: usize = 16 << 20;
 
-/// Collects results; the file is written when the run is over.
-pub(super) struct Junit {
-    path: PathBuf,
-    results: Vec<Arc<TestResult>>,
-    duration: Duration,
+/// What a test case counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Success,
+    Failure,
+    Error,
+    Skipped,
 }
 
-impl Junit {
-    /// Refuses a folder that is not there before the first test.
-    pub(super) fn create(path: &Path) -> Result<Self, ReportError> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let refuse = |source| ReportError::Write { path: path.to_owned(), source };
-        if !folder.metadata().map_err(refuse)?.is_dir() || path.is_dir() {
-            return Err(refuse(io::ErrorKind::IsADirectory.into()));
-        }
-        Ok(Self { path: path.to_owned(), results: Vec::new(), duration: Duration::ZERO })
-    }
-
-    pub(super) fn take(&mut self, announcement: &Announcement) {
-        match announcement {
-            Announcement::TestFinished(result) => self.results.push(result.clone()),
-            Announcement::RunFinished(summary) => self.duration = Duration::from_micros(summary.duration_us),
-            _ => {}
+impl Kind {
+    /// What an attempt counts as by itself.
+    fn of(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Skipped(_) => Self::Skipped,
+            verdict if verdict.is_failure() => Self::Failure,
+            verdict if verdict.is_error() => Self::Error,
+            _ => Self::Success,
         }
     }
 
-    pub(super) fn close(mut self) -> Result<(), ReportError> {
-        self.results.sort_by_key(|result| result.index);
-        let mut report = Report::new("testyard");
-        report.set_time(self.duration);
-        let streams = 2 * self.results.iter().filter(|result| result.verdict != Verdict::Passed).count();
-        let most = (ALL / streams.max(1)).clamp(4 << 10, STREAM);
-        for group in self.results.chunk_by(|a, b| a.suite == b.suite) {
-            let Some(first) = group.first() else { continue };
-            let mut suite = TestSuite::new(first.suite.as_str());
-            suite.set_time(group.iter().map(|result| Duration::from_micros(result.duration_us)).sum());
-            if let Some(tree) = group.iter().find_map(|result| result.tree.as_ref()) {
-                suite.add_property(Property::new("testyard.tree", tree.as_str()));
-            }
-            suite.add_test_cases(group.iter().map(|result| case(result, most)));
-            report.add_test_suite(suite);
+    /// A test that did not pass in the end counts as its first attempt: the others are its repetitions.
+    fn of_test(result: &TestResult) -> Self {
+        match (Self::of(&result.verdict), result.attempts.first()) {
+            (Self::Failure | Self::Error, Some(first)) if result.attempts.len() > 1 => Self::of(&first.verdict),
+            (own, _) => own,
         }
-        let written = write_whole(&self.path, |out| report.serialize(out).map_err(io::Error::other));
-        written.map_err(|source| ReportError::Write { path: self.path, source })
     }
+}
+
+pub(super) fn write(record: &RunRecord, out: &mut dyn Write) -> io::Result<()> {
+    let all: Vec<&TestResult> = record.results.iter().map(AsRef::as_ref).collect();
+    let streams = 2 * all.iter().filter(|result| Kind::of_test(result) != Kind::Success).count();
+    let most = (ALL / streams.max(1)).clamp(4 << 10, STREAM);
+    writeln!(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>")?;
+    let mut tag = Tag::begin(out, 0, "testsuites")?;
+    tag.attribute("name", "testyard")?;
+    tag.attribute("time", seconds(record.summary().duration_us))?;
+    tag.counts(&all)?;
+    tag.open()?;
+    for name in record.suites() {
+        let group: Vec<&TestResult> = all.iter().copied().filter(|result| result.suite == name).collect();
+        if !group.is_empty() {
+            suite(record, name, &group, most, out)?;
+        }
+    }
+    writeln!(out, "</testsuites>")
+}
+
+fn suite(record: &RunRecord, name: &str, group: &[&TestResult], most: usize, out: &mut dyn Write) -> io::Result<()> {
+    let mut tag = Tag::begin(out, 1, "testsuite")?;
+    tag.attribute("name", name)?;
+    tag.attribute("time", seconds(group.iter().map(|result| result.duration_us).sum()))?;
+    if let Ok(when) = jiff::Timestamp::from_millisecond(record.info.started_ms) {
+        tag.attribute("timestamp", when.strftime("%Y-%m-%dT%H:%M:%SZ"))?;
+    }
+    tag.attribute("skipped", group.iter().filter(|result| Kind::of_test(result) == Kind::Skipped).count())?;
+    tag.counts(group)?;
+    tag.open()?;
+    properties(record, name, group, out)?;
+    for result in group {
+        case(result, most, out)?;
+    }
+    writeln!(out, "  </testsuite>")
+}
+
+/// What the schema has no place for on a test stands on its suite.
+fn properties(record: &RunRecord, suite: &str, group: &[&TestResult], out: &mut dyn Write) -> io::Result<()> {
+    let mut all: Vec<(String, &str)> = vec![("testyard.run".to_owned(), &record.info.run)];
+    let tree = record.info.trees.iter().find(|tree| tree.suite == suite);
+    all.extend(tree.and_then(|tree| tree.tree.as_deref()).map(|tree| ("testyard.tree".to_owned(), tree)));
+    for result in group {
+        all.extend(result.owner.as_deref().map(|owner| (format!("testyard.owner.{}", result.name), owner)));
+        if result.source_changed {
+            all.push((format!("testyard.source-changed.{}", result.name), "true"));
+        }
+    }
+    writeln!(out, "    <properties>")?;
+    for (name, value) in all {
+        let mut tag = Tag::begin(out, 3, "property")?;
+        tag.attribute("name", name)?;
+        tag.attribute("value", value)?;
+        tag.close()?;
+    }
+    writeln!(out, "    </properties>")
 }
 
 /// A test, with at most so many bytes of each of its streams.
-fn case(result: &TestResult, most: usize) -> TestCase {
-    let detail = result.verdict.detail();
-    let mut status = match &result.verdict {
-        Verdict::Passed => TestCaseStatus::success(),
-        Verdict::Failed(_) | Verdict::TimedOut { .. } => TestCaseStatus::non_success(NonSuccessKind::Failure),
-        Verdict::InfrastructureError { .. } => TestCaseStatus::non_success(NonSuccessKind::Error),
-        Verdict::Skipped(_) => TestCaseStatus::skipped(),
+fn case(result: &TestResult, most: usize, out: &mut dyn Write) -> io::Result<()> {
+    let kind = Kind::of_test(result);
+    let mut tag = Tag::begin(out, 2, "testcase")?;
+    tag.attribute("name", &result.name)?;
+    tag.attribute("classname", &result.suite)?;
+    tag.attribute("time", seconds(result.duration_us))?;
+    if !result.tags.is_empty() {
+        tag.attribute("group", result.tags.join(","))?;
+    }
+    if kind == Kind::Success && result.retried() == 0 {
+        return tag.close();
+    }
+    tag.open()?;
+    let first = result.attempts.first().map_or(&result.verdict, |first| &first.verdict);
+    let (element, repetitions) = match kind {
+        Kind::Skipped => (Some(("skipped", &result.verdict)), &[][..]),
+        Kind::Success => (None, result.attempts.split_last().map_or(&[][..], |(_, failed)| failed)),
+        Kind::Failure | Kind::Error => {
+            let element = if kind == Kind::Failure { "failure" } else { "error" };
+            // `--no-skip` makes a failure of a test whose attempt was none.
+            let verdict = if result.attempts.len() > 1 { first } else { &result.verdict };
+            (Some((element, verdict)), result.attempts.get(1..).unwrap_or_default())
+        }
     };
-    if let Some(detail) = detail {
-        status.set_message(detail);
-        status.set_type(result.verdict.as_str());
+    if let Some((element, verdict)) = element {
+        let mut tag = Tag::begin(out, 3, element)?;
+        verdict_attributes(&mut tag, verdict)?;
+        let hints = verdict.hints().join("\n");
+        if hints.is_empty() { tag.close()? } else { tag.text(&hints, element)? }
     }
-    let hints = result.verdict.hints();
-    if !hints.is_empty() {
-        status.set_description(hints.join("\n"));
+    for attempt in repetitions {
+        repetition(attempt, kind == Kind::Success, out)?;
     }
-    let mut case = TestCase::new(result.name.as_str(), status);
-    case.set_classname(result.suite.as_str()).set_time(Duration::from_micros(result.duration_us));
-    if result.source_changed {
-        case.add_property(Property::new("testyard.source-changed", "true"));
+    if kind != Kind::Success {
+        streams(&result.outputs, most, 3, out)?;
     }
-    if let Some(owner) = &result.owner {
-        case.add_property(Property::new("owner", owner.as_str()));
-    }
-    if result.verdict != Verdict::Passed {
-        let text = |captured| safe_ends(captured, most).unwrap_or_else(|error| format!("[{error}]"));
-        if result.outputs.stdout.bytes() > 0 {
-            case.set_system_out(text(&result.outputs.stdout));
+    writeln!(out, "    </testcase>")
+}
+
+fn repetition(attempt: &Attempt, flaky: bool, out: &mut dyn Write) -> io::Result<()> {
+    let element = match (flaky, Kind::of(&attempt.verdict)) {
+        (true, Kind::Error) => "flakyError",
+        (true, _) => "flakyFailure",
+        (false, Kind::Error) => "rerunError",
+        (false, _) => "rerunFailure",
+    };
+    let mut tag = Tag::begin(out, 3, element)?;
+    verdict_attributes(&mut tag, &attempt.verdict)?;
+    tag.close()
+}
+
+/// The schema asks for a type on each of them.
+fn verdict_attributes(tag: &mut Tag<'_>, verdict: &Verdict) -> io::Result<()> {
+    tag.attribute("message", verdict.detail().map(|detail| safe_line(&detail)).unwrap_or_default())?;
+    tag.attribute("type", verdict.as_str())
+}
+
+fn streams(outputs: &Outputs, most: usize, depth: usize, out: &mut dyn Write) -> io::Result<()> {
+    for (element, captured) in [("system-out", &outputs.stdout), ("system-err", &outputs.stderr)] {
+        if captured.bytes() > 0 {
+            let text = safe_ends(captured, most).unwrap_or_else(|error| format!("[{error}]"));
+            Tag::begin(out, depth, element)?.text(&text, element)?;
         }
-        if result.outputs.stderr.bytes() > 0 {
-            case.set_system_err(text(&result.outputs.stderr));
-        }
     }
-    case
+    Ok(())
+}
+
+fn seconds(micros: u64) -> String {
+    format!("{}.{:03}", micros / 1_000_000, micros / 1_000 % 1_000)
+}
+
+/// An element that is being written.
+struct Tag<'a> {
+    out: &'a mut dyn Write,
+}
+
+impl<'a> Tag<'a> {
+    fn begin(out: &'a mut dyn Write, depth: usize, name: &str) -> io::Result<Self> {
+        write!(out, "{:1$}<{name}", "", 2 * depth)?;
+        Ok(Self { out })
+    }
+
+    fn attribute(&mut self, name: &str, value: impl Display) -> io::Result<()> {
+        write!(self.out, " {name}=\"")?;
+        escape(&value.to_string(), true, self.out)?;
+        self.out.write_all(b"\"")
+    }
+
+    fn counts(&mut self, results: &[&TestResult]) -> io::Result<()> {
+        let count = |kind| results.iter().filter(|result| Kind::of_test(result) == kind).count();
+        self.attribute("tests", results.len())?;
+        self.attribute("failures", count(Kind::Failure))?;
+        self.attribute("errors", count(Kind::Error))
+    }
+
+    fn open(self) -> io::Result<()> {
+        self.out.write_all(b">\n")
+    }
+
+    fn close(self) -> io::Result<()> {
+        self.out.write_all(b"/>\n")
+    }
+
+    fn text(self, text: &str, name: &str) -> io::Result<()> {
+        self.out.write_all(b">")?;
+        escape(text, false, self.out)?;
+        writeln!(self.out, "</{name}>")
+    }
+}
+
+/// What XML cannot hold becomes the character that stands for such.
+fn escape(text: &str, attribute: bool, out: &mut dyn Write) -> io::Result<()> {
+    let mut plain = 0;
+    for (place, character) in text.char_indices() {
+        let written = match character {
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            '"' if attribute => "&quot;",
+            '\n' if attribute => "&#10;",
+            '\t' if attribute => "&#9;",
+            '\n' | '\t' => continue,
+            '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => "\u{fffd}",
+            _ => continue,
+        };
+        out.write_all(&text.as_bytes()[plain..place])?;
+        out.write_all(written.as_bytes())?;
+        plain = place + character.len_utf8();
+    }
+    out.write_all(&text.as_bytes()[plain..])
 }

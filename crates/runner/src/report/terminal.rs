@@ -8,7 +8,7 @@ use std::time::Duration;
 use testyard_model::Problem;
 
 use super::Announcement;
-use super::safe_text::{SafeText, safe_line};
+use super::safe_text::{SafeText, safe_ends, safe_line};
 use super::status_line::{Counts, columns, seconds, status_line};
 use crate::capture::Captured;
 use crate::job::JobEvent;
@@ -24,6 +24,8 @@ pub struct Style {
     pub color: bool,
     /// Also a line for each test that passed.
     pub passed: bool,
+    /// GitHub reads the output and obeys lines that look like its commands.
+    pub obeyed: bool,
 }
 
 impl Style {
@@ -35,7 +37,8 @@ impl Style {
         let dumb = variable("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
         let live = is_terminal && !dumb && !set("CI");
         let forced = set("CLICOLOR_FORCE") || set("FORCE_COLOR");
-        Self { live, color: !set("NO_COLOR") && ((is_terminal && !dumb) || forced), passed: !live }
+        let color = !set("NO_COLOR") && ((is_terminal && !dumb) || forced);
+        Self { live, color, passed: !live, obeyed: set("GITHUB_ACTIONS") }
     }
 }
 
@@ -111,8 +114,10 @@ impl Terminal {
             Announcement::RunStarted(info) => {
                 self.counts.total = info.tests;
                 let jobs = info.jobs.min(info.tests);
-                let suites =
-                    if plan.suites.len() == 1 { "1 suite".to_owned() } else { format!("{} suites", plan.suites.len()) };
+                let suites = match info.trees.len() {
+                    1 => "1 suite".to_owned(),
+                    many => format!("{many} suites"),
+                };
                 self.line(&format!("running {} tests of {suites}, {jobs} at once", info.tests))
             }
             Announcement::TestStarted { test, .. } => {
@@ -265,7 +270,15 @@ impl Terminal {
         for (stream, captured) in outputs {
             if captured.bytes() > 0 {
                 writeln!(self.out, "---- {stream}")?;
+                // What a test printed is shown, not obeyed; nobody can know this word beforehand.
+                let word = self.style.obeyed.then(|| uuid::Uuid::now_v7().simple());
+                if let Some(word) = word {
+                    writeln!(self.out, "::stop-commands::{word}")?;
+                }
                 write_output(&mut self.out, captured)?;
+                if let Some(word) = word {
+                    writeln!(self.out, "::{word}::")?;
+                }
             }
         }
         Ok(())
@@ -305,8 +318,20 @@ impl Terminal {
     }
 }
 
-/// Everything that was captured, made safe, ending in a line end.
+/// Bytes of a stream that are shown whole; of more, the ends.
+const WHOLE: u64 = 8 << 20;
+/// Bytes of those ends.
+const ENDS: usize = 1 << 20;
+
+/// What was captured, made safe, ending in a line end.
 fn write_output(out: &mut dyn Write, captured: &Captured) -> io::Result<()> {
+    if captured.bytes() > WHOLE {
+        return match safe_ends(captured, ENDS) {
+            Ok(text) => write!(out, "{text}{}", if text.ends_with('\n') { "" } else { "\n" }),
+            Err(error) => writeln!(out, "[it cannot be read: {error}]"),
+        }
+        .and_then(|()| whereabouts(out, captured));
+    }
     let mut safe = SafeText::default();
     let mut text = String::new();
     let mut ends_line = true;
@@ -328,6 +353,11 @@ fn write_output(out: &mut dyn Write, captured: &Captured) -> io::Result<()> {
     if let Err(error) = read {
         writeln!(out, "[the rest cannot be read: {error}]")?;
     }
+    whereabouts(out, captured)
+}
+
+/// Where all of it is, and what of it is nowhere.
+fn whereabouts(out: &mut dyn Write, captured: &Captured) -> io::Result<()> {
     if captured.lost() > 0 {
         writeln!(out, "[{} more bytes could not be kept]", captured.lost())?;
     }

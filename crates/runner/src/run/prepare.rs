@@ -154,6 +154,7 @@ pub(super) fn result(
         isolation: None,
         environment: None,
         source_changed,
+        file: test.file.as_ref().map(|file| file.display().to_string()),
         tags: test.tags.clone(),
         owner: test.owner.clone(),
         stdout: None,

@@ -13,7 +13,7 @@ use crate::filter::Filter;
 use crate::history::{Known, NoHistory, TestKey};
 use crate::job::{Ability, EnvironmentUsed, Finished, Job, JobEvent, JobOutcome, SourceTree};
 use crate::process::ProcessExecutor;
-use crate::report::ReportSpec;
+use crate::report::{Audience, ReportKind, ReportSpec};
 use crate::result::{Failure, SkipReason, Stop};
 
 /// Does what a closure says.
@@ -83,8 +83,12 @@ impl Bench {
         let executor = Arc::new(executor);
         let kill = Box::new(|| ());
         let around = Surroundings { executor, history: self.history.clone(), clock: self.clock.clone(), kill };
-        let reporting =
-            Reporting::start(&self.plan, self.clock.clone(), None, reports).expect("reports can be written");
+        let reporting = Reporting::start(
+            &self.plan,
+            self.clock.clone(),
+            Audience { reports: reports.to_vec(), ..Audience::default() },
+        )
+        .expect("reports can be written");
         run(&self.plan, &self.options, &around, control, reporting).expect("it begins")
     }
 
@@ -265,7 +269,7 @@ fn real_processes_and_whole_reports() {
     );
     let junit = bench.folder.path().join("junit.xml");
     let lines = bench.folder.path().join("run.jsonl");
-    let reports = [ReportSpec::Junit(junit.clone()), ReportSpec::JsonLines(lines.clone())];
+    let reports = [ReportSpec::file(ReportKind::Junit, &junit), ReportSpec::file(ReportKind::JsonLines, &lines)];
     let report = bench.run(ProcessExecutor::new(), Control::new().0, &reports);
     assert_eq!(words(&report), ["passed", "failed", "timed-out", "skipped"]);
     assert!(report.problems.is_empty());
@@ -295,12 +299,11 @@ fn real_processes_and_whole_reports() {
 #[test]
 fn a_report_that_cannot_be_written_is_found_before_the_first_test() {
     let bench = Bench::new(&tests(1));
-    for spec in ["junit=/no/such/folder/x.xml", "jsonl=/no/such/folder/x"] {
-        let spec: ReportSpec = spec.parse().expect(spec);
-        assert!(Reporting::start(&bench.plan, bench.clock.clone(), None, &[spec]).is_err());
+    for kind in ReportKind::ALL {
+        let reports = vec![ReportSpec::file(kind, "/no/such/folder/x")];
+        let audience = Audience { reports, ..Audience::default() };
+        assert!(Reporting::start(&bench.plan, bench.clock.clone(), audience).is_err(), "{kind:?}");
     }
-    let problem = "junti=x".parse::<ReportSpec>().expect_err("no such kind").problem();
-    assert_eq!(problem.hints, ["did you mean `junit`?"]);
 }
 
 /// The whole runner, threads and all, over an executor whose every answer a seed decides.

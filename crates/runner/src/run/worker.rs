@@ -59,15 +59,16 @@ impl Workers {
         Self { executor, events, step, held, all: HashMap::new(), next: 0, idle: Vec::new(), busy: HashMap::new() }
     }
 
-    /// Hands an attempt to an idle worker, or to a new one. Where no thread can be had, that is how the attempt
-    /// ends; a repetition may find an idle worker.
-    pub(super) fn start(&mut self, assignment: Assignment) {
+    /// Hands an attempt to an idle worker, or to a new one, and says to which. Where no thread can be had, that is how
+    /// the attempt ends; a repetition may find an idle worker.
+    pub(super) fn start(&mut self, assignment: Assignment) -> Option<u32> {
         let (test, attempt) = (assignment.test, assignment.attempt);
         match self.idle.pop().map_or_else(|| self.spawn(), Ok) {
             Ok(worker) => {
                 self.busy.insert(test, worker);
                 // A worker takes assignments for as long as its sender lives.
                 let _ = self.all[&worker].assignments.send(assignment);
+                u32::try_from(worker).ok()
             }
             Err(error) => {
                 let problem = Problem::new(ProblemKind::Unavailable, "cannot start a worker thread")
@@ -77,6 +78,7 @@ impl Workers {
                 let payload = Box::new(Payload { end, finished: None, source_changed: false });
                 // The run that listens is our caller.
                 let _ = self.events.send(Event::Ended { worker: usize::MAX, test, attempt, payload });
+                None
             }
         }
     }

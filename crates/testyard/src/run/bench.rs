@@ -9,7 +9,7 @@ use testyard_probe::choose_tier;
 use testyard_runner::history::History;
 use testyard_runner::job::Executor;
 
-use super::{MachineExecutor, RegistryHistory, Trees, WarmMachines};
+use super::{KeptRuns, MachineExecutor, RegistryHistory, Trees, WarmMachines};
 use crate::yard::Testyard;
 
 /// What a run is given.
@@ -18,8 +18,8 @@ pub struct TestBench {
     pub executor: Arc<dyn Executor>,
     /// Remembers how long they take.
     pub history: Arc<dyn History>,
-    /// Where its large outputs go.
-    pub output: PathBuf,
+    /// Where it is kept: its results and its large outputs.
+    pub kept: KeptRuns,
 }
 
 impl TestBench {
@@ -38,7 +38,7 @@ impl TestBench {
         Ok(Self {
             executor: Arc::new(executor),
             history: Arc::new(RegistryHistory::new(home.clone(), suites)),
-            output: home.runtime().join("outputs"),
+            kept: KeptRuns::of(home),
         })
     }
 }

@@ -3,11 +3,13 @@
 mod bench;
 mod executor;
 mod history;
+mod kept;
 mod trees;
 mod warm;
 
 pub use bench::TestBench;
 pub use executor::{MachineExecutor, MachineSource};
 pub use history::RegistryHistory;
+pub use kept::{KeptRun, KeptRuns, Limits, local_time};
 pub use trees::Trees;
 pub use warm::WarmMachines;

@@ -107,7 +107,7 @@ fn a_report_needs_a_folder_and_a_selection_needs_tests() {
         .expect("ours");
     refused(&home, &["run", "--report", "junit=/no/such/x.xml"], USAGE, &["/no/such/x.xml", "hint: "]);
     refused(&home, &["run", "--report", "junit="], USAGE, &["is not a report", "hint: "]);
-    refused(&home, &["run", "--report", "html=x"], USAGE, &["unknown report `html`", "hint: "]);
+    refused(&home, &["run", "--report", "htm=x"], USAGE, &["unknown report `htm`", "hint: did you mean `html`?"]);
     refused(&home, &["run", "--filter", "nothing-like-it"], USAGE, &["nothing selected", "hint: "]);
     refused(&home, &["run", "--filter", "name("], USAGE, &["filter `name(`"]);
     assert_eq!(listed(&home), [""; 0]);

@@ -31,7 +31,7 @@ impl Execution {
     /// What the command line says wins over what the suites say; strictness is never lost.
     pub(super) fn options(&self, plan: &Plan, bench: &TestBench) -> RunOptions {
         let said = plan.run_settings();
-        let mut options = RunOptions::new(bench.output.clone());
+        let mut options = RunOptions::new(bench.kept.folder().to_owned());
         if let Some(jobs) = self.jobs.map(NonZeroUsize::get).or(said.jobs.map(|jobs| jobs as usize)) {
             options.jobs = jobs;
         }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
+use testyard::run::Limits;
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_model::{ExitCode, Problem, ProblemKind};
 use testyard_runner::clock::{Clock, SystemClock};
@@ -56,10 +57,10 @@ impl Run {
             Ok(plan) => Arc::new(plan),
             Err(error) => return refused(&error, output),
         };
-        if self.selection.list { list(&plan, output) } else { self.execute(&plan, &reports, output) }
+        if self.selection.list { list(&plan, output) } else { self.execute(&plan, reports, output) }
     }
 
-    fn execute(self, plan: &Arc<Plan>, reports: &[ReportSpec], output: Output) -> Outcome {
+    fn execute(self, plan: &Arc<Plan>, reports: Vec<ReportSpec>, output: Output) -> Outcome {
         // Before any thread is started: all of them must leave these signals to the descriptor.
         let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]).map_err(attend::local)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
@@ -68,8 +69,8 @@ impl Run {
         // At the second Ctrl-C this process ends, and the machines' agents end what it had asked for.
         let kill = Box::new(|| ());
         let around = Surroundings { executor: bench.executor, history: bench.history, clock: clock.clone(), kill };
-        let reporting = Reporting::start(plan, clock, Some(reporting::terminal(output)), reports)
-            .map_err(|error| error.problem())?;
+        let audience = reporting::audience(reports, &bench.kept, output);
+        let reporting = Reporting::start(plan, clock, audience).map_err(|error| error.problem())?;
         let (control, interrupter) = Control::new();
         let watched = duplicate(signals.as_fd())?;
         let _watcher = Feeder::watch(watched, move || {
@@ -83,7 +84,7 @@ impl Run {
             Err(RunError::Plan(error)) => return refused(&error, output),
             Err(error) => return Err(error.problem()),
         };
-        for problem in &report.problems {
+        for problem in report.problems.iter().chain(bench.kept.prune(Limits::USUAL).err().as_ref()) {
             output.warn_of(problem);
         }
         if output.json {

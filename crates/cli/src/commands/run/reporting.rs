@@ -1,10 +1,12 @@
 //! `testyard run`: what is shown and written.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use rustix::termios::{isatty, tcgetwinsize};
+use testyard::run::KeptRuns;
 use testyard_model::Problem;
-use testyard_runner::report::{ReportError, ReportSpec, Style, Terminal};
+use testyard_runner::report::{Audience, ReportError, ReportKind, ReportSpec, Style, Terminal};
 
 use crate::output::Output;
 
@@ -12,7 +14,7 @@ use crate::output::Output;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Reporting")]
 pub(super) struct ReportOptions {
-    /// Write a report: junit=FILE or jsonl=FILE; may be repeated
+    /// Write a report: junit, jsonl, tap, trace, html, markdown or github, and =FILE; may be repeated
     #[arg(long, value_name = "KIND=FILE")]
     report: Vec<String>,
 }
@@ -24,8 +26,25 @@ impl ReportOptions {
     }
 }
 
+/// Who is told: people, whoever asked for a report, the home that keeps the run, and GitHub where it runs the job.
+pub(super) fn audience(mut reports: Vec<ReportSpec>, kept: &KeptRuns, output: Output) -> Audience {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let in_github = variable("GITHUB_ACTIONS").is_some_and(|value| value == "true");
+    if in_github && !reports.iter().any(|spec| spec.kind == ReportKind::Github) {
+        reports.push(ReportSpec { kind: ReportKind::Github, file: None });
+    }
+    let annotations: Box<dyn Write + Send> = if output.json { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
+    Audience {
+        terminal: Some(terminal(output)),
+        reports,
+        keep: Some(kept.folder().to_owned()),
+        job_summary: variable("GITHUB_STEP_SUMMARY").filter(|_| in_github).map(PathBuf::from),
+        annotations: Some(annotations),
+    }
+}
+
 /// Where people watch: standard output, unless that is for the JSON.
-pub(super) fn terminal(output: Output) -> Terminal {
+fn terminal(output: Output) -> Terminal {
     let (out, is_terminal): (Box<dyn Write + Send>, bool) = if output.json {
         (Box::new(io::stderr()), isatty(io::stderr()))
     } else {

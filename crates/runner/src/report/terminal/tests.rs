@@ -49,6 +49,7 @@ fn result(index: usize, name: &str, verdict: Verdict, stdout: &[u8]) -> Arc<Test
         environment: ran.then(|| "namespace/m/e1".to_owned()),
         tree: None,
         source_changed: false,
+        file: None,
         tags: Vec::new(),
         owner: None,
         stdout: None,
@@ -74,7 +75,8 @@ fn announcements() -> Vec<Announcement> {
     summary.duration_us = 1_234_567;
     let unhashed = vec!["x".to_owned()];
     summary.trees = vec![TreeInfo { suite: "s".to_owned(), tree: Some("0123456789abcdef".to_owned()), unhashed }];
-    let info = RunInfo { run: "r".to_owned(), started_ms: 0, tests: 4, jobs: 2, trees: Vec::new() };
+    let trees = summary.trees.clone();
+    let info = RunInfo { run: "r".to_owned(), started_ms: 0, tests: 4, jobs: 2, trees };
     let mut all = vec![Announcement::RunStarted(info)];
     for result in results {
         all.push(Announcement::TestStarted { test: result.index, attempt: 1 });
@@ -95,7 +97,7 @@ fn shown(style: Style, width: u16) -> String {
     screen.text()
 }
 
-const PLAIN: Style = Style { live: false, color: false, passed: true };
+const PLAIN: Style = Style { live: false, color: false, passed: true, obeyed: false };
 
 #[test]
 fn plain_lines_then_each_failure_once_then_the_summary() {
@@ -123,7 +125,7 @@ took 1.23s; 1 infrastructure error; tree 0123456789ab, 1 ignored files unhashed
 
 #[test]
 fn a_live_terminal_keeps_one_status_line_and_erases_it() {
-    let text = shown(Style { live: true, color: false, passed: false }, 40);
+    let text = shown(Style { live: true, passed: false, ..PLAIN }, 40);
     for line in text.split(['\n', '\r']) {
         let visible = line.trim_start_matches("\x1b[2K");
         if visible.starts_with("[") {
@@ -133,6 +135,16 @@ fn a_live_terminal_keeps_one_status_line_and_erases_it() {
     assert!(text.contains("\r\x1b[2K[0/4] 0 running"));
     assert!(!text.contains("PASS") && text.contains("\r\x1b[2KFAIL"));
     assert!(text.ends_with("\n1 passed, 1 failed, 1 skipped\n"));
+}
+
+#[test]
+fn what_a_test_printed_is_not_obeyed() {
+    let text = shown(Style { obeyed: true, ..PLAIN }, 80);
+    let lines: Vec<&str> = text.lines().collect();
+    let stop = lines.iter().position(|line| line.starts_with("::stop-commands::")).expect("they are stopped");
+    let word = &lines[stop][17..];
+    assert_eq!(lines[stop + 1..stop + 3], ["red\u{fffd}\\x07 end", &format!("::{word}::")]);
+    assert!(word.len() >= 32 && text.matches("::stop-commands::").count() == 1);
 }
 
 #[test]
