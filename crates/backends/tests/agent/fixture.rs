@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use testyard_linux::{process, socket};
-use testyard_machine::MemoryRecorder;
 use testyard_machine::backend::{AgentLink, Backend, MachinePlace};
 use testyard_machine::client::{Captured, ClientError, Connection, Session, caller};
+use testyard_machine::{MemoryRecorder, Recorder as _};
 use testyard_model::{
     BackendName, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineName, MachineSpec,
     Network, Problem, UserSpec,
@@ -172,7 +172,8 @@ impl Drop for Machine {
         self.down();
         self.backend.remove(&self.place, &mut self.recorder).expect("removed");
         assert!(!self.place.folder.join("store").exists(), "files are left");
-        assert!(self.recorder.0.is_empty(), "records are left: {:?}", self.recorder.0);
+        let left = self.recorder.all().expect("records in memory can be read");
+        assert!(left.is_empty(), "records are left: {left:?}");
     }
 }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use testyard_linux::socket;
-use testyard_machine::client::{ClientError, Connection, Reply};
+use testyard_machine::client::{ClientError, Connection, Reply, caller};
 use testyard_model::{EnvironmentId, ProblemKind};
 use testyard_protocol::{Carrier, Place, Request, Transfer};
 use testyard_transfer::Oversight;
 
-use crate::fixture::{Machine, caller, isolated, ordinary, run};
+use crate::fixture::{Machine, isolated, ordinary, run};
 
 /// More than any socket holds.
 const LARGE: &str = "/tmp/ty-large";
