@@ -20,6 +20,7 @@ pub(crate) struct Account {
 /// Looks `user` up below `root`. Root and numbers need not be known there.
 pub(crate) fn resolve(user: &UserSpec, root: &Path) -> Result<Account, Problem> {
     match user {
+        UserSpec::Machine => Err(Problem::new(ProblemKind::Bug, "whom a command runs as was not looked up")),
         UserSpec::Root => Ok(Account {
             credentials: Credentials { uid: 0, gid: 0, groups: Vec::new() },
             name: Some("root".to_owned()),

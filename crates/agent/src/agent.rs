@@ -110,7 +110,7 @@ pub(crate) struct Agent {
     pub(crate) timers: Timers,
     /// Network namespaces whose environments are gone, waiting for their turn.
     pub(crate) networks: VecDeque<OwnedFd>,
-    /// Numbers that environments may have.
+    /// Numbers that environments may have; all of them are the supervisor's to give.
     pub(crate) slots: VecDeque<std::ops::Range<u64>>,
     pub(crate) slots_asked: bool,
     /// Kinds of environments to keep parked, most recently used last, with how many.
@@ -144,7 +144,6 @@ impl Agent {
         signals: SignalFd,
     ) -> Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|error| Error::new("make", "an epoll", error))?;
-        let (first, count) = start.slots;
         let spec = machine_spec(&start);
         let machine = environment::make_machine(&mut place, &start, &spec)?;
         let mut agent = Self {
@@ -164,7 +163,7 @@ impl Agent {
             groups: Vec::new(),
             timers: Timers::default(),
             networks: VecDeque::new(),
-            slots: std::iter::once(first..first + count).collect(),
+            slots: VecDeque::new(),
             slots_asked: false,
             park: Vec::new(),
             park_requests: Vec::new(),
@@ -189,15 +188,19 @@ impl Agent {
 
     fn add_link(&mut self, link: OwnedFd) -> Result<()> {
         watch(&self.epoll, &link, Token::Connection(LINK), EventFlags::IN)?;
-        let mut connection = Connection::new(link, &[]);
-        connection.send(0, &Report::Ready { limits: self.limits.clone() }, Vec::new());
-        self.connections.insert(LINK, connection);
+        self.connections.insert(LINK, Connection::new(link, &[]));
         Ok(())
+    }
+
+    fn report_ready(&mut self) {
+        self.tell_supervisor(&Report::Ready { limits: self.limits.clone() });
     }
 
     /// Serves until told to end.
     pub(crate) fn run(&mut self) -> Result<()> {
         step::reach(Step::AgentServing);
+        // The last thing before it serves: a machine whose agent said so is there.
+        self.report_ready();
         let mut events = Vec::with_capacity(64);
         while !self.stop {
             let now = Instant::now();
@@ -238,7 +241,7 @@ impl Agent {
             Token::Signals => self.read_signals(),
             Token::Listener => self.accept_supervisor(),
             Token::Connection(number) => self.serve_connection(number, flags),
-            Token::Environment(id) => self.hear_environment(id),
+            Token::Environment(id) => self.attend_environment(id, flags),
             Token::Output(command, channel) => self.relay_output(command, channel),
             Token::Input(command) => self.relay_input(command),
             Token::Router => self.hear_router(),
@@ -281,7 +284,9 @@ impl Agent {
             unwatch(&self.epoll, &old.socket);
         }
         // A link that cannot be watched leaves the agent without a supervisor until the next one tries.
-        let _ = self.add_link(link);
+        if self.add_link(link).is_ok() {
+            self.report_ready();
+        }
     }
 
     pub(crate) fn serve_connection(&mut self, number: u64, flags: EventFlags) {
@@ -326,8 +331,7 @@ impl Agent {
         }
         if connection.watched != flags {
             connection.watched = flags;
-            // The descriptor is open and registered, so this cannot fail.
-            let _ = epoll::modify(&self.epoll, &connection.socket, Token::Connection(number).data(), flags);
+            rewatch(&self.epoll, &connection.socket, Token::Connection(number), flags);
         }
     }
 
@@ -423,6 +427,12 @@ fn machine_spec(start: &AgentStart) -> EnvironmentSpec {
 /// Starts watching a descriptor.
 pub(crate) fn watch(epoll: &OwnedFd, fd: impl AsFd, token: Token, flags: EventFlags) -> Result<()> {
     epoll::add(epoll, fd, token.data(), flags).map_err(|error| Error::new("watch", "a descriptor", error))
+}
+
+/// Watches for something else from now on.
+pub(crate) fn rewatch(epoll: &OwnedFd, fd: impl AsFd, token: Token, flags: EventFlags) {
+    // The descriptor is open and registered, so this cannot fail.
+    let _ = epoll::modify(epoll, fd, token.data(), flags);
 }
 
 /// Stops watching a descriptor.

@@ -13,7 +13,7 @@ use testyard_protocol::{Event, FrameHeader, FrameKind};
 
 use crate::agent::{Agent, Token, unwatch, watch};
 use crate::environment::MACHINE;
-use crate::environment::order::{self, Order};
+use crate::environment::order::Order;
 use crate::relay::{Input, Output, Read};
 use crate::timers::Due;
 
@@ -242,7 +242,7 @@ impl Agent {
 
     /// Sends a signal to a command; to its group where it has a terminal.
     pub(crate) fn signal_command(
-        &self,
+        &mut self,
         number: u32,
         place: EnvironmentId,
         signal: i32,
@@ -251,9 +251,8 @@ impl Agent {
         if Signal::from_number(signal).is_none() {
             return Err(Problem::new(ProblemKind::Usage, format!("{signal} is not a signal: 1 to 64 are")));
         }
-        let Some(environment) = self.environments.get(&place) else { return Ok(()) };
         let order = Order::Signal { command: number, signal, group: terminal };
-        order::send(environment.control.as_fd(), &order, &[]).map_err(|error| error.problem())
+        self.order(place, &order, &[]).map_err(|error| error.problem())
     }
 
     /// Asks commands on the machine to end.

@@ -128,6 +128,9 @@ fn command_problem(name: &str, failure: &Error) -> Problem {
     match failure.errno() {
         Errno::NOENT => problem.hint("check the name, the PATH inside the machine, and the interpreter of a script"),
         Errno::ACCESS => problem.hint("make it executable, or run it through its interpreter"),
+        Errno::TOOBIG => problem
+            .because("the kernel takes 2 MiB of arguments and variables together, and 128 KiB in one of them")
+            .hint("pass long data on standard input or in a file"),
         _ => problem,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::event::epoll::EventFlags;
 use testyard_linux::step;
 use testyard_model::step::Step;
-use testyard_model::{Isolation, Problem, ProblemKind};
+use testyard_model::{Isolation, Problem, ProblemKind, UserSpec};
 use testyard_protocol::{
     AgentStatus, Command as CommandMessage, Event, Exec, Frame, FrameKind, Hello, KEEPING_VERSION, Order, Place,
     Request, Role, VERSION, Welcome, agree,
@@ -76,6 +76,12 @@ impl Agent {
                 self.slots_asked = false;
                 self.slots.push_back(first..first.saturating_add(count));
             }
+            Ok(Order::Rename(name)) => {
+                if let PlaceKind::Namespace(_) = self.place.kind {
+                    // Where it is refused, the new name is seen from the next start on.
+                    let _ = testyard_linux::namespace::set_host_name(name.as_str());
+                }
+            }
             // A newer supervisor's orders are its own problem; this one goes on.
             Err(_) => {}
         }
@@ -111,7 +117,10 @@ impl Agent {
         };
         match request {
             Request::Exec(exec) => self.exec(number, stream, *exec, attached),
-            Request::Environment(spec) => self.open_environment(number, stream, &spec),
+            Request::Environment(mut spec) => {
+                self.settle_user(&mut spec.user);
+                self.open_environment(number, stream, &spec)
+            }
             Request::Release(id) => self.release(number, stream, id),
             Request::Enter(_) | Request::Namespaces if version < 2 => Err(Problem::new(
                 ProblemKind::Unsupported,
@@ -126,7 +135,10 @@ impl Agent {
             Request::Listening { environment, port, patience_ms } => {
                 self.await_listening(number, stream, environment, port, patience_ms)
             }
-            Request::Park(spec, count) => self.park_on_request(number, stream, *spec, count),
+            Request::Park(mut spec, count) => {
+                self.settle_user(&mut spec.user);
+                self.park_on_request(number, stream, *spec, count)
+            }
             Request::Source { path } => self.add_source(number, stream, path.as_path(), &attached),
             Request::Keep { .. }
             | Request::Changes { .. }
@@ -254,6 +266,10 @@ impl Agent {
             let ports = exec.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
             exec.env.push(("TESTYARD_PORTS".into(), ports.into()));
         }
+        exec.user.iter_mut().for_each(|user| self.settle_user(user));
+        if let Place::Fresh(spec) = &mut exec.place {
+            self.settle_user(&mut spec.user);
+        }
         let processes = matches!(self.place.kind, PlaceKind::Process { .. });
         if processes && exec.cwd.is_none() {
             exec.cwd = self.source_of(&exec)?.map(|source| source.path.as_path().into());
@@ -272,6 +288,13 @@ impl Agent {
                 self.exec_on_machine(number, stream, exec, streams)
             }
             Place::Fresh(_) => self.exec_fresh(number, stream, exec, streams),
+        }
+    }
+
+    /// Says whom a request means by the machine's own default.
+    fn settle_user(&self, user: &mut UserSpec) {
+        if *user == UserSpec::Machine {
+            *user = self.user.clone();
         }
     }
 

@@ -20,9 +20,6 @@ use testyard_protocol::start::{AgentStart, CONFIGURATION, HELD, LINK, LISTENER};
 /// Variables of the supervisor's that every command gets; everything else must be asked for.
 const PASSED: [&str; 4] = ["LANG", "LC_ALL", "LC_CTYPE", "TZ"];
 
-/// How many environment numbers an agent starts with; the supervisor gives more when asked.
-pub(crate) const SLOTS: u64 = 1 << 40;
-
 fn host_error<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
     move |source| BackendError::Host { operation, machine: place.name.clone(), source }
 }

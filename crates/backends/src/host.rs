@@ -6,18 +6,14 @@ use testyard_machine::backend::{
 use testyard_model::{BackendName, ImageReference, MachineSpec};
 use testyard_protocol::start::{AgentMode, AgentStart};
 
-use crate::agent_process::{self, SLOTS};
+use crate::agent_process;
 
 /// Plain processes on this host.
 pub struct Host;
 
 impl Host {
     fn refuse(ability: &str, hint: &str) -> BackendError {
-        BackendError::Unsupported {
-            backend: BackendName::host(),
-            ability: ability.to_owned(),
-            hint: Some(hint.to_owned()),
-        }
+        BackendError::NotOffered { backend: BackendName::host(), ability: ability.to_owned(), hint: hint.to_owned() }
     }
 }
 
@@ -76,7 +72,6 @@ impl Backend for Host {
             user: agent_process::default_user(place),
             env: agent_process::environment(place),
             cgroup: None,
-            slots: (1, SLOTS),
             limits: vec![
                 "plain processes on this host: nothing is isolated but folders, `TMPDIR` and leased ports".to_owned(),
                 "a process that clears its environment and leaves its parents is not found again".to_owned(),

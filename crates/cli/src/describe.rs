@@ -52,8 +52,8 @@ pub(crate) fn machine(machine: &MachineInfo, now_ms: i64) -> String {
     if spec.privileged {
         lines.add("privileged", &"yes: root inside is this host's root");
     }
-    for path in &spec.expose {
-        lines.add("exposed", &path.display());
+    for exposed in &spec.expose {
+        lines.add("exposed", exposed);
     }
     lines.add_some("idle stop", spec.idle.as_ref());
     lines.add_some("lives for", spec.ttl.as_ref());

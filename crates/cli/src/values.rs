@@ -71,6 +71,7 @@ impl User {
     /// As it is written.
     pub(crate) fn written(&self) -> String {
         match &self.0 {
+            UserSpec::Machine => "machine".to_owned(),
             UserSpec::Root => "root".to_owned(),
             UserSpec::Named(name) => name.clone(),
             UserSpec::Numbered { uid, gid, .. } => format!("{uid}:{gid}"),

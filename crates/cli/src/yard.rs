@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use testyard::run::TestBench;
 use testyard::{Machine, Options, Testyard};
-use testyard_images::{Digest, Store};
+use testyard_images::{Digest, HostOptions, HostView, Store};
 use testyard_machine::client::ClientError;
 use testyard_model::{MachineName, Problem};
 use testyard_runner::plan::Plan;
@@ -34,9 +34,16 @@ pub(crate) fn images(yard: &Testyard) -> Result<Store, Problem> {
     Store::open(&yard.options().home.images_folder()).map_err(|error| error.problem())
 }
 
+/// This host as a machine of this home sees it, with nothing exposed.
+pub(crate) fn host_view(yard: &Testyard) -> Result<HostView, Problem> {
+    let home = &yard.options().home;
+    let own = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
+    HostView::load(&HostOptions { own, ..HostOptions::default() }).map_err(|error| error.problem())
+}
+
 /// The images that machines stand on.
 pub(crate) fn images_in_use(yard: &Testyard, store: &Store) -> Result<BTreeSet<Digest>, Problem> {
-    let used = yard.machines().list()?.into_iter().filter_map(|machine| store.find(&machine.spec.image).ok());
+    let used = yard.machines().list()?.into_iter().filter_map(|machine| store.find(&machine.spec.stands_on()).ok());
     Ok(used.map(|image| image.record.digest).collect())
 }
 

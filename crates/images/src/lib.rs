@@ -2,6 +2,7 @@
 //!
 //! - [`store`]: immutable images by the digest of their tree, shared by all machines of a home;
 //! - [`import`]: root file system archives from anybody;
+//! - what a view of the host shows, frozen: [`Store::freeze`];
 //! - [`debian`]: a release of Debian built from its archive;
 //! - [`host`]: the live view of this host's own root, and what is masked in it;
 //! - [`tree`]: that view as a tree which an ordinary user owns and can change.
@@ -10,6 +11,7 @@
 
 pub mod archive;
 pub mod debian;
+mod freeze;
 pub mod host;
 pub mod import;
 mod manifest;
@@ -19,6 +21,7 @@ pub mod tree;
 
 pub use archive::{ArchiveError, Compression};
 pub use debian::{BuildError, BuildOptions, BuildProgress, Release};
+pub use freeze::FreezeError;
 pub use host::{
     HostError, HostLayer, HostOptions, HostView, MaskEffect, MaskEntry, MaskFacts, MaskLayer, mask_plan,
     write_mask_layer,

@@ -197,6 +197,16 @@ pub enum BackendError {
         /// What would provide it, if anything: the next command to type.
         hint: Option<String>,
     },
+    /// No machine of this backend has it, on whatever host: another backend is meant.
+    #[error("backend {backend} cannot give a machine {ability}")]
+    NotOffered {
+        /// Which backend.
+        backend: BackendName,
+        /// What was asked for.
+        ability: String,
+        /// Which backend has it, or what to leave out.
+        hint: String,
+    },
     /// The host refused something that should have worked.
     #[error("cannot {operation} of machine {machine}")]
     Host {
@@ -228,6 +238,7 @@ impl BackendError {
                     None => problem.hint("run `testyard doctor` to see what this host can do"),
                 }
             }
+            Self::NotOffered { hint, .. } => Problem::from_error(ProblemKind::Usage, self).hint(hint),
             Self::Host { source, .. } => Problem::from_error(kind_of_errno(source.source.raw_os_error()), self),
             Self::Record(error) => error.problem(),
             Self::Refused(problem) => (**problem).clone(),

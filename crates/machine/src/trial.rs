@@ -76,7 +76,7 @@ pub(crate) fn serve_link(link: OwnedFd, body: Arc<Body>, ready: bool) {
                     std::thread::spawn(move || serve_client(client));
                 }
                 Order::Shutdown { .. } => body.end(),
-                Order::Slots { .. } => {}
+                Order::Slots { .. } | Order::Rename(_) => {}
             }
         }
         body.end();
@@ -174,6 +174,8 @@ pub(crate) enum Fault {
     Create,
     Start,
     NeverReady,
+    /// It says that it is ready, and is dead by the time that this is read.
+    DiesReady,
     Broken,
 }
 
@@ -215,10 +217,10 @@ impl Backend for FakeBackend {
             let payload = serde_json::to_vec(&Report::Broken(Problem::new(ProblemKind::System, "no /proc")));
             send_frame(&inside, FrameHeader::message(0), &payload.expect("plain data"), &[]).expect("it fits");
         }
-        serve_link(inside, Arc::clone(&body), self.fault == Fault::None);
+        serve_link(inside, Arc::clone(&body), matches!(self.fault, Fault::None | Fault::DiesReady));
         let pidfd = body.identity.open_pidfd().expect("no error").expect("it runs");
         let process = body.identity.clone();
-        if self.fault == Fault::NeverReady {
+        if matches!(self.fault, Fault::NeverReady | Fault::DiesReady) {
             body.end();
         }
         let _ = self.bodies.send(body);

@@ -65,7 +65,7 @@ pub fn send_frame(
     payload: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), WireError> {
-    if payload.len() > testyard_protocol::frame::MAX_PAYLOAD {
+    if payload.len() > header.kind.most() {
         return Err(WireError::TooLong(payload.len()));
     }
     debug_assert!(descriptors.len() <= MAX_ATTACHED);

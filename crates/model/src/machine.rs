@@ -119,7 +119,52 @@ impl fmt::Display for ImageReference {
     }
 }
 
-as_text!(BackendName, ImageReference);
+/// A path of the host that a machine is shown: `/srv/data`, or `/srv/data:rw` to write to the host's own files there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Exposure {
+    /// Where it is on the host and in the machine.
+    pub path: PathBuf,
+    /// Whether what is written there is written on the host. Else it is read-only, or copy-on-write as the file system
+    /// that it lies in.
+    pub writable: bool,
+}
+
+/// No path was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a path to show: write an absolute path, and `:rw` behind it to write to the host's own files")]
+pub struct ExposureError(String);
+
+impl FromStr for Exposure {
+    type Err = ExposureError;
+
+    fn from_str(text: &str) -> Result<Self, ExposureError> {
+        let (path, writable) = match (text.strip_suffix(":rw"), text.strip_suffix(":ro")) {
+            (Some(path), _) => (path, true),
+            (None, Some(path)) => (path, false),
+            (None, None) => (text, false),
+        };
+        if path.starts_with('/') {
+            Ok(Self { path: path.into(), writable })
+        } else {
+            Err(ExposureError(text.to_owned()))
+        }
+    }
+}
+
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.path.display();
+        // A path whose own name ends like that is told from it by what follows.
+        let ends = [":rw", ":ro"].iter().any(|end| self.path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
+        match (self.writable, ends) {
+            (true, _) => write!(f, "{shown}:rw"),
+            (false, true) => write!(f, "{shown}:ro"),
+            (false, false) => write!(f, "{shown}"),
+        }
+    }
+}
+
+as_text!(BackendName, Exposure, ImageReference);
 
 /// What a machine is to be. Backends refuse what they cannot give; nothing is silently dropped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,6 +174,10 @@ pub struct MachineSpec {
     pub backend: BackendName,
     /// What it starts from.
     pub image: ImageReference,
+    /// The digest that `image` had when the machine was made; none for `host`. The machine stands on that one, whatever
+    /// the name means later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Default user of commands; none means the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -147,9 +196,9 @@ pub struct MachineSpec {
     /// Root inside is this host's root (needs root; no user namespace).
     #[serde(default)]
     pub privileged: bool,
-    /// Masked or skipped paths of the host to show after all; absolute.
+    /// Masked or skipped paths of the host to show after all.
     #[serde(default)]
-    pub expose: Vec<PathBuf>,
+    pub expose: Vec<Exposure>,
     /// Stopped after so long without client streams, environments or leases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Span>,
@@ -162,12 +211,19 @@ pub struct MachineSpec {
 }
 
 impl MachineSpec {
+    /// The image that it stands on, by digest where that is known.
+    #[must_use]
+    pub fn stands_on(&self) -> ImageReference {
+        self.image_digest.clone().map_or_else(|| self.image.clone(), ImageReference::Digest)
+    }
+
     /// A machine of this backend over the live view of the host, everything else default.
     #[must_use]
     pub fn new(backend: BackendName) -> Self {
         Self {
             backend,
             image: ImageReference::Host,
+            image_digest: None,
             user: None,
             cpus: None,
             memory: None,
@@ -225,6 +281,24 @@ mod tests {
         }
         for bad in ["", ":", "a:", ":b", "../x:1", "a/b", "sha256:xyz", "a:b:c", "-a:1"] {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_exposed_is_read_only_unless_asked() {
+        for (text, path, writable, shown) in [
+            ("/srv", "/srv", false, "/srv"),
+            ("/srv:ro", "/srv", false, "/srv"),
+            ("/srv:rw", "/srv", true, "/srv:rw"),
+            ("/a:rw:ro", "/a:rw", false, "/a:rw:ro"),
+            ("/a:rw:rw", "/a:rw", true, "/a:rw:rw"),
+        ] {
+            let read: Exposure = text.parse().expect(text);
+            assert_eq!((read.path.as_path(), read.writable), (std::path::Path::new(path), writable), "{text}");
+            assert_eq!(read.to_string(), shown);
+        }
+        for bad in ["", ":rw", "srv", "srv:rw"] {
+            assert!(bad.parse::<Exposure>().is_err(), "{bad}");
         }
     }
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UserSpec {
+    /// The machine's own default, as it was created with; who starts the machine where nothing was said.
+    Machine,
     /// Root inside: uid 0 with the capabilities of the machine's own user namespace.
     Root,
     /// A user by name, looked up in the machine's own `/etc/passwd`; without capabilities.

@@ -13,8 +13,11 @@
 
 /// Bytes before each payload.
 pub const HEADER: usize = 12;
-/// The largest payload.
+/// The largest payload of anything but a message.
 pub const MAX_PAYLOAD: usize = 1 << 20;
+/// The largest message: a command with all the arguments and variables that the kernel takes, each byte of which JSON
+/// may write as six.
+pub const MAX_MESSAGE: usize = 16 << 20;
 /// The most descriptors that travel with one frame.
 pub const MAX_ATTACHED: usize = 32;
 /// Bytes of a reset marker, before the generation's eight.
@@ -36,6 +39,15 @@ pub enum FrameKind {
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
         [Self::Message, Self::Data, Self::Credit, Self::End].into_iter().find(|kind| kind.byte() == byte)
+    }
+
+    /// The largest payload of this kind.
+    #[must_use]
+    pub fn most(self) -> usize {
+        match self {
+            Self::Message => MAX_MESSAGE,
+            Self::Data | Self::Credit | Self::End => MAX_PAYLOAD,
+        }
     }
 
     fn byte(self) -> u8 {
@@ -71,7 +83,7 @@ impl FrameHeader {
     /// The header's bytes for a payload of `length` bytes.
     #[must_use]
     pub fn bytes(self, length: usize) -> [u8; HEADER] {
-        debug_assert!(length <= MAX_PAYLOAD);
+        debug_assert!(length <= self.kind.most());
         let mut bytes = [0; HEADER];
         bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
         bytes[4] = self.kind.byte();
@@ -87,11 +99,11 @@ impl FrameHeader {
 pub struct Frame {
     /// Its header.
     pub header: FrameHeader,
-    /// Its payload, at most [`MAX_PAYLOAD`] bytes.
+    /// Its payload, at most [`FrameKind::most`] bytes.
     pub payload: Vec<u8>,
 }
 
-/// Appends a frame's bytes. Payloads over [`MAX_PAYLOAD`] must be split by the caller.
+/// Appends a frame's bytes. Payloads over [`FrameKind::most`] must be split by the caller.
 pub fn encode(header: FrameHeader, payload: &[u8], into: &mut Vec<u8>) {
     into.extend_from_slice(&header.bytes(payload.len()));
     into.extend_from_slice(payload);
@@ -101,8 +113,13 @@ pub fn encode(header: FrameHeader, payload: &[u8], into: &mut Vec<u8>) {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// Longer than allowed.
-    #[error("a frame of {0} bytes is over the limit of {MAX_PAYLOAD}")]
-    TooLong(u32),
+    #[error("a frame of {length} bytes is over the limit of {most}")]
+    TooLong {
+        /// How long it was to be.
+        length: u32,
+        /// What is allowed.
+        most: usize,
+    },
     /// An unknown kind.
     #[error("frame kind {0} is unknown")]
     Kind(u8),
@@ -222,10 +239,10 @@ impl FrameDecoder {
 
 fn parse_header(bytes: &[u8; HEADER]) -> Result<(FrameHeader, usize), FrameError> {
     let length = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    if length as usize > MAX_PAYLOAD {
-        return Err(FrameError::TooLong(length));
-    }
     let kind = FrameKind::from_byte(bytes[4]).ok_or(FrameError::Kind(bytes[4]))?;
+    if length as usize > kind.most() {
+        return Err(FrameError::TooLong { length, most: kind.most() });
+    }
     if bytes[6] as usize > MAX_ATTACHED {
         return Err(FrameError::Attached(bytes[6]));
     }
@@ -320,7 +337,17 @@ mod tests {
     fn what_is_no_frame_is_refused() {
         let mut decoder = FrameDecoder::new();
         decoder.feed(&[0xff; 12]);
-        assert_eq!(decoder.next(), Err(FrameError::TooLong(u32::MAX)));
+        assert_eq!(decoder.next(), Err(FrameError::Kind(0xff)));
+        // A message may be longer than a piece of data.
+        for (kind, most) in [(1, MAX_MESSAGE), (2, MAX_PAYLOAD)] {
+            let length = most as u32 + 1;
+            let mut bytes = [0; 12];
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            bytes[4] = kind;
+            let mut decoder = FrameDecoder::new();
+            decoder.feed(&bytes);
+            assert_eq!(decoder.next(), Err(FrameError::TooLong { length, most }));
+        }
         let mut decoder = FrameDecoder::new();
         decoder.feed(&[0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(decoder.next(), Err(FrameError::Kind(9)));

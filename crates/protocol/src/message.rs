@@ -377,6 +377,8 @@ pub enum Order {
         /// Milliseconds between the two.
         grace_ms: u64,
     },
+    /// The machine has another name now, which is its host name.
+    Rename(MachineName),
     /// This many more environments may be made: a block of slots was reserved in the registry.
     Slots {
         /// The first number.

@@ -40,8 +40,6 @@ pub struct AgentStart {
     /// gives no writable one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
-    /// The first environment number that may be used, and how many.
-    pub slots: (u64, u64),
     /// Sentences on what this machine cannot isolate or limit, as far as the backend knows.
     #[serde(default)]
     pub limits: Vec<String>,
@@ -78,7 +76,11 @@ pub struct NamespaceStart {
     /// File systems of the host mounted below its root that are also seen copy-on-write.
     pub submounts: Vec<SubmountStart>,
     /// Paths of the host shown as they are: masked ones and foreign file systems.
-    pub exposed: Vec<PathBuf>,
+    pub exposed: Vec<ExposedStart>,
+    /// A file on the host with an ext4 file system that is the store, in place of the folder: it limits what is written.
+    /// Its files have the ids that the machine shall see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<PathBuf>,
     /// Generations are kept on a tmpfs: the kernel refuses a layer that lies inside another layer, and `store` does
     /// where the host's own root is one.
     #[serde(default)]
@@ -125,4 +127,13 @@ pub struct SubmountStart {
     /// A mask layer of its own, if anything in it is hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<PathBuf>,
+}
+
+/// A path of the host that is shown as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExposedStart {
+    /// Where it is, on the host and inside.
+    pub path: PathBuf,
+    /// Whether what is written there is written on the host.
+    pub writable: bool,
 }

@@ -59,7 +59,6 @@ impl Folder {
             },
             env: vec![("HOME".into(), home.into())],
             cgroup: None,
-            slots: (1, 1 << 40),
             limits: vec!["everything but the home folder is shared with the host".to_owned()],
         }
     }

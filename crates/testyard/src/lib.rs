@@ -21,6 +21,7 @@ mod options;
 mod reap;
 mod records;
 pub mod run;
+mod standing;
 mod yard;
 
 pub use testyard_model::{

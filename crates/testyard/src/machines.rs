@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use testyard_images::store::{ImageHold, Store};
 use testyard_linux::step::{self, Step};
 use testyard_machine::client::{ClientError, Connection};
 use testyard_machine::supervisor;
 use testyard_model::{
-    BackendName, MachineId, MachineInfo, MachineName, MachineSpec, MachineState, Problem, ProblemKind,
+    BackendName, ImageReference, MachineId, MachineInfo, MachineName, MachineSpec, MachineState, Problem, ProblemKind,
 };
 use testyard_protocol::{Request, Role};
 use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseRequest, MachineRow, NewMachine, Registry, ReserveError};
@@ -15,6 +16,7 @@ use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseRequest, MachineRow, 
 use crate::keeper;
 use crate::reap::Reaper;
 use crate::records::{RegistryRecords, agent_of, info_of};
+use crate::standing::{has_just_ended, info_now};
 use crate::yard::{Testyard, now_ms};
 
 /// A home's machines.
@@ -33,21 +35,40 @@ impl Machines<'_> {
     pub fn create(&self, name: &MachineName, spec: &MachineSpec) -> Result<MachineInfo, Problem> {
         let (spec, reason) = self.resolve(spec)?;
         self.yard.backend(&spec.backend)?.check(&spec).map_err(|error| error.problem())?;
+        let (spec, held) = self.with_image(&spec)?;
         let registry = self.yard.registry()?;
         let (id, lease) = self.reserve(&registry, name, &spec, reason)?;
+        // From here on its row keeps the image from being deleted.
+        drop(held);
         let place = self.yard.place(&id, name, &spec);
         self.bring_up(keeper::start(self.yard, &place, lease, None, false), &id)
     }
 
+    /// The specification with its image as it is now, which is kept from being deleted meanwhile.
+    pub(crate) fn with_image(&self, spec: &MachineSpec) -> Result<(MachineSpec, Option<ImageHold>), Problem> {
+        let reference = match &spec.image {
+            ImageReference::Host => return Ok((spec.clone(), None)),
+            reference => reference,
+        };
+        let store = Store::open(&self.yard.options().home.images_folder()).map_err(|error| error.problem())?;
+        let digest = store.find(reference).map_err(|error| error.problem())?.record.digest;
+        let held = store.hold(&digest).map_err(|error| error.problem())?;
+        Ok((MachineSpec { image_digest: Some(digest.as_str().to_owned()), ..spec.clone() }, Some(held)))
+    }
+
     /// Every machine of this home, by name, those that are being created or deleted too.
     pub fn list(&self) -> Result<Vec<MachineInfo>, Problem> {
-        let rows = self.yard.registry()?.list().map_err(|error| error.problem())?;
-        Ok(rows.into_iter().map(info_of).collect())
+        let registry = self.yard.registry()?;
+        let rows = registry.list().map_err(|error| error.problem())?;
+        let here = registry.host().map_err(|error| error.problem())?;
+        Ok(rows.into_iter().map(|row| info_now(row, here)).collect())
     }
 
     /// One machine.
     pub fn info(&self, name: &MachineName) -> Result<MachineInfo, Problem> {
-        self.row(&self.yard.registry()?, name).map(info_of)
+        let registry = self.yard.registry()?;
+        let row = self.row(&registry, name)?;
+        Ok(info_now(row, registry.host().map_err(|error| error.problem())?))
     }
 
     /// Starts a machine that is stopped or failed; one that runs is left alone.
@@ -284,7 +305,16 @@ impl Machines<'_> {
     /// The machine's row, after what a dead supervisor left undone has been done.
     fn settled(&self, registry: &Registry, name: &MachineName) -> Result<MachineRow, Problem> {
         let row = self.row(registry, name)?;
-        if matches!(row.state, MachineState::Stopped | MachineState::Failed) || is_supervised(registry, &row)? {
+        if matches!(row.state, MachineState::Stopped | MachineState::Failed) {
+            return Ok(row);
+        }
+        let here = registry.host().map_err(|error| error.problem())?;
+        if has_just_ended(&row, here) {
+            // Its supervisor is about to write that down, and to end.
+            self.finish(registry, &row.id)?;
+            return self.row(registry, name);
+        }
+        if is_supervised(registry, &row)? {
             return Ok(row);
         }
         Reaper::new(self.yard).recover(registry, &row)?;

@@ -1,8 +1,7 @@
 //! The agent's book of environments: making, leasing, running in, ending.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -15,8 +14,9 @@ use testyard_protocol::{Exec, Linger, Place, Report};
 
 use super::init::{FirstCommand, ForkedFrom};
 use super::order::{self, Order};
+use super::source::SourceMount;
 use super::{DelayedCommand, Environment, MACHINE, Made, PooledGroup, Request, State, make};
-use crate::agent::{Agent, ChildKind, Token, watch};
+use crate::agent::{Agent, ChildKind, Token, rewatch, watch};
 use crate::command::Command;
 use crate::place::PlaceKind;
 use crate::relay::{Input, Output};
@@ -69,7 +69,7 @@ impl Agent {
             let first = FirstCommand {
                 number,
                 exec: &exec,
-                source: source.as_ref().map(|(fd, path)| (fd.as_fd(), path.as_path())),
+                source: source.as_ref(),
                 streams: streams.command.take(),
                 once: true,
             };
@@ -166,12 +166,13 @@ impl Agent {
         found.ok_or_else(missing).map(Some)
     }
 
-    /// The source of a command as a detached mount, and where it is to be seen.
-    fn source_mount(&self, exec: &Exec, spec: &EnvironmentSpec) -> Result<Option<(OwnedFd, PathBuf)>, Problem> {
+    /// The source of a command, to be mounted.
+    fn source_mount(&self, exec: &Exec, spec: &EnvironmentSpec) -> Result<Option<SourceMount>, Problem> {
         let Some(source) = self.source_of(exec)? else { return Ok(None) };
-        let target = spec.source.clone().unwrap_or_else(|| source.path.clone());
+        let origin = source.path.clone();
+        let target = spec.source.clone().unwrap_or_else(|| origin.clone());
         let mounted = source.mount().transpose().map_err(|error| error.problem())?;
-        Ok(mounted.map(|mount| (mount, target)))
+        Ok(mounted.map(|tree| SourceMount { tree, origin, target }))
     }
 
     /// A cgroup for an environment: one used before, else a new one.
@@ -293,6 +294,7 @@ impl Agent {
             pid,
             control,
             inbox: order::Inbox::default(),
+            outbox: order::Outbox::default(),
             group,
             network,
             holder: None,
@@ -372,18 +374,28 @@ impl Agent {
         }
         let mut streams = streams;
         let own = streams.command.take();
-        let mut attached: Vec<_> = source.iter().map(|(fd, _)| fd.as_fd()).collect();
+        let mut attached: Vec<_> = source.iter().map(|source| source.tree.as_fd()).collect();
         attached.extend(own.iter().flatten().map(|fd| fd.as_fd()));
         let run = Order::Run {
             command: number,
             exec: Box::new(exec),
-            source: source.as_ref().map(|(_, path)| path.as_path().into()),
+            source: source.as_ref().map(|one| (one.origin.as_path().into(), one.target.as_path().into())),
             once,
         };
-        let sent = order::send(environment.control.as_fd(), &run, &attached);
-        sent.map_err(|error| error.problem())?;
+        self.order(id, &run, &attached).map_err(|error| error.problem())?;
         let Order::Run { exec, .. } = run else { return Ok(()) };
         self.track_in_environment(connection, stream, number, id, &exec, streams);
         Ok(())
+    }
+
+    /// Gives an environment's init an order, without waiting for it to be read.
+    pub(crate) fn order(&mut self, id: EnvironmentId, order: &Order, attached: &[BorrowedFd<'_>]) -> LinuxResult<()> {
+        let Some(environment) = self.environments.get_mut(&id) else { return Ok(()) };
+        let waited = !environment.outbox.is_empty();
+        let sent = environment.outbox.send(environment.control.as_fd(), order, attached);
+        if !waited && !environment.outbox.is_empty() {
+            rewatch(&self.epoll, &environment.control, Token::Environment(id), EventFlags::IN | EventFlags::OUT);
+        }
+        sent
     }
 }

@@ -1,6 +1,5 @@
 //! The end of environments: their processes first, then what the agent keeps for them.
 
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use testyard_linux::signal::Signal;
@@ -9,7 +8,7 @@ use testyard_model::step::Step;
 use testyard_model::{CommandStatus, EnvironmentId, Problem, ProblemKind, Usage};
 use testyard_protocol::{Event, Linger};
 
-use super::order::{self, Order};
+use super::order::Order;
 use super::{Environment, PooledGroup, State, Waiting};
 use crate::agent::{Agent, unwatch};
 use crate::timers::Due;
@@ -46,8 +45,10 @@ impl Agent {
         let Some(environment) = self.environments.get_mut(&id) else { return };
         environment.state = State::Ending;
         if environment.workspace.is_some() {
-            // Its init ends what it started one by one, then itself.
-            let _ = order::send(environment.control.as_fd(), &Order::End, &[]);
+            // Its init ends what it started one by one, then itself; also one that somebody stopped.
+            let pid = environment.pid;
+            let _ = self.order(id, &Order::End, &[]);
+            let _ = Signal::CONT.send_to(pid);
         } else {
             // It has not been waited for while it is in the book, so the number is its own.
             let _ = Signal::KILL.send_to(environment.pid);
@@ -59,10 +60,9 @@ impl Agent {
         let once = self.environments.get(&id).is_some_and(|one| one.once && one.linger == Linger::Never);
         if once {
             self.end_environment(id);
-        } else if let Some(environment) = self.environments.get(&id) {
-            let kill = Order::Kill { command: number };
+        } else {
             // An init that is gone takes its commands with it.
-            let _ = order::send(environment.control.as_fd(), &kill, &[]);
+            let _ = self.order(id, &Order::Kill { command: number }, &[]);
         }
     }
 

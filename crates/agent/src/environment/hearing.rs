@@ -1,6 +1,6 @@
 //! What an environment's init says, and what follows from it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use testyard_linux::step;
@@ -9,12 +9,28 @@ use testyard_model::{CommandStatus, EnvironmentId, Problem, Usage};
 use testyard_protocol::Event;
 
 use super::order::Answer;
-use super::{DelayedCommand, Environment, MACHINE, State, Waiting};
-use crate::agent::{Agent, Token, unwatch, watch};
+use super::{DelayedCommand, Environment, MACHINE, State, Waiting, same_kind};
+use crate::agent::{Agent, Token, rewatch, unwatch, watch};
 use crate::relay::Output;
 use crate::request::attach_terminal;
 
 impl Agent {
+    /// An environment's init said something, or has room for orders.
+    pub(crate) fn attend_environment(&mut self, id: EnvironmentId, flags: EventFlags) {
+        if flags.contains(EventFlags::OUT)
+            && let Some(environment) = self.environments.get_mut(&id)
+        {
+            // An init that is gone is noticed by its end.
+            let _ = environment.outbox.flush(environment.control.as_fd());
+            if environment.outbox.is_empty() {
+                rewatch(&self.epoll, &environment.control, Token::Environment(id), EventFlags::IN);
+            }
+        }
+        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR | EventFlags::RDHUP) {
+            self.hear_environment(id);
+        }
+    }
+
     /// Reads what an environment's init says.
     pub(crate) fn hear_environment(&mut self, id: EnvironmentId) {
         let Some(environment) = self.environments.get_mut(&id) else { return };
@@ -99,7 +115,7 @@ impl Agent {
         let spec = environment.spec.clone();
         environment.state = State::Ending;
         // Trying again at once would fail again, and again.
-        self.park.retain(|(kind, _)| *kind != spec);
+        self.park.retain(|(kind, _)| !same_kind(kind, &spec));
         let problem = problem.clone().because("while an environment was made");
         for one in waiting {
             match one {

@@ -25,7 +25,7 @@ use testyard_protocol::{Exec, Linger, RawText};
 
 use super::listening::Waits;
 use super::order::{self, Answer, Inbox, Order};
-use super::source::SourceView;
+use super::source::{SourceMount, SourceView};
 use super::{root, workspace};
 use crate::launch::{self, Launch, Streams};
 use crate::start::machine_root::MachineRoot;
@@ -78,8 +78,8 @@ pub(crate) enum Setup<'a> {
 pub(crate) struct ForkedFrom<'a> {
     /// The file system of the first one's changes to its root.
     pub(crate) root: Option<BorrowedFd<'a>>,
-    /// That of the changes to its source, the source as a detached mount, and where it belongs.
-    pub(crate) source: Option<(&'a OwnedFd, BorrowedFd<'a>, &'a Path)>,
+    /// That of the changes to its source, and the source.
+    pub(crate) source: Option<(&'a OwnedFd, &'a SourceMount)>,
 }
 
 /// What is opened while there is a way to it.
@@ -97,8 +97,8 @@ pub(crate) struct Kept {
 pub(crate) struct FirstCommand<'a> {
     pub(crate) number: u32,
     pub(crate) exec: &'a Exec,
-    /// The working tree, a detached mount, and where it belongs.
-    pub(crate) source: Option<(BorrowedFd<'a>, &'a Path)>,
+    /// The working tree.
+    pub(crate) source: Option<&'a SourceMount>,
     pub(crate) streams: Option<[OwnedFd; 3]>,
     pub(crate) once: bool,
 }
@@ -166,14 +166,14 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
                 init.kept.sealed = Some(mount::clone_tree(sealed.as_path(), false)?);
             }
             init.kept.root = Some(root::mount_environment(environment)?);
-            if let Some((changes, tree, target)) = init.forked.as_ref().and_then(|forked| forked.source) {
+            if let Some((changes, shown)) = init.forked.as_ref().and_then(|forked| forked.source) {
                 let sealed = init.kept.sealed.take();
                 let view = SourceView {
                     sealed: sealed.as_ref(),
                     forked: Some(changes),
-                    ..source_view(init.spec, init.hidden, target)
+                    ..source_view(init.spec, init.hidden, &shown.origin, &shown.target)
                 };
-                init.kept.source = Some(view.mount(tree)?);
+                init.kept.source = Some(view.mount(shown.tree.as_fd())?);
             }
         }
         Setup::Machine(Some(machine)) => {
@@ -210,19 +210,24 @@ fn close_others(init: &Init<'_>) -> Result<()> {
     }
     if let Some(forked) = &init.forked {
         kept.extend(forked.root);
-        kept.extend(forked.source.iter().flat_map(|(changes, tree, _)| [changes.as_fd(), *tree]));
+        kept.extend(forked.source.iter().flat_map(|(changes, shown)| [changes.as_fd(), shown.tree.as_fd()]));
     }
     if let Some(first) = &init.first {
-        kept.extend(first.source.map(|(mount, _)| mount));
+        kept.extend(first.source.map(|source| source.tree.as_fd()));
         kept.extend(first.streams.iter().flatten().map(|fd| fd.as_fd()));
     }
     kept.extend(step::log());
     process::close_range_from(3, &kept)
 }
 
-fn source_view<'a>(spec: &EnvironmentSpec, hidden: &'a [PathBuf], target: &'a Path) -> SourceView<'a> {
+fn source_view<'a>(
+    spec: &EnvironmentSpec,
+    hidden: &'a [PathBuf],
+    origin: &'a Path,
+    target: &'a Path,
+) -> SourceView<'a> {
     let size = spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0;
-    SourceView { target, size, hidden, sealed: None, forked: None }
+    SourceView { origin, target, size, hidden, sealed: None, forked: None }
 }
 
 fn await_maps(init: &Init<'_>, inbox: &mut Inbox) -> Result<()> {
@@ -250,11 +255,14 @@ struct Server<'a, 'b> {
 
 fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kept: Kept) -> i32 {
     let Ok(signals) = SignalFd::new(&[Signal::CHLD, Signal::TERM]) else { return 1 };
-    let source = init.forked.as_ref().and_then(|forked| forked.source).map(|(_, _, target)| target.to_owned());
+    let source = init.forked.as_ref().and_then(|forked| forked.source).map(|(_, shown)| shown.target.clone());
     let running = HashMap::new();
     let mut server = Server { init, running, inhabited: false, source, kept, waits: Waits::default() };
     if let Some(first) = first {
-        let source = first.source.and_then(|(fd, path)| fd.try_clone_to_owned().ok().map(|fd| (fd, path.to_owned())));
+        let source = first.source.and_then(|source| {
+            let tree = source.tree.try_clone().ok()?;
+            Some(SourceMount { tree, origin: source.origin.clone(), target: source.target.clone() })
+        });
         server.start(first.number, first.exec, source, first.streams, first.once);
     }
     loop {
@@ -303,7 +311,11 @@ impl Server<'_, '_> {
                 Order::Signal { command, signal, group } => self.signal(command, signal, group),
                 Order::Kill { command } => killed.push(command),
                 Order::Run { command, exec, source, once } => {
-                    let source = source.and_then(|path| Some((inbox.attached.pop_front()?, path.as_path().to_owned())));
+                    let source = source.and_then(|(origin, target)| {
+                        let tree = inbox.attached.pop_front()?;
+                        let path = |text: RawText| text.as_path().to_owned();
+                        Some(SourceMount { tree, origin: path(origin), target: path(target) })
+                    });
                     let streams = if exec.terminal.is_none() {
                         let mut next = || inbox.attached.pop_front();
                         next().zip(next()).zip(next()).map(|((input, output), error)| [input, output, error])
@@ -377,7 +389,7 @@ impl Server<'_, '_> {
         &mut self,
         number: u32,
         exec: &Exec,
-        source: Option<(OwnedFd, PathBuf)>,
+        source: Option<SourceMount>,
         streams: Option<[OwnedFd; 3]>,
         once: bool,
     ) {
@@ -393,13 +405,13 @@ impl Server<'_, '_> {
         &mut self,
         number: u32,
         exec: &Exec,
-        source: Option<(OwnedFd, PathBuf)>,
+        source: Option<SourceMount>,
         streams: Option<[OwnedFd; 3]>,
         once: bool,
     ) -> std::result::Result<(), Problem> {
-        if let (Some((tree, target)), None) = (source, &self.source) {
+        if let (Some(SourceMount { tree, origin, target }), None) = (source, &self.source) {
             let sealed = self.kept.sealed.take();
-            let view = source_view(self.init.spec, self.init.hidden, &target);
+            let view = source_view(self.init.spec, self.init.hidden, &origin, &target);
             let view = SourceView { sealed: sealed.as_ref(), ..view };
             let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
             self.kept.source = Some(shown.map_err(|error| error.problem())?);

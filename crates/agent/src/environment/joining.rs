@@ -10,7 +10,7 @@ use testyard_linux::process;
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::{Credit, Event, Transfer};
 
-use super::order::{self, Order};
+use super::order::Order;
 use super::{PooledGroup, State};
 use crate::agent::Agent;
 use crate::place::PlaceKind;
@@ -59,10 +59,14 @@ impl Agent {
         if processes || environment.namespaces.is_some() {
             return self.let_in(id, joining);
         }
-        if environment.joining.is_empty() {
-            order::send(environment.control.as_fd(), &Order::Namespaces, &[]).map_err(|error| error.problem())?;
-        }
+        let first = environment.joining.is_empty();
         environment.joining.push(joining);
+        if first && let Err(error) = self.order(id, &Order::Namespaces, &[]) {
+            if let Some(environment) = self.environments.get_mut(&id) {
+                environment.joining.clear();
+            }
+            return Err(error.problem());
+        }
         Ok(())
     }
 

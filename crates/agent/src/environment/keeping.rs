@@ -12,6 +12,7 @@ use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Problem, Problem
 use testyard_protocol::Event;
 
 use super::init::ForkedFrom;
+use super::source::SourceMount;
 use super::{Environment, State, Waiting};
 use crate::agent::Agent;
 use crate::place::PlaceKind;
@@ -135,12 +136,11 @@ impl Agent {
         let (spec, generations, generation) = (first.spec.clone(), first.generations.clone(), first.generation);
         let shown = first.shown.clone();
         let tree = shown.as_ref().and_then(|shown| shown.mount()).transpose().map_err(|error| error.problem())?;
-        let target = spec.source.clone().or_else(|| shown.as_ref().map(|shown| shown.path.clone()));
-        let source = match (&uppers.source, &tree, &target) {
-            (Some(changes), Some(tree), Some(target)) => Some((changes, tree.as_fd(), target.as_path())),
-            _ => None,
-        };
-        let forked = ForkedFrom { root: Some(root.as_fd()), source };
+        let mounted = tree.zip(shown.as_ref()).map(|(tree, shown)| {
+            let origin = shown.path.clone();
+            SourceMount { tree, target: spec.source.clone().unwrap_or_else(|| origin.clone()), origin }
+        });
+        let forked = ForkedFrom { root: Some(root.as_fd()), source: uppers.source.as_ref().zip(mounted.as_ref()) };
         let fork = self.make_over(&spec, None, generations, Some(forked))?;
         if let Some(environment) = self.environments.get_mut(&fork) {
             environment.kept = true;

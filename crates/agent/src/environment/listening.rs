@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::Event;
 
-use super::order::{self, Order};
+use super::order::Order;
 use super::{State, Waiting};
 use crate::agent::Agent;
 
@@ -108,8 +108,8 @@ impl Agent {
         let wait = self.number();
         let there = self.environments.get(&id).filter(|one| one.state != State::Ending);
         let missing = || Problem::new(ProblemKind::NotFound, format!("environment {id} is not there"));
-        let control = there.ok_or_else(missing)?.control.as_fd();
-        order::send(control, &Order::Listening { wait, port, patience_ms }, &[]).map_err(|error| error.problem())?;
+        there.ok_or_else(missing)?;
+        self.order(id, &Order::Listening { wait, port, patience_ms }, &[]).map_err(|error| error.problem())?;
         self.wait_for(id, Waiting::Listening { connection, stream, wait });
         Ok(())
     }

@@ -43,7 +43,7 @@ pub(crate) use self::group::PooledGroup;
 use self::init::{FirstCommand, ForkedFrom, Init, Kept, Setup};
 use self::joining::Joining;
 use self::looking::Looking;
-use self::order::{Answer, Inbox, Order};
+use self::order::{Answer, Inbox, Order, Outbox};
 use crate::place::{NamespacePlace, Place, PlaceKind};
 use crate::source::Source;
 use crate::standard_streams::StandardStreams;
@@ -73,6 +73,7 @@ pub(crate) struct Environment {
     pub(crate) pid: Pid,
     pub(crate) control: OwnedFd,
     pub(crate) inbox: Inbox,
+    pub(crate) outbox: Outbox,
     pub(crate) group: Option<PooledGroup>,
     /// Kept until its turn to be destroyed comes.
     pub(crate) network: Option<OwnedFd>,
@@ -388,10 +389,15 @@ fn maps_of(namespace: &NamespacePlace, spec: &EnvironmentSpec) -> (Vec<IdMap>, V
         IdRange::Single | IdRange::Host => {
             let (uid, gid) = match &spec.user {
                 UserSpec::Numbered { uid, gid, .. } => (*uid, *gid),
-                UserSpec::Root | UserSpec::Named(_) => (0, 0),
+                UserSpec::Machine | UserSpec::Root | UserSpec::Named(_) => (0, 0),
             };
             let one = |inside| vec![IdMap { inside, outside: 0, count: 1 }];
             (one(uid), one(gid), true)
         }
     }
+}
+
+/// What makes one parked environment as good as another.
+pub(crate) fn same_kind(one: &EnvironmentSpec, other: &EnvironmentSpec) -> bool {
+    one == other
 }

@@ -1,8 +1,10 @@
 //! What the agent and an environment's init say to each other: length-prefixed JSON, descriptors attached.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use testyard_linux::{Error, Result, socket};
@@ -14,8 +16,9 @@ use testyard_protocol::{Exec, RawText};
 pub(crate) enum Order {
     /// The id maps are written: go on.
     Go,
-    /// Run this. Attached: the source if there is a path for it, then three streams unless it has a terminal.
-    Run { command: u32, exec: Box<Exec>, source: Option<RawText>, once: bool },
+    /// Run this. Attached: the source if there are paths for it (where it is on the host, and where it is to be seen),
+    /// then three streams unless it has a terminal.
+    Run { command: u32, exec: Box<Exec>, source: Option<(RawText, RawText)>, once: bool },
     /// Send a signal to a command (to its group if asked).
     Signal { command: u32, signal: i32, group: bool },
     /// End a command and everything it started.
@@ -54,16 +57,89 @@ pub(crate) enum Answer {
     Failed { command: u32, problem: Problem },
 }
 
-/// Sends one message; blocks while the other side's buffer is full.
+/// An init that has left so much unread hangs.
+const MOST_WAITING: usize = 64 << 20;
+
+/// Sends one message; blocks while the other side's buffer is full. For who has nothing else to do: the agent itself
+/// keeps an [`Outbox`].
 pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, attached: &[BorrowedFd<'_>]) -> Result<()> {
-    let body = serde_json::to_vec(message).map_err(|error| Error::new("write", "a message to an init", error))?;
-    let head = (body.len() as u32).to_le_bytes();
-    let mut sent = socket::send(socket, &[IoSlice::new(&head), IoSlice::new(&body)], attached)?;
-    let whole = [head.as_slice(), body.as_slice()].concat();
+    let whole = encoded(message)?;
+    let mut sent = socket::send(socket, &[IoSlice::new(&whole)], attached)?;
     while sent < whole.len() {
         sent += socket::send(socket, &[IoSlice::new(&whole[sent..])], &[])?;
     }
     Ok(())
+}
+
+fn encoded(message: &impl Serialize) -> Result<Vec<u8>> {
+    let mut whole = vec![0; 4];
+    serde_json::to_writer(&mut whole, message).map_err(|error| Error::new("write", "a message to an init", error))?;
+    let length = (whole.len() - 4) as u32;
+    whole[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(whole)
+}
+
+/// What an init has not read yet: nothing that happens in an environment may hold up the agent.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    waiting: VecDeque<Outgoing>,
+    bytes: usize,
+}
+
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    attached: Vec<OwnedFd>,
+}
+
+impl Outbox {
+    /// Sends what the other side's buffer takes now, and keeps the rest.
+    pub(crate) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        message: &impl Serialize,
+        attached: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let bytes = encoded(message)?;
+        let sent = match self.waiting.is_empty() {
+            true => socket::try_send(socket, &[IoSlice::new(&bytes)], attached)?.unwrap_or(0),
+            false => 0,
+        };
+        if sent == bytes.len() {
+            return Ok(());
+        }
+        if self.bytes + bytes.len() > MOST_WAITING {
+            return Err(Error::new("give orders to", "an environment whose init reads none", Errno::AGAIN));
+        }
+        // Descriptors go with the first byte.
+        let kept = if sent > 0 { &[] } else { attached };
+        let kept: std::io::Result<Vec<OwnedFd>> = kept.iter().map(|fd| fd.try_clone_to_owned()).collect();
+        let attached = kept.map_err(|error| Error::new("keep", "a descriptor for an init", error))?;
+        self.bytes += bytes.len() - sent;
+        self.waiting.push_back(Outgoing { bytes, sent, attached });
+        Ok(())
+    }
+
+    /// Sends what was kept, as far as it fits now.
+    pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>) -> Result<()> {
+        while let Some(next) = self.waiting.front_mut() {
+            let attached: Vec<_> = next.attached.iter().map(|fd| fd.as_fd()).collect();
+            let sent = socket::try_send(socket, &[IoSlice::new(&next.bytes[next.sent..])], &attached)?;
+            let Some(sent) = sent else { return Ok(()) };
+            next.attached.clear();
+            next.sent += sent;
+            self.bytes -= sent;
+            if next.sent == next.bytes.len() {
+                self.waiting.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everything was sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
 }
 
 /// Collects messages from a stream socket.
@@ -71,7 +147,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, attached: &
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
     /// Descriptors that came, oldest first.
-    pub(crate) attached: std::collections::VecDeque<OwnedFd>,
+    pub(crate) attached: VecDeque<OwnedFd>,
 }
 
 impl Inbox {
@@ -94,5 +170,52 @@ impl Inbox {
             serde_json::from_slice(body).map_err(|error| Error::new("read", "a message of an init", error))?;
         self.bytes.drain(..end);
         Ok(Some(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use testyard_linux::socket::{Kind, pair};
+
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_an_init_that_reads_nothing_and_nothing_is_lost() {
+        let (agent, init) = pair(Kind::Stream).expect("sockets are to be had");
+        let (marker, _kept) = pair(Kind::Stream).expect("sockets are to be had");
+        let mut outbox = Outbox::default();
+        let long = |number: u32| Order::Run {
+            command: number,
+            exec: Box::new(Exec { argv: vec![RawText(vec![b'x'; 300_000])], ..Exec::default() }),
+            source: None,
+            once: false,
+        };
+        // Far more than a socket's buffer; on a blocking send this would never return.
+        for number in 0..20 {
+            outbox.send(agent.as_fd(), &long(number), &[marker.as_fd()]).expect("it is kept");
+        }
+        assert!(!outbox.is_empty());
+        let mut inbox = Inbox::default();
+        let mut seen = Vec::new();
+        while seen.len() < 20 {
+            outbox.flush(agent.as_fd()).expect("the init is there");
+            assert!(inbox.fill(&init).expect("it is there"));
+            while let Some(order) = inbox.take::<Order>().expect("an order") {
+                let Order::Run { command, exec, .. } = order else { panic!("{order:?}") };
+                assert_eq!(exec.argv[0].0.len(), 300_000);
+                seen.push(command);
+            }
+        }
+        assert_eq!(seen, (0..20).collect::<Vec<_>>());
+        assert_eq!(inbox.attached.len(), 20);
+        assert!(outbox.is_empty());
+
+        for _ in 0..300 {
+            if let Err(error) = outbox.send(agent.as_fd(), &long(0), &[]) {
+                assert_eq!(error.errno(), Errno::AGAIN);
+                return;
+            }
+        }
+        panic!("it keeps everything for ever");
     }
 }

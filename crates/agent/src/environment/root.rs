@@ -17,6 +17,9 @@ use crate::start::staging::DEVICES;
 /// Where an environment's root is put together, in the staging area.
 const BASE: &str = "/scratch/environment";
 
+/// Files that may be made in `/dev`, shared memory and semaphores among them.
+const DEVICE_FILES: u64 = 65_536;
+
 /// A root that is mounted but has no system file systems yet.
 pub(crate) struct Root<'a> {
     /// Where it is.
@@ -25,6 +28,8 @@ pub(crate) struct Root<'a> {
     pub(crate) own_network: bool,
     /// The staged `/sys` for those who are not.
     pub(crate) outer_sys: &'a Path,
+    /// Bytes that may be written to `/dev/shm`.
+    pub(crate) shared: u64,
 }
 
 /// What an environment's root is made from.
@@ -66,7 +71,8 @@ pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<OwnedFd> {
         make_folders(&at)?;
         mount::attach(submount.as_fd(), &at)?;
     }
-    mount_system(&Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys") })?;
+    let root = Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys"), shared: spec.disk };
+    mount_system(&root)?;
     mount_exposed(base, &spec.roots.exposed)?;
     mount::pivot_into(base, RootMount::Mounted)?;
     Ok(kept)
@@ -170,14 +176,15 @@ pub(crate) fn mount_system(root: &Root<'_>) -> Result<()> {
         system
     };
     mount::attach(system.as_fd(), &sys)?;
-    mount_devices(&root.target.join("dev"))
+    mount_devices(&root.target.join("dev"), root.shared)
 }
 
-fn mount_devices(target: &Path) -> Result<()> {
+/// `/dev/shm` is a folder of the same file system, whose limit is therefore both's: one mount less in every environment.
+fn mount_devices(target: &Path, size: u64) -> Result<()> {
     make_folders(target)?;
     // Mode 755: in a sticky folder that all may write, opening a node of another id with O_CREAT (every shell's
     // `> /dev/null`) is refused.
-    let devices = mount::tmpfs(&TmpfsOptions { size: None, inodes: None, mode: 0o755 })?;
+    let devices = mount::tmpfs(&TmpfsOptions { size: Some(size), inodes: Some(DEVICE_FILES), mode: 0o755 })?;
     mount::attach(devices.as_fd(), target)?;
     for name in DEVICES {
         let node = target.join(name);

@@ -19,13 +19,25 @@ use super::root::{begin_with, make_folders, open_folder};
 /// What the changes of a view are called in their file system.
 pub(crate) const CHANGES: &str = "upper";
 
+/// A working tree on its way into an environment.
+pub(crate) struct SourceMount {
+    /// A detached mount of it.
+    pub(crate) tree: OwnedFd,
+    /// Where it is on the host.
+    pub(crate) origin: PathBuf,
+    /// Where it is to be seen.
+    pub(crate) target: PathBuf,
+}
+
 /// A copy-on-write view of a working tree, not there yet.
 pub(crate) struct SourceView<'a> {
+    /// Where it is on the host.
+    pub(crate) origin: &'a Path,
     /// Where it is to be seen.
     pub(crate) target: &'a Path,
     /// Bytes that may be written to it.
     pub(crate) size: u64,
-    /// Absolute paths that are hidden where they lie in it, parents first.
+    /// Absolute paths of the host that are hidden where they lie in it, parents first.
     pub(crate) hidden: &'a [PathBuf],
     /// A layer that was sealed before, a detached mount, seen above the tree.
     pub(crate) sealed: Option<&'a OwnedFd>,
@@ -85,7 +97,7 @@ impl SourceView<'_> {
         copy_owner(&lower, &upper)?;
         begin_with(self.forked.map(|forked| forked.as_fd()), CHANGES, &upper)?;
         for path in self.hidden {
-            if let Ok(path) = path.strip_prefix(self.target)
+            if let Ok(path) = path.strip_prefix(self.origin)
                 && path != Path::new("")
             {
                 hide(&lower, &upper, path)?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use testyard_linux::Result;
 use testyard_linux::cgroup::Hierarchy;
 use testyard_linux::mount::{self, Layer, OverlaySpec, RootMount};
+use testyard_model::EnvironmentLimits;
 
 use crate::environment::root::{self, Root};
 use crate::place::Roots;
@@ -37,7 +38,12 @@ impl MachineRoot<'_> {
             let own = store.join(format!("submounts/{index}"));
             root::mount_submount(target, submount, &own)?;
         }
-        let root = Root { target, own_network: false, outer_sys: Path::new("/sys") };
+        let root = Root {
+            target,
+            own_network: false,
+            outer_sys: Path::new("/sys"),
+            shared: EnvironmentLimits::DEFAULT_DISK.0,
+        };
         root::mount_system(&root)?;
         root::mount_exposed(target, &roots.exposed)?;
         root::mount_cgroups(target, hierarchy);

@@ -37,7 +37,10 @@ pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
         layers: staging::numbered("layers", start.layers.len()),
         data: staging::numbered("data", start.data.len()),
         submounts: start.submounts.iter().enumerate().map(|(index, one)| Submount::staged(index, one)).collect(),
-        exposed: staging::numbered("exposed", start.exposed.len()).into_iter().zip(start.exposed.clone()).collect(),
+        exposed: staging::numbered("exposed", start.exposed.len())
+            .into_iter()
+            .zip(start.exposed.iter().map(|one| one.path.clone()))
+            .collect(),
         hidden: start.hidden.clone(),
     };
     Ok(NamespacePlace { ids: start.ids, mounts: None, user, roots })

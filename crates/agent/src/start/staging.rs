@@ -60,10 +60,13 @@ pub(crate) fn build(start: &NamespaceStart, map: Option<BorrowedFd<'_>>) -> Resu
             stage(&mask, &folder.join("mask"), map, true)?;
         }
     }
-    for (index, path) in start.exposed.iter().enumerate() {
-        stage(path, &root.join(format!("exposed/{index}")), map, false)?;
+    for (index, one) in start.exposed.iter().enumerate() {
+        stage(&one.path, &root.join(format!("exposed/{index}")), map, !one.writable)?;
     }
-    stage(&start.store, &root.join("store"), None, false)?;
+    match &start.disk {
+        Some(image) => mount_store(image, &root.join("store"), map)?,
+        None => stage(&start.store, &root.join("store"), None, false)?,
+    }
     for name in DEVICES {
         stage(&Path::new("/dev").join(name), &root.join("devices").join(name), None, false)?;
     }
@@ -83,6 +86,31 @@ fn stage(path: &Path, target: &Path, idmap: Option<BorrowedFd<'_>>, read_only: b
     }
     make_like(path, target)?;
     mount::attach(clone.as_fd(), target)
+}
+
+/// Mounts the file system in a file as the store. Nobody else ever sees it, and the kernel lets go of the device with the
+/// last of the machine's processes.
+fn mount_store(image: &Path, target: &Path, idmap: Option<BorrowedFd<'_>>) -> Result<()> {
+    let failed = |path: &Path, error: rustix::io::Errno| Error::new("open", path.display(), error);
+    let file =
+        rustix::fs::open(image, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|error| failed(image, error))?;
+    let mounted = mount::disk_image(file.as_fd())?;
+    {
+        // By who may, before the ids are mapped; an open folder would forbid that.
+        let root = rustix::fs::openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|error| failed(image, error))?;
+        for name in ["upper", "work", "generations", "submounts"] {
+            match rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(Error::new("make folder", name, error)),
+            }
+        }
+    }
+    if idmap.is_some() {
+        mount::set_attributes(mounted.as_fd(), &Attributes { idmap, ..Attributes::default() }, false)?;
+    }
+    make_folder(target)?;
+    mount::attach(mounted.as_fd(), target)
 }
 
 /// Copies a small tree to the staging area's own file system.

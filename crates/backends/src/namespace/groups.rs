@@ -9,7 +9,7 @@ use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, Reco
 use testyard_model::MachineSpec;
 use testyard_protocol::start::IdRange;
 
-use super::{ids, refuse};
+use super::refuse;
 
 fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
     move |source| BackendError::Host { operation, machine: place.name.clone(), source }
@@ -46,7 +46,11 @@ fn folders(hierarchy: &Hierarchy, name: &str) -> Vec<PathBuf> {
 }
 
 /// Makes the machine's group, if this host has one to give. Returns its name.
-pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<Option<String>, BackendError> {
+pub(super) fn create(
+    place: &MachinePlace,
+    ids: IdRange,
+    recorder: &mut dyn Recorder,
+) -> Result<Option<String>, BackendError> {
     remove(place, recorder)?;
     let failed = host(place, "make the cgroup");
     let hierarchy = Hierarchy::detect().map_err(&failed)?;
@@ -56,10 +60,10 @@ pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
     let name = name(place);
     let folders = folders(&hierarchy, &name);
     let intended: Vec<_> = folders.iter().map(|folder| (ResourceKind::Cgroup, folder.as_path())).collect();
-    let ids = recorder.intend(&intended)?;
+    let recorded = recorder.intend(&intended)?;
     let group = Group::create(&hierarchy, &name).map_err(&failed)?;
     let mut made = Vec::new();
-    for (id, folder) in ids.iter().zip(&folders) {
+    for (id, folder) in recorded.iter().zip(&folders) {
         if let Some(identity) = KernelIdentity::of_path(folder).map_err(&failed)? {
             made.push((*id, identity));
         }
@@ -74,7 +78,7 @@ pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
             "see `testyard doctor` for the controllers that can be written",
         ));
     }
-    if let IdRange::Range { first, .. } = ids::of(place) {
+    if let IdRange::Range { first, .. } = ids {
         group.chown(first, first).map_err(&failed)?;
     }
     Ok(Some(name))

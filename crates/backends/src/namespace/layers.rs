@@ -7,17 +7,17 @@ use testyard_images::store::{Ownership, Store};
 use testyard_images::{HostOptions, HostView, write_mask_layer};
 use testyard_linux::{Error, files};
 use testyard_machine::backend::{BackendError, MachinePlace};
-use testyard_model::{ImageReference, Problem, ProblemKind};
-use testyard_protocol::start::{IdRange, LayerStart, SubmountStart};
+use testyard_model::{Exposure, ImageReference, Problem, ProblemKind};
+use testyard_protocol::start::{ExposedStart, LayerStart, SubmountStart};
 
-use super::ids;
+use super::ids::{self, Sort};
 
 /// What roots of a machine are made from.
 pub(super) struct Layers {
     pub(super) layers: Vec<LayerStart>,
     pub(super) data: Vec<PathBuf>,
     pub(super) submounts: Vec<SubmountStart>,
-    pub(super) exposed: Vec<PathBuf>,
+    pub(super) exposed: Vec<ExposedStart>,
     /// What a working tree must not show either.
     pub(super) hidden: Vec<PathBuf>,
     /// Sentences on what such roots cannot do.
@@ -34,16 +34,17 @@ fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) 
 pub(super) fn check_image(place: &MachinePlace) -> Result<(), BackendError> {
     match &place.spec.image {
         ImageReference::Host => Ok(()),
-        reference => stored(place, reference).map(drop),
+        _ => stored(place).map(drop),
     }
 }
 
-fn stored(place: &MachinePlace, reference: &ImageReference) -> Result<LayerStart, BackendError> {
+fn stored(place: &MachinePlace) -> Result<LayerStart, BackendError> {
+    let reference = &place.spec.image;
     let store = Store::open(&place.images).map_err(|error| error.problem())?;
-    let image = store.find(reference).map_err(|error| error.problem())?;
+    let image = store.find(&place.spec.stands_on()).map_err(|error| error.problem())?;
     let single = image.record.ownership == Ownership::SingleOwner;
-    match (ids::of(place), single) {
-        (IdRange::Single, false) => Err(Problem::new(
+    match (ids::sort_of(&place.spec), single) {
+        (Sort::Single, false) => Err(Problem::new(
             ProblemKind::Unsupported,
             format!("image {reference} keeps many users' files, and {} has one user", ids::whose_machine()),
         )
@@ -57,12 +58,12 @@ fn stored(place: &MachinePlace, reference: &ImageReference) -> Result<LayerStart
 pub(super) fn find(place: &MachinePlace) -> Result<Layers, BackendError> {
     match &place.spec.image {
         ImageReference::Host => host_layers(place),
-        reference => Ok(Layers {
+        _ => Ok(Layers {
             hidden: HostView::load(&options(place)).map_err(|error| error.problem())?.hidden,
-            layers: vec![stored(place, reference)?],
+            layers: vec![stored(place)?],
             data: Vec::new(),
             submounts: Vec::new(),
-            exposed: place.spec.expose.clone(),
+            exposed: place.spec.expose.iter().map(shown).collect(),
             limits: Vec::new(),
             lease: None,
         }),
@@ -74,7 +75,7 @@ fn options(place: &MachinePlace) -> HostOptions {
     let sockets = ["SSH_AUTH_SOCK", "DOCKER_HOST", "GPG_AGENT_INFO", "DBUS_SESSION_BUS_ADDRESS"];
     let sockets = sockets.into_iter().filter_map(std::env::var_os).map(PathBuf::from).filter(|path| path.is_absolute());
     HostOptions {
-        expose: place.spec.expose.clone(),
+        expose: place.spec.expose.iter().map(|one| one.path.clone()).collect(),
         mount_points: Vec::new(),
         own: place.masked.clone(),
         sockets: sockets.collect(),
@@ -86,9 +87,9 @@ fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
     let masks = fresh_masks(place)?;
     let failed = |error: Error| host(place, "write the mask")(error);
     let exposed = exposed_elsewhere(place, &view);
-    match ids::of(place) {
-        IdRange::Single => super::layers_of_user::find(place, &view, &masks, exposed),
-        IdRange::Range { .. } | IdRange::Host => {
+    match ids::sort_of(&place.spec) {
+        Sort::Single => super::layers_of_user::find(place, &view, &masks, exposed),
+        Sort::Range | Sort::Host => {
             let mut layers = Vec::new();
             let mut submounts = Vec::new();
             for (index, layer) in view.layers.iter().enumerate() {
@@ -109,10 +110,15 @@ fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
     }
 }
 
-/// Exposed paths on file systems that are not seen otherwise.
-fn exposed_elsewhere(place: &MachinePlace, view: &HostView) -> Vec<PathBuf> {
+/// Exposed paths on file systems that are not seen otherwise, and those that are to be written to: what is seen of the
+/// others is copy-on-write.
+fn exposed_elsewhere(place: &MachinePlace, view: &HostView) -> Vec<ExposedStart> {
     let skipped = |path: &Path| view.skipped.iter().any(|(point, _)| path.starts_with(point));
-    place.spec.expose.iter().filter(|path| skipped(path)).cloned().collect()
+    place.spec.expose.iter().filter(|one| one.writable || skipped(&one.path)).map(shown).collect()
+}
+
+fn shown(one: &Exposure) -> ExposedStart {
+    ExposedStart { path: one.path.clone(), writable: one.writable }
 }
 
 fn make(path: &Path) -> Result<(), Error> {

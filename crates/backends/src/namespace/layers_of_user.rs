@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use testyard_images::{HostTree, HostView, MaskEffect, MaskEntry, TreeCache, TreeOptions, write_mask_layer};
 use testyard_linux::{Error, identity, mount};
 use testyard_machine::backend::{BackendError, MachinePlace};
-use testyard_protocol::start::{LayerStart, SubmountStart, TRY_ROOT};
+use testyard_protocol::start::{ExposedStart, LayerStart, SubmountStart, TRY_ROOT};
 
 use super::layers::Layers;
 
@@ -24,7 +24,7 @@ pub(super) fn find(
     place: &MachinePlace,
     view: &HostView,
     masks: &Path,
-    exposed: Vec<PathBuf>,
+    exposed: Vec<ExposedStart>,
 ) -> Result<Layers, BackendError> {
     match tree(place, view) {
         Ok(tree) => Ok(of_tree(tree, view, exposed)),
@@ -32,7 +32,7 @@ pub(super) fn find(
     }
 }
 
-fn of_tree(tree: HostTree, view: &HostView, exposed: Vec<PathBuf>) -> Layers {
+fn of_tree(tree: HostTree, view: &HostView, exposed: Vec<ExposedStart>) -> Layers {
     let mut limits = vec!["one user: every file of the host seems to belong to whom the command runs as".to_owned()];
     if !tree.report.left_out.is_empty() {
         let names: Vec<String> = tree.report.left_out.iter().map(|path| path.display().to_string()).collect();
@@ -111,7 +111,7 @@ fn composed(
     place: &MachinePlace,
     view: &HostView,
     masks: &Path,
-    exposed: Vec<PathBuf>,
+    exposed: Vec<ExposedStart>,
     reason: &str,
 ) -> Result<Layers, BackendError> {
     let failed =

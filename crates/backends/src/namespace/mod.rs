@@ -1,5 +1,6 @@
 //! Backend `namespace`: Testyard's own container. See `docs/machines.md` for what is inside one.
 
+mod disk;
 mod groups;
 mod ids;
 mod layers;
@@ -10,7 +11,7 @@ use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, 
 use testyard_model::{BackendName, ImageReference, MachineSpec};
 use testyard_protocol::start::{AgentMode, AgentStart, NamespaceStart};
 
-use crate::agent_process::{self, SLOTS};
+use crate::agent_process;
 
 /// Testyard's own container.
 pub struct Namespace;
@@ -54,23 +55,21 @@ impl Backend for Namespace {
         {
             return Err(refuse(format!("with {cpus} processors"), "write a number from 0.01 to 4096"));
         }
-        if spec.disk.is_some() {
-            let hint =
-                "leave --disk out: environments have a limit of their own, and the machine's files are on this disk";
-            return Err(refuse("with a limit on its disk", hint));
-        }
+        disk::check(spec)?;
         groups::check(spec)
     }
 
     fn create(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
         layers::check_image(place)?;
-        store::create(place, recorder)
+        let ids = ids::acquire(place, recorder)?;
+        store::create(place, ids, recorder)
     }
 
     fn start(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
+        let ids = ids::acquire(place, recorder)?;
         let layers = layers::find(place)?;
-        store::prepare(place, recorder)?;
-        let group = groups::create(place, recorder)?;
+        store::prepare(place, ids, recorder)?;
+        let group = groups::create(place, ids, recorder)?;
         let mut limits = layers.limits;
         if group.is_none() {
             limits.push("no limits on memory, processes and processor time: no cgroup here is writable".to_owned());
@@ -81,20 +80,21 @@ impl Backend for Namespace {
             machine: place.id.to_string(),
             mode: AgentMode::Namespace(Box::new(NamespaceStart {
                 host_name: place.name.to_string(),
-                ids: ids::of(place),
+                ids,
                 staging: store::staging(place),
                 store: store::folder(place),
                 layers: layers.layers,
                 data: layers.data,
                 submounts: layers.submounts,
                 exposed: layers.exposed,
-                generations_in_memory: place.spec.image == ImageReference::Host,
+                disk: disk::image(place),
+                // Copies are no part of what the machine wrote.
+                generations_in_memory: place.spec.image == ImageReference::Host || place.spec.disk.is_some(),
                 hidden: layers.hidden,
             })),
             user: agent_process::default_user(place),
             env: agent_process::environment(place),
             cgroup: group,
-            slots: (1, SLOTS),
             limits,
         };
         agent_process::spawn(place, &start, layers.lease.as_ref())
@@ -107,11 +107,13 @@ impl Backend for Namespace {
 
     fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
         groups::remove(place, recorder)?;
-        store::remove(place, recorder)
+        store::remove(place, recorder)?;
+        ids::release(place, recorder)
     }
 
     fn copy(&self, from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
-        store::create(to, recorder)?;
-        store::copy(from, to)
+        let ids = ids::acquire(to, recorder)?;
+        store::create(to, ids, recorder)?;
+        store::copy(from, to, ids)
     }
 }

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use testyard_linux::mount::{self, Attributes};
 use testyard_linux::{Error, files};
 use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, RecordedResource, Recorder, ResourceKind};
 use testyard_protocol::start::IdRange;
 
-use super::ids;
+use super::{disk, ids};
 
 /// How often is tried what somebody else may be changing.
 const ATTEMPTS: u32 = 3;
@@ -51,12 +52,15 @@ fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) 
 }
 
 /// Makes the folders.
-pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+pub(super) fn create(place: &MachinePlace, ids: IdRange, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
     let folder = folder(place);
-    let ids = recorder.intend(&[(ResourceKind::Folder, &folder)])?;
+    let recorded = recorder.intend(&[(ResourceKind::Folder, &folder)])?;
     let failed = host(place, "make the folders");
-    make_all(place, &folder).map_err(&failed)?;
-    if let (Some(id), Some(identity)) = (ids.first(), KernelIdentity::of_path(&folder).map_err(&failed)?) {
+    make_all(place, ids, &folder).map_err(&failed)?;
+    if let Some(image) = disk::image(place) {
+        disk::create(place, &image)?;
+    }
+    if let (Some(id), Some(identity)) = (recorded.first(), KernelIdentity::of_path(&folder).map_err(&failed)?) {
         recorder.made(&[(*id, identity)])?;
     }
     Ok(())
@@ -64,29 +68,33 @@ pub(super) fn create(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
 
 /// Makes sure that what a start needs is there: a crash may have left an overlay's work folder in use, and what was
 /// in memory is gone after a restart of the host.
-pub(super) fn prepare(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+pub(super) fn prepare(place: &MachinePlace, ids: IdRange, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
     let folder = folder(place);
     if !folder.exists() {
         remove(place, recorder)?;
-        return create(place, recorder);
+        return create(place, ids, recorder);
     }
-    make_all(place, &folder).map_err(host(place, "prepare the folders"))
+    make_all(place, ids, &folder).map_err(host(place, "prepare the folders"))
 }
 
-fn make_all(place: &MachinePlace, folder: &Path) -> Result<(), Error> {
+fn make_all(place: &MachinePlace, ids: IdRange, folder: &Path) -> Result<(), Error> {
     make(&staging(place))?;
     for attempt in 1.. {
         if in_memory(place) {
             files::verified_private_directory(&shared_memory())?;
         }
-        match make_owned(place, folder) {
+        match make_owned(ids, folder) {
             // Whoever removed the last store at this moment took the folder away.
             Err(error) if error.is_absent() && attempt < ATTEMPTS => {}
             Err(error) => return Err(error),
             Ok(()) => break,
         }
     }
-    ["upper", "work", "generations", "submounts"].iter().try_for_each(|name| make_owned(place, &folder.join(name)))
+    if place.spec.disk.is_some() {
+        // They are in the file system of its own.
+        return Ok(());
+    }
+    ["upper", "work", "generations", "submounts"].iter().try_for_each(|name| make_owned(ids, &folder.join(name)))
 }
 
 fn make(path: &Path) -> Result<(), Error> {
@@ -96,9 +104,9 @@ fn make(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn make_owned(place: &MachinePlace, path: &Path) -> Result<(), Error> {
+fn make_owned(ids: IdRange, path: &Path) -> Result<(), Error> {
     make(path)?;
-    if let IdRange::Range { first, .. } = ids::of(place) {
+    if let IdRange::Range { first, .. } = ids {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::chownat(CWD, path, Some(Uid::from_raw(first)), Some(Gid::from_raw(first)), flags)
             .map_err(|errno| Error::new("give away", path.display(), errno))?;
@@ -172,15 +180,40 @@ fn open(path: &Path) -> Result<Option<OwnedFd>, Error> {
     }
 }
 
-/// Copies a machine's files for a clone.
-pub(super) fn copy(from: &MachinePlace, to: &MachinePlace) -> Result<(), BackendError> {
+/// Copies a machine's files for a clone, which has ids of its own.
+pub(super) fn copy(from: &MachinePlace, to: &MachinePlace, ids: IdRange) -> Result<(), BackendError> {
+    if to.spec.disk.is_some() {
+        return disk::copy(from, to);
+    }
     let failed = host(to, "copy the files");
+    // Of the folder above those that root inside can give away.
+    let before = rustix::fs::lstat(&folder(from))
+        .map_err(|errno| failed(Error::new("look at", folder(from).display(), errno)))?
+        .st_uid;
     for name in ["upper", "submounts"] {
-        let (source, target) = (open(&folder(from).join(name)), open(&folder(to).join(name)));
-        if let (Some(source), Some(target)) = (source.map_err(&failed)?, target.map_err(&failed)?) {
+        let source = shifted(&folder(from).join(name), before, ids).map_err(&failed)?;
+        let target = open(&folder(to).join(name)).map_err(&failed)?;
+        if let (Some(source), Some(target)) = (source, target) {
             let options = files::CopyOptions { owners: true, attributes: true, ..files::CopyOptions::default() };
             files::copy_tree(source.as_fd(), target.as_fd(), options).map_err(&failed)?;
         }
     }
     Ok(())
+}
+
+/// A folder of another machine's whose ids begin at `before`, its files owned as those of a machine with these ids
+/// are: the kernel shows them so through an idmapped mount, with access lists and the capabilities of files.
+fn shifted(path: &Path, before: u32, ids: IdRange) -> Result<Option<OwnedFd>, Error> {
+    let Some(folder) = open(path)? else { return Ok(None) };
+    let IdRange::Range { first, .. } = ids else { return Ok(Some(folder)) };
+    let failed = |errno| Error::new("open", path.display(), errno);
+    if before == first {
+        return Ok(Some(folder));
+    }
+    let shown = mount::clone_tree(path, false)?;
+    let shift = ids::shift(before, first)?;
+    let attributes = Attributes { idmap: Some(shift.as_fd()), ..Attributes::default() };
+    mount::set_attributes(shown.as_fd(), &attributes, false)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(&shown, ".", flags, Mode::empty()).map(Some).map_err(failed)
 }

@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 
 use testyard_machine::client::ClientError;
-use testyard_model::{CommandStatus, Isolation, UserSpec};
-use testyard_protocol::{Exec, Place, StreamTarget, TerminalSize};
+use testyard_model::{CommandStatus, Isolation, ProblemKind, UserSpec};
+use testyard_protocol::{Exec, Place, RawText, StreamTarget, TerminalSize};
 
 use crate::fixture::{
     Machine, assert_status, capture, eventually, exec, fresh, is_alive, isolated, ordinary, run, script, spec,
@@ -249,5 +249,25 @@ fn the_agents_death_ends_everything() {
             String::from_utf8_lossy(&table.stdout).lines().any(|line| line == "sleep 4321.75")
         };
         eventually("all has ended", || !left());
+    }
+}
+
+#[test]
+fn arguments_go_up_to_the_kernels_own_limit() {
+    for machine in Machine::each() {
+        let long = |count: usize, each: usize| {
+            let mut exec = exec(&["/bin/true"]);
+            exec.argv.extend((0..count).map(|_| RawText(vec![b'"'; each])));
+            machine.connect().capture(exec, &[])
+        };
+        let ended = long(19, 100_000).expect("the kernel takes 1.9 MB");
+        assert!(ended.finished.status.success(), "{ended:?}");
+        for (count, each) in [(30, 100_000), (1, 140_000)] {
+            let Err(ClientError::Refused(problem)) = long(count, each) else { panic!("{count} times {each}") };
+            assert_eq!(problem.kind, ProblemKind::Command, "{problem:?}");
+            assert!(problem.hints.iter().any(|hint| hint.contains("standard input")), "{problem:?}");
+        }
+        let Err(error) = long(1, 20 << 20) else { panic!("longer than any message") };
+        assert_eq!(error.problem().kind, ProblemKind::Usage, "{error:?}");
     }
 }

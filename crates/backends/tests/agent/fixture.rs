@@ -24,9 +24,14 @@ pub(crate) struct Machine {
     recorder: MemoryRecorder,
     link: Option<AgentLink>,
     pub(crate) limits: Vec<String>,
+    /// The first environment number that was not given yet.
+    next_slot: u64,
     /// Holds the machine's folder; last, as fields are dropped in order.
     _home: tempfile::TempDir,
 }
+
+/// Environment numbers are given to an agent in blocks of so many.
+const SLOTS: u64 = 100_000;
 
 /// The next machine's number in this process.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -87,8 +92,15 @@ impl Machine {
             std::fs::create_dir_all(folder).expect("a folder");
         }
         let backend = backend(&place.spec);
-        let mut machine =
-            Self { backend, place, recorder: MemoryRecorder::default(), link: None, limits: Vec::new(), _home: home };
+        let mut machine = Self {
+            backend,
+            place,
+            recorder: MemoryRecorder::default(),
+            link: None,
+            limits: Vec::new(),
+            next_slot: 1,
+            _home: home,
+        };
         machine.backend.create(&machine.place, &mut machine.recorder).map_err(|error| error.problem())?;
         Ok(machine)
     }
@@ -100,7 +112,14 @@ impl Machine {
             Some(Report::Ready { limits }) => self.limits = limits,
             other => panic!("{other:?}; log: {}", self.log()),
         }
+        // As many as no test uses up; a supervisor would count on from here.
+        order(&link.socket, &Order::Slots { first: self.next_slot, count: SLOTS }, &[]);
+        self.next_slot += SLOTS;
         self.link = Some(link);
+    }
+
+    pub(crate) fn agent_pid(&self) -> i32 {
+        self.link.as_ref().expect("it runs").process.pid
     }
 
     pub(crate) fn log(&self) -> String {

@@ -27,6 +27,20 @@ fn a_memory_limit_holds_and_is_told() {
 }
 
 #[test]
+fn shared_memory_counts_as_disk_and_ends_before_the_hosts_does() {
+    let machine = Machine::namespace();
+    let mut limited = isolated(ordinary());
+    limited.limits.disk = Some(ByteSize::mebibytes(8));
+    let fill =
+        "head -c 16777216 /dev/zero > /dev/shm/full 2>/dev/null; stat -c %s /dev/shm/full; : > /dev/null && echo fine";
+    assert_eq!(machine.run(fresh(&limited), fill).ok(), "8388608\nfine");
+    let size = "stat -f -c '%b %S' /dev/shm";
+    let said = machine.run(testyard_protocol::Place::Machine, size).ok();
+    let bytes: u64 = said.split_whitespace().map(|word| word.parse::<u64>().expect("a number")).product();
+    assert_eq!(bytes, testyard_model::EnvironmentLimits::DEFAULT_DISK.0);
+}
+
+#[test]
 fn a_limit_on_processes_holds() {
     let machine = Machine::namespace();
     if !can_limit(&machine) {
@@ -107,10 +121,11 @@ fn machines_refuse_what_they_cannot_give() {
         assert!(!problem.hints.is_empty(), "{problem:?}");
     };
     let namespace = BackendName::namespace();
-    refused(&|spec| spec.disk = Some(ByteSize::mebibytes(100)), &namespace);
+    refused(&|spec| spec.disk = Some(ByteSize::mebibytes(1)), &namespace);
     refused(&|spec| spec.cpus = Some(0.0), &namespace);
     refused(&|spec| spec.arch = Some("s390x".into()), &namespace);
     if !testkit::user::is_root() {
+        refused(&|spec| spec.disk = Some(ByteSize::mebibytes(100)), &namespace);
         refused(&|spec| spec.privileged = true, &namespace);
         refused(&|spec| spec.memory = Some(ByteSize::mebibytes(100)), &namespace);
     }
@@ -132,4 +147,45 @@ fn a_machines_own_limits_hold_for_all_in_it() {
     let said = run(&mut connection, testyard_protocol::Place::Machine, &format!("{eat}; echo $?"));
     assert!(said.text == "137" || !said.captured.finished.status.success(), "{said:?}");
     assert_eq!(run(&mut connection, testyard_protocol::Place::Machine, "echo alive").ok(), "alive");
+}
+
+/// Files behind loop devices.
+fn loop_files() -> String {
+    let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    devices.filter_map(|device| std::fs::read_to_string(device.path().join("loop/backing_file")).ok()).collect()
+}
+
+#[test]
+fn a_machines_disk_holds_what_it_was_given_and_no_more() {
+    let mut spec = MachineSpec::new(BackendName::namespace());
+    spec.disk = Some(ByteSize::mebibytes(64));
+    if let Err(error) = testyard_machine::backend::Backend::check(&testyard_backends::Namespace, &spec) {
+        testkit::skip!("a machine's disk", host: error.problem().hints.join("; "));
+    }
+    let mut machine = Machine::start(spec.clone());
+    let as_root = |machine: &Machine, text: &str| {
+        let exec =
+            testyard_protocol::Exec { user: Some(UserSpec::Root), ..script(testyard_protocol::Place::Machine, text) };
+        crate::fixture::capture(&mut machine.connect(), exec).ok()
+    };
+    let fill = "head -c 104857600 /dev/zero > /var/tmp/full 2>/dev/null; stat -c %s /var/tmp/full; rm /var/tmp/full";
+    let written: u64 = as_root(&machine, fill).parse().expect("a number");
+    assert!((60 << 20..72 << 20).contains(&written), "{written}");
+    as_root(&machine, "echo kept > /var/tmp/kept; chown 1234:4321 /var/tmp/kept; rm /etc/hostname");
+    let look = "stat -c %u:%g /var/tmp/kept; cat /var/tmp/kept; test ! -e /etc/hostname && echo gone";
+    machine.down();
+    let mut clone = Machine::created(spec);
+    machine.copy_to(&mut clone);
+    machine.up();
+    clone.up();
+    for machine in [&machine, &clone] {
+        assert_eq!(as_root(machine, look), "1234:4321\nkept\ngone");
+        assert_eq!(machine.run(fresh(&isolated(ordinary())), look).ok(), "1234:4321\nkept\ngone");
+    }
+    let folders = [machine.place.folder.clone(), clone.place.folder.clone()];
+    drop((machine, clone));
+    for folder in folders {
+        let name = folder.display().to_string();
+        crate::fixture::eventually("the loop device is free", || !loop_files().contains(&name));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use testyard_model::{Isolation, UserSpec};
+use testyard_model::{BackendName, Isolation, MachineSpec, UserSpec};
 use testyard_protocol::{Exec, Place};
 
 use crate::fixture::{Machine, capture, fresh, isolated, ordinary, script, spec};
@@ -61,6 +61,22 @@ fn parked_and_held_environments_get_it_with_the_command() {
         assert_eq!(said, "/shown/elsewhere\nhost");
     }
     connection.release(id).expect("released");
+}
+
+#[test]
+fn what_is_hidden_stays_hidden_where_the_tree_is_shown_elsewhere() {
+    let tree = tree();
+    let mut machine = Machine::created(MachineSpec::new(BackendName::namespace()));
+    machine.place.masked.push(tree.path().join("folder"));
+    machine.up();
+    let mut connection = machine.connect();
+    let source = connection.open_source(tree.path()).expect("a source");
+    let mut spec = isolated(ordinary());
+    for target in [None, Some("/shown/elsewhere")] {
+        spec.source = target.map(Into::into);
+        let said = capture(&mut connection, with_source(fresh(&spec), "ls", source)).ok();
+        assert_eq!(said, "file", "at {target:?}");
+    }
 }
 
 #[test]

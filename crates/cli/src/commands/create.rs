@@ -1,7 +1,7 @@
 //! `testyard create`
 
 use testyard_model::{
-    BackendName, ByteSize, ImageReference, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
+    BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
 };
 
 use super::{DONE, Outcome};
@@ -48,9 +48,9 @@ pub(crate) struct Create {
     /// Make root inside this host's root; needs root
     #[arg(long)]
     privileged: bool,
-    /// Show a path of the host that would be masked or left out; may be repeated
-    #[arg(long, value_name = "PATH")]
-    expose: Vec<std::path::PathBuf>,
+    /// Show a path of the host that would be masked or left out, read-only or, with :rw, as it is; may be repeated
+    #[arg(long, value_name = "PATH[:rw]")]
+    expose: Vec<Exposure>,
     /// Pass this variable of yours to its commands; may be repeated
     #[arg(long, value_name = "NAME")]
     pass_env: Vec<String>,
@@ -70,11 +70,7 @@ impl Create {
     }
 
     fn spec(self) -> Result<MachineSpec, Problem> {
-        for path in &self.expose {
-            if !path.is_absolute() {
-                let message = format!("--expose {} is not an absolute path", path.display());
-                return Err(Problem::new(ProblemKind::Usage, message));
-            }
+        for Exposure { path, .. } in &self.expose {
             if !path.exists() {
                 let message = format!("--expose {} does not exist", path.display());
                 return Err(
@@ -92,6 +88,7 @@ impl Create {
         Ok(MachineSpec {
             backend: self.backend,
             image: self.image,
+            image_digest: None,
             user: self.user.map(|user| user.written()),
             cpus: self.cpus,
             memory: self.memory,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use testyard_machine::client::caller;
 use testyard_model::{
     ByteSize, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineName, Network, Problem, ProblemKind,
-    Span, Usage,
+    Span, Usage, UserSpec,
 };
 use testyard_protocol::{Exec, Place, RawText};
 
@@ -148,7 +148,7 @@ impl Run {
         Place::Fresh(Box::new(EnvironmentSpec {
             isolation: self.isolation,
             network: self.network,
-            user: self.user.clone().map_or_else(caller, |user| user.0),
+            user: self.user.clone().map_or(UserSpec::Machine, |user| user.0),
             limits: EnvironmentLimits { memory: self.memory, pids: self.pids, cpus: self.cpus, disk: self.disk },
             host_name: None,
             source: self.source.as_ref().and_then(|path| std::path::absolute(path).ok()),

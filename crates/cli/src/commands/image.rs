@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use testyard_images::{BuildOptions, BuildProgress, Image as Stored, ImportOptions};
+use testyard_images::{BuildOptions, BuildProgress, Image as Stored, ImportOptions, Origin};
 use testyard_model::{ByteSize, ImageReference, Problem, ProblemKind};
 
 use super::{DONE, Outcome};
@@ -64,18 +64,26 @@ struct Build {
     refresh: bool,
 }
 
-/// Store a root file system from an archive: a tar file, plain or compressed with gzip or zstd.
+/// Store a root file system from an archive (a tar file, plain or compressed with gzip or zstd), or this host's own.
+///
+/// With --from-host the image is what a machine of image `host` sees now, without what is masked
+/// there, and changes no more. What you may not read is left out.
 ///
 /// Examples:
 ///     testyard image import mine:1 rootfs.tar.zst
 ///     podman export NAME | testyard image import mine:2 -
+///     testyard image import frozen:1 --from-host
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 struct Import {
     /// What to call it: name or name:tag
     image: ImageReference,
     /// The archive, or `-` for standard input
-    archive: PathBuf,
+    #[arg(required_unless_present = "from_host", conflicts_with = "from_host")]
+    archive: Option<PathBuf>,
+    /// Freeze this host's own root, as a machine sees it
+    #[arg(long)]
+    from_host: bool,
     /// Refuse an archive that unpacks to more than this [default: 64G]
     #[arg(long, value_name = "SIZE")]
     limit: Option<ByteSize>,
@@ -137,13 +145,22 @@ impl Import {
         };
         let mut options = ImportOptions { name: Some((name, tag)), ..ImportOptions::new(now_ms()) };
         options.limit = self.limit.unwrap_or(options.limit);
-        let store = yard::images(&yard::open()?)?;
-        let imported = if self.archive.as_os_str() == "-" {
+        let yard = yard::open()?;
+        let store = yard::images(&yard)?;
+        let Some(archive) = self.archive else {
+            let view = yard::host_view(&yard)?;
+            let frozen = store.freeze(&view, &options).map_err(|error| error.problem())?;
+            if let Origin::Frozen { unread: 1.., .. } = &frozen.record.origin {
+                output.warn("what you may not read is not in it; as root nothing would be left out");
+            }
+            return tell("imported", &frozen, output);
+        };
+        let imported = if archive.as_os_str() == "-" {
             store.import(std::io::stdin().lock(), None, &options)
         } else {
-            store.import_file(&self.archive, &options)
+            store.import_file(&archive, &options)
         };
-        tell("imported", &imported.map_err(|error| named(&self.archive, error.problem()))?, output)
+        tell("imported", &imported.map_err(|error| named(&archive, error.problem()))?, output)
     }
 }
 

@@ -95,6 +95,13 @@ pub enum Origin {
         /// The key under which an equal build finds it.
         key: String,
     },
+    /// From this host's own root.
+    Frozen {
+        /// The identity of the view that was frozen.
+        view: String,
+        /// Files and folders that its maker was not allowed to read: they are not in it.
+        unread: u64,
+    },
     /// Its record could not be read.
     Unknown,
 }

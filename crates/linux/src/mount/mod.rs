@@ -5,6 +5,7 @@
 //! mount.
 
 mod file_systems;
+mod image;
 mod overlay;
 mod root;
 mod table;
@@ -13,6 +14,7 @@ mod tests;
 mod tree;
 
 pub use file_systems::{TmpfsOptions, cgroup_v1, cgroup_v2, devpts, message_queues, proc, sysfs, tmpfs};
+pub use image::{check_disk_images, disk_image};
 pub use overlay::{Layer, OverlaySpec, overlay};
 pub use root::{RootMount, detach, make_all_private, pivot_into};
 pub use table::{MountEntry, Propagation, mount_table, parse_mount_table};

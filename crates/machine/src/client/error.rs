@@ -67,7 +67,7 @@ pub enum ClientError {
         version: u16,
     },
     /// The request is longer than a frame.
-    #[error("the request is too long: {bytes} bytes where {max} are allowed", max = testyard_protocol::frame::MAX_PAYLOAD)]
+    #[error("the request is too long: {bytes} bytes where {max} are allowed", max = testyard_protocol::frame::MAX_MESSAGE)]
     TooLong {
         /// How long it is.
         bytes: usize,

@@ -1,14 +1,16 @@
 //! A machine's life: names, ends and beginnings, and that nothing stays.
 
-use testyard_model::{MachineName, ProblemKind};
+use testyard_model::{Isolation, MachineName, ProblemKind};
 
-use super::ground::{Broken, Ground, holds, said, same, shell};
+use super::ground::{Broken, Ground, environment, fresh, holds, said, same, shell};
+use crate::client::caller;
 use super::{Ability, Case};
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "a name is taken once", needs: &[], run: taken_name },
     Case { name: "an architecture that is not there is refused", needs: &[], run: wrong_architecture },
     Case { name: "a restart ends processes and keeps files", needs: &[], run: restart },
+    Case { name: "environment numbers go on after a restart", needs: &[Ability::Workspaces], run: numbers_go_on },
     Case { name: "a stopped machine says so", needs: &[], run: stopped },
     Case { name: "a deleted machine leaves nothing", needs: &[], run: deleted },
     Case { name: "two machines share no files", needs: &[Ability::OwnRoot], run: two_machines },
@@ -73,6 +75,22 @@ fn restart(ground: &Ground<'_>) -> Result<(), Broken> {
             same("the file", own.told(shell("cat /var/tmp/contract-kept"))?, "kept".to_owned())?;
         }
         Ok(())
+    })
+}
+
+/// What bears an environment's number (a cgroup, a folder, a host name in a log) never means another one later.
+fn numbers_go_on(ground: &Ground<'_>) -> Result<(), Broken> {
+    with_machine(ground, "contract-numbers", |own| {
+        let spec = environment(Isolation::Workspace, caller());
+        let number = || own.told(fresh("echo $TESTYARD_ENVIRONMENT", &spec));
+        let before = [number()?, number()?];
+        own.fixture.stop(&own.machine)?;
+        own.fixture.start(&own.machine)?;
+        let after = [number()?, number()?];
+        holds(
+            format!("{after:?} after the restart are others than {before:?} before it"),
+            after.iter().all(|number| !number.is_empty() && !before.contains(number)),
+        )
     })
 }
 

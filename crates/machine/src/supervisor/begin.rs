@@ -65,6 +65,10 @@ pub(super) fn bring_up(setup: &mut Setup, agent: &mut Option<Agent>) -> Result<R
     setup.info.cause = None;
     setup.info.supervisor_pid = Some(own.pid);
     setup.info.limits = limits;
+    // A last look: nobody is told of a machine that has just died.
+    if teardown::wait_for(&started.pidfd, Instant::now()) {
+        return Err(death(setup, &started.pidfd));
+    }
     let told = setup.creator.tell(&Announcement::Ready(Box::new(setup.info.clone())));
     if told.is_err() && setup.task.is_creation() {
         return Err(SupervisorError::CreatorGone);

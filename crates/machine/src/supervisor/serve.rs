@@ -300,7 +300,13 @@ impl Supervisor {
         names::link(&self.setup.runtime, &name, &self.setup.place.id)?;
         names::unlink(&self.setup.runtime, &self.setup.place.name, &self.setup.place.id)?;
         self.setup.info.name = name.clone();
-        self.setup.place.name = name;
+        self.setup.place.name = name.clone();
+        if self.broken.is_none()
+            && let Err(error) = self.running.link.order(&Order::Rename(name), None)
+        {
+            self.broken = Some(error);
+            self.kill_agent();
+        }
         Ok(())
     }
 

@@ -145,6 +145,7 @@ fn what_cannot_be_created_leaves_nothing() {
         (Fault::Start, ProblemKind::Unsupported),
         (Fault::Broken, ProblemKind::System),
         (Fault::NeverReady, ProblemKind::Unavailable),
+        (Fault::DiesReady, ProblemKind::Unavailable),
     ] {
         let bench = Bench::new();
         let supervised = bench.supervise(Task::Create, fault);

@@ -52,11 +52,15 @@ impl WarmMachines {
     /// Makes sure that a machine of this name runs, whoever else wants the same at the same time.
     fn ensure(&self, name: &MachineName, spec: &MachineSpec) -> Result<(), Problem> {
         let machines = self.yard.machines();
+        let (spec, held) = machines.with_image(spec)?;
+        drop(held);
+        let spec = &spec;
         let until = Instant::now() + PATIENCE;
         loop {
             let problem = match machines.info(name) {
                 Ok(info) if info.spec != *spec => {
-                    // Made by an older version of this very code; nobody else uses the name.
+                    // Over what the image's name meant then, or made by an older version of this very code; nobody else
+                    // uses the name.
                     machines.delete(name, false)?;
                     continue;
                 }

@@ -19,11 +19,11 @@ fn what_a_backend_cannot_give_is_named() {
         refused(
             &home,
             &["create", "m", "--backend", "host", option, value],
-            INFRASTRUCTURE,
+            USAGE,
             &[words, "hint: use --backend namespace"],
         );
     }
-    refused(&home, &["create", "m", "--backend", "host", "--privileged"], INFRASTRUCTURE, &["privileges"]);
+    refused(&home, &["create", "m", "--backend", "host", "--privileged"], USAGE, &["privileges"]);
     refused(
         &home,
         &["create", "m", "--arch", "sparc"],

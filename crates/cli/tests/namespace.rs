@@ -1,0 +1,105 @@
+//! The real binaries: machines of backend `namespace`, as far as they are more than plain processes.
+
+use std::path::Path;
+
+use testkit::TestHome;
+
+/// Skips where only this crate was built.
+macro_rules! home {
+    () => {{
+        if !testkit::programs::are_built() {
+            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+        }
+        TestHome::new()
+    }};
+}
+
+/// Stores an image that holds one file, `/etc/version`.
+fn import(home: &TestHome, version: &str) {
+    let root = home.work().join(version);
+    std::fs::create_dir_all(root.join("etc")).expect("the home is ours");
+    std::fs::write(root.join("etc/version"), version).expect("the home is ours");
+    let archive = home.work().join(format!("{version}.tar"));
+    let status = std::process::Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg("etc").status();
+    assert!(status.expect("tar is everywhere").success());
+    home.must_run(&["image", "import", "mine:1", text(&archive)]);
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+#[test]
+fn a_machine_stays_on_the_image_that_it_was_made_from() {
+    let home = home!();
+    import(&home, "first");
+    home.must_run(&["create", "m", "--backend", "namespace", "--image", "mine:1"]);
+    home.must_run(&["stop", "m"]);
+    import(&home, "second");
+    // Without a name, but a machine stands on it.
+    home.must_run(&["image", "prune"]);
+    home.must_run(&["start", "m"]);
+    home.must_run(&["create", "n", "--backend", "namespace", "--image", "mine:1"]);
+    for (machine, version) in [("m", "first"), ("n", "second")] {
+        let copy = home.work().join(format!("of-{machine}"));
+        home.must_run(&["pull", machine, "/etc/version", text(&copy)]);
+        assert_eq!(std::fs::read_to_string(copy).expect("it was pulled"), version);
+    }
+    home.must_run(&["delete", "m", "n"]);
+    home.must_run(&["image", "prune"]);
+    let left = home.run_cli(&["image", "list", "--json"]).expect_success().json();
+    assert_eq!(left["images"].as_array().map(Vec::len), Some(1), "{left}");
+    home.finish();
+}
+
+#[test]
+fn a_new_name_is_the_host_name_at_once() {
+    let home = home!();
+    home.must_run(&["create", "before", "--backend", "namespace"]);
+    assert_eq!(home.must_run(&["exec", "before", "--", "uname", "-n"]), "before\n");
+    home.must_run(&["rename", "before", "after"]);
+    assert_eq!(home.must_run(&["exec", "after", "--", "uname", "-n"]), "after\n");
+    home.must_run(&["restart", "after"]);
+    assert_eq!(home.must_run(&["exec", "after", "--", "uname", "-n"]), "after\n");
+    home.finish();
+}
+
+#[test]
+fn an_environment_runs_as_the_machines_user() {
+    let home = home!();
+    home.must_run(&["create", "m", "--backend", "namespace", "--user", "root"]);
+    home.must_run(&["create", "n", "--backend", "namespace"]);
+    let capable = |machine: &str, more: &[&str]| {
+        let arguments =
+            [&["env", "run", machine], more, &["--", "sh", "-c", "mount -t tmpfs t /mnt && id -u"]].concat();
+        home.run_cli(&arguments).stdout
+    };
+    // With root's capabilities inside, and not merely with the number 0.
+    assert_eq!(capable("m", &[]), "0\n");
+    assert_eq!(capable("n", &[]), "");
+    assert_eq!(capable("n", &["--user", "root"]), "0\n");
+    home.finish();
+}
+
+#[test]
+fn what_is_exposed_is_written_to_only_where_that_was_asked_for() {
+    let home = home!();
+    import(&home, "first");
+    let data = home.work().join("data");
+    std::fs::create_dir(&data).expect("the home is ours");
+    std::fs::write(data.join("file"), "host").expect("the home is ours");
+    let push = |machine: &str| {
+        let new = home.work().join("new");
+        std::fs::write(&new, "inside").expect("the home is ours");
+        home.run_cli(&["push", machine, text(&new), text(&data.join("file"))]).code
+    };
+    home.must_run(&["create", "ro", "--backend", "namespace", "--image", "mine:1", "--expose", text(&data)]);
+    assert_ne!(push("ro"), 0, "it is read-only");
+    assert_eq!(std::fs::read_to_string(data.join("file")).expect("it stays"), "host");
+    let writable = format!("{}:rw", text(&data));
+    home.must_run(&["create", "rw", "--backend", "namespace", "--image", "mine:1", "--expose", &writable]);
+    assert_eq!(push("rw"), 0);
+    assert_eq!(std::fs::read_to_string(data.join("file")).expect("it stays"), "inside");
+    assert!(home.must_run(&["info", "rw"]).contains(&writable));
+    home.finish();
+}
