@@ -1,6 +1,5 @@
 //! Commands in the agent's books: from the request to the one `exited` or `failed` that ends its stream.
 
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;

@@ -1,7 +1,8 @@
 //! The agent's book of environments: making, leasing, running in, ending.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 

@@ -9,7 +9,7 @@ use testyard_model::{CommandStatus, EnvironmentId, Problem, Usage};
 use testyard_protocol::Event;
 
 use super::order::Answer;
-use super::{DelayedCommand, Environment, MACHINE, State, Waiting, same_kind};
+use super::{DelayedCommand, Environment, MACHINE, State, Waiting};
 use crate::agent::{Agent, Token, rewatch, unwatch, watch};
 use crate::relay::Output;
 use crate::request::attach_terminal;
@@ -115,7 +115,7 @@ impl Agent {
         let spec = environment.spec.clone();
         environment.state = State::Ending;
         // Trying again at once would fail again, and again.
-        self.park.retain(|(kind, _)| !same_kind(kind, &spec));
+        self.park.retain(|(kind, _)| *kind != spec);
         let problem = problem.clone().because("while an environment was made");
         for one in waiting {
             match one {

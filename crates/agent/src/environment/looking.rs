@@ -4,9 +4,9 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked};
+use testyard_linux::process;
 use testyard_linux::signal::Signal;
-use testyard_linux::{Error, signal, socket, step};
+use testyard_linux::{Error, signal, step};
 use testyard_model::step::Step;
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::changes::{Fetch, Part, When};
@@ -17,9 +17,9 @@ use super::order::Order;
 use super::root::submount_name;
 use super::source::CHANGES;
 use super::{MACHINE, State};
-use crate::agent::{Agent, ChildKind};
-use crate::command::Worker;
+use crate::agent::Agent;
 use crate::place::PlaceKind;
+use crate::worker::Task;
 
 /// Who wants to look, and at what.
 pub(crate) struct Looking {
@@ -100,31 +100,14 @@ impl Agent {
         look: Look,
         uppers: &Uppers,
     ) -> Result<(), Problem> {
-        let system = |error: Error| error.problem();
-        let (failure, theirs) = socket::pair(socket::Kind::Stream).map_err(system)?;
         let seals = matches!(look, Look::Seal { .. });
-        match process::clone3(self.place.token, CloneFlags::NONE, CloneOptions::default()).map_err(system)? {
-            Forked::Parent(child) => {
-                rustix::io::ioctl_fionbio(&failure, true)
-                    .map_err(|error| Error::new("prepare", "a socket", error).problem())?;
-                let worker = Worker { connection, stream, failure, relay: None };
-                self.children.insert(child.pid, ChildKind::Worker(worker));
-                if seals {
-                    step::reach(Step::AgentLayerCopying);
-                }
-                Ok(())
-            }
-            Forked::Child => {
-                let status = match self.look_in_worker(id, look, uppers, &theirs) {
-                    Ok(()) => 0,
-                    Err(problem) => {
-                        let _ = rustix::io::write(&theirs, &serde_json::to_vec(&problem).unwrap_or_default());
-                        1
-                    }
-                };
-                process::exit_immediately(status)
-            }
+        self.fork_worker((connection, stream), id, Task::Look, |agent, _, control| {
+            agent.look_in_worker(id, look, uppers, control)
+        })?;
+        if seals {
+            step::reach(Step::AgentLayerCopying);
         }
+        Ok(())
     }
 
     /// In the child.

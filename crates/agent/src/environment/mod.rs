@@ -396,8 +396,3 @@ fn maps_of(namespace: &NamespacePlace, spec: &EnvironmentSpec) -> (Vec<IdMap>, V
         }
     }
 }
-
-/// What makes one parked environment as good as another.
-pub(crate) fn same_kind(one: &EnvironmentSpec, other: &EnvironmentSpec) -> bool {
-    one == other
-}

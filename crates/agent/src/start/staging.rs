@@ -97,8 +97,9 @@ fn mount_store(image: &Path, target: &Path, idmap: Option<BorrowedFd<'_>>) -> Re
     let mounted = mount::disk_image(file.as_fd())?;
     {
         // By who may, before the ids are mapped; an open folder would forbid that.
-        let root = rustix::fs::openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| failed(image, error))?;
+        let root =
+            rustix::fs::openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|error| failed(image, error))?;
         for name in ["upper", "work", "generations", "submounts"] {
             match rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}

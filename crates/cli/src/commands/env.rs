@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use testyard_machine::client::caller;
 use testyard_model::{
     ByteSize, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineName, Network, Problem, ProblemKind,
     Span, Usage, UserSpec,
