@@ -358,7 +358,7 @@ impl Recorder for Book {
         self.with(|pages| pages.resources.gone(gone))
     }
 
-    fn all(&self) -> Result<Vec<RecordedResource>, RecordError> {
+    fn all(&self) -> Result<Vec<crate::backend::RecordedResource>, RecordError> {
         self.with(|pages| pages.resources.all())
     }
 }

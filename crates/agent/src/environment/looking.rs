@@ -163,7 +163,7 @@ impl Agent {
         layers.made.extend(place.roots.submounts.iter().map(|submount| submount.target.clone()));
         layers.made.extend(place.roots.exposed.iter().map(|(_, path)| path.clone()));
         layers.made.extend(target.or_else(|| environment.shown.as_ref().map(|shown| shown.path.clone())));
-        layers.top = environment.shown.as_ref().map(|shown| shown.path.clone()).unwrap_or_default();
+        layers.top = layers.made.last().cloned().unwrap_or_default();
         layers
     }
 }

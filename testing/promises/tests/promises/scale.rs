@@ -171,8 +171,6 @@ fn thousands_of_environments_in_a_row_leave_nothing_growing() {
     for _ in 0..100 {
         home.must_run(&["env", "run", "m", "--", "true"]);
     }
-    // On a busy host more than one environment is on its way at a time.
-    fill_what_is_kept(&home);
     let machine = Machine::of(&home);
     let before = machine.settled();
     let spent = timed(|| {
@@ -183,13 +181,6 @@ fn thousands_of_environments_in_a_row_leave_nothing_growing() {
     assert!(settles(&machine, &before, slack_kib), "before {before:?}\nafter {:?}", machine.measured());
     say(&format!("{row} in {spent:?}\nbefore {before:?}\nafter {:?}", machine.measured()));
     home.finish();
-}
-
-/// The agent keeps some cgroups for the next environments: as many as it ever keeps.
-fn fill_what_is_kept(home: &TestHome) {
-    let mut warming: Vec<Child> = (0..KEPT).map(|_| living(home)).collect();
-    warming.iter_mut().for_each(await_up);
-    warming.into_iter().for_each(end);
 }
 
 /// Whether everything is as it was, within what a running system's memory and ready environments vary by.
