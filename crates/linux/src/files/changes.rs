@@ -82,13 +82,10 @@ impl Walk<'_> {
         self.depth += 1;
         for entry in &found {
             self.path.push(OsStr::from_bytes(entry.name.to_bytes()));
-            let step = self.entry(folder, &entry.name, over);
-            if step.is_err() {
-                return step;
-            }
+            let step = self.entry(folder, &entry.name, over)?;
             self.path.pop();
-            if step == Ok(ControlFlow::Break(())) {
-                return step;
+            if step.is_break() {
+                return Ok(step);
             }
         }
         self.depth -= 1;
