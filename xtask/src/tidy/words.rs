@@ -14,6 +14,9 @@ const HOSTS: [&str; 6] = ["example.org", "github.com", "toml.io", "www.apache.or
 /// Folders of one developer's machine.
 const PLACES: [&str; 4] = ["/root/.cargo", "/root/.rustup", "/root/.pyenv", "/Users/"];
 
+/// Skips that nobody hears of.
+const IGNORED: &str = "#[ignore";
+
 /// Names that say nothing of what is inside: the next thing always fits too.
 const EMPTY_NAMES: [&str; 10] =
     ["util", "utils", "helper", "helpers", "manager", "managers", "misc", "common", "shared", "stuff"];
@@ -38,6 +41,9 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
 fn complaint(line: &str) -> Option<String> {
     if let Some(note) = NOTES.into_iter().find(|note| has_word(line, note)) {
         return Some(format!("`{note}`: do it, or write an issue"));
+    }
+    if line.trim_start().starts_with(IGNORED) {
+        return Some("an ignored test is a skip without a name: `testkit::skip!` says which, and why".to_owned());
     }
     if let Some(host) = hosts_in(line).find(|host| !HOSTS.contains(host)) {
         return Some(format!("`{host}`: packages are asked for by name, and other links need a place in words.rs"));
@@ -70,7 +76,9 @@ mod tests {
 
     #[test]
     fn each_kind_of_word_is_found() {
-        for line in ["// TODO: later", "url = https://packages.invalid/simple", "cd /root/.cargo"] {
+        for line in
+            ["// TODO: later", "    #[ignore = \"slow\"]", "url = https://packages.invalid/simple", "cd /root/.cargo"]
+        {
             assert_eq!(check("a.sh", line).len(), 1, "{line}");
         }
         for line in ["mktemp /tmp/aXXXXXX", "TODOS", "upper, /work/inner"] {
