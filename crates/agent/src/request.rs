@@ -253,7 +253,7 @@ impl Agent {
             environments: (count(State::InUse) + count(State::Preparing)).saturating_sub(1),
             parked: count(State::Parked),
             made: self.made,
-            kept: self.kept(),
+            lasting: self.lasting(),
             layers: self.layers(),
         }
     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use testyard::run::SourceMode;
 use testyard_model::{Isolation, Network, UserSpec};
 
 /// One of the isolation levels.
@@ -16,6 +17,12 @@ pub(crate) fn isolation() -> impl TypedValueParser<Value = Isolation> {
 /// One of the networks.
 pub(crate) fn network() -> impl TypedValueParser<Value = Network> {
     PossibleValuesParser::new(Network::ALL.map(Network::as_str)).try_map(|word| word.parse::<Network>())
+}
+
+/// What tests see of the working tree.
+pub(crate) fn source() -> impl TypedValueParser<Value = SourceMode> {
+    PossibleValuesParser::new(["live", "frozen"])
+        .map(|word| if word == "frozen" { SourceMode::Frozen } else { SourceMode::Live })
 }
 
 /// A value that could not be read.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use testyard::run::TestBench;
+use testyard::run::{SourceMode, TestBench};
 use testyard::{Machine, Options, Testyard};
 use testyard_images::{Digest, HostOptions, HostView, Store};
 use testyard_machine::client::ClientError;
@@ -48,7 +48,7 @@ pub(crate) fn images_in_use(yard: &Testyard, store: &Store) -> Result<BTreeSet<D
 }
 
 /// What runs the tests of a plan.
-pub(crate) fn test_bench(yard: &Testyard, plan: &Plan) -> Result<TestBench, Problem> {
+pub(crate) fn test_bench(yard: &Testyard, plan: &Plan, source: SourceMode) -> Result<TestBench, Problem> {
     let suites = plan.suites.iter().map(|suite| (suite.name.clone(), suite.file.source.path().to_owned()));
-    TestBench::prepare(yard, suites.collect())
+    TestBench::prepare(yard, suites.collect(), source)
 }

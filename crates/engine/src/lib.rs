@@ -4,6 +4,7 @@
 //! lease → environment → execute → result → release, in one request. It starts no thread and owns no process;
 //! who makes machines, and which, is for the crates above it.
 
+mod lingering;
 mod outcome;
 mod services;
 mod source;

@@ -20,4 +20,6 @@ pub struct Ended {
     pub usage: Usage,
     /// Where it ran; none for a plain command on the machine.
     pub environment: Option<EnvironmentId>,
+    /// That environment, where it outlived the command: to be kept or released.
+    pub lingering: Option<EnvironmentId>,
 }

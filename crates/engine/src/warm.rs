@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_machine::client::{Awaited, ClientError, Connection, Finished, RunningCommand};
 use testyard_model::{EnvironmentSpec, Isolation, Problem};
-use testyard_protocol::{Exec, Place, RawText, Role, StreamTarget};
+use testyard_protocol::{Exec, Linger, Place, RawText, Role, StreamTarget};
 
 use crate::outcome::{Ended, Output};
 use crate::source::Sources;
@@ -62,6 +62,8 @@ pub struct EnvironmentRun<'a> {
     pub timeout: Option<Duration>,
     /// Host ports leased for it.
     pub ports: Vec<u16>,
+    /// Whether its environment outlives it; then see [`Ended::lingering`].
+    pub linger: Linger,
 }
 
 /// What a caller does with a command's output, and when it wants it ended.
@@ -124,6 +126,9 @@ impl WarmMachine {
     pub fn run(&self, run: EnvironmentRun<'_>, attendance: Attendance<'_>) -> Result<Ended, Problem> {
         let mut link = self.take()?;
         let source = link.source(run.spec, run.tree).map_err(|error| error.problem())?;
+        if run.linger != Linger::Never {
+            link.connection.check_keeping().map_err(|error| error.problem())?;
+        }
         let deadline = run.timeout.map(|timeout| Instant::now() + timeout + GRACE);
         let place = Place::Fresh(Box::new(run.spec.clone()));
         let exec = exec_of(run, place, source);
@@ -131,7 +136,12 @@ impl WarmMachine {
         match ended {
             Ok(finished) => {
                 self.put(link);
-                Ok(Ended { status: finished.status, usage: finished.usage, environment: finished.environment })
+                Ok(Ended {
+                    status: finished.status,
+                    usage: finished.usage,
+                    environment: finished.environment.or(finished.lingering),
+                    lingering: finished.lingering,
+                })
             }
             Err(error) => {
                 // A refusal leaves the connection as good as before; anything else may have cut it in the middle.
@@ -158,6 +168,7 @@ pub(crate) fn exec_of(run: EnvironmentRun<'_>, place: Place, source: Option<u32>
         source,
         ports: run.ports,
         quiet: true,
+        linger: run.linger,
         ..Exec::default()
     }
 }

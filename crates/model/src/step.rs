@@ -65,8 +65,6 @@ steps! {
     AgentEnvironmentRemoved = "agent.environment-removed",
     /// An environment is kept after its command.
     AgentEnvironmentKept = "agent.environment-kept",
-    /// An environment has been forked from a kept one.
-    AgentEnvironmentForked = "agent.environment-forked",
     /// What an environment changed is being copied to a layer.
     AgentLayerCopying = "agent.layer-copying",
     /// The client has a connection to the agent.
@@ -87,6 +85,8 @@ steps! {
     SharedServicesEnded = "runner.shared-services-ended",
     /// The runner has started a test.
     RunnerStarted = "runner.started",
+    /// The runner has begun to copy the working tree.
+    RunnerFreezing = "runner.freezing",
     /// The runner has written down that an environment is to be kept.
     RunnerKeepIntent = "runner.keep-intent",
     /// The runner has written down which outputs come back.

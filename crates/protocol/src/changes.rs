@@ -9,6 +9,8 @@ use crate::text::RawText;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeLine {
+    /// Where the source is, before its changes.
+    Source(RawText),
     /// A path that is no longer as it was.
     Entry(FileChange),
     /// There was more than was asked for.

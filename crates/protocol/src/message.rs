@@ -99,9 +99,15 @@ impl Linger {
     /// Whether the environment stays after a command with this wait status.
     #[must_use]
     pub fn applies(self, wait_status: i32) -> bool {
+        self.applies_to(wait_status == 0)
+    }
+
+    /// Whether the environment stays after a command that succeeded, or did not.
+    #[must_use]
+    pub fn applies_to(self, success: bool) -> bool {
         match self {
             Self::Never => false,
-            Self::Failed => wait_status != 0,
+            Self::Failed => !success,
             Self::Always => true,
         }
     }
@@ -355,9 +361,9 @@ pub struct AgentStatus {
     pub parked: u32,
     /// Environments made since the agent started.
     pub made: u64,
-    /// Environments that are kept, by number.
+    /// Environments that outlive their commands, held or kept, by number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kept: Vec<EnvironmentId>,
+    pub lasting: Vec<EnvironmentId>,
     /// Layers that were sealed, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<String>,

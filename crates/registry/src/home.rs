@@ -192,7 +192,7 @@ impl Home {
         refuse_replaceable(&state)?;
         let runtime = runtime_folder(environment, &state)?;
         let home = Self { state, runtime };
-        for folder in [home.leases_folder(), home.machines_folder(), home.images_folder(), home.sync_folder()] {
+        for folder in [home.leases_folder(), home.machines_folder(), home.images_folder(), home.sync_folder(), home.returning_folder(), home.frozen_folder()] {
             make_private(&folder, environment.uid)?;
         }
         Ok(home)
@@ -244,6 +244,18 @@ impl Home {
     #[must_use]
     pub fn sync_folder(&self) -> PathBuf {
         self.state.join("sync")
+    }
+
+    /// What is just being brought out of environments: a journal and a staging folder each.
+    #[must_use]
+    pub fn returning_folder(&self) -> PathBuf {
+        self.state.join("returning")
+    }
+
+    /// Immutable copies of working trees.
+    #[must_use]
+    pub fn frozen_folder(&self) -> PathBuf {
+        self.state.join("frozen")
     }
 
     /// One machine's lasting files.

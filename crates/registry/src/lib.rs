@@ -30,12 +30,14 @@ pub mod runs;
 pub mod slots;
 
 mod file_systems;
+mod kept;
 mod schema;
 mod stable_hash;
 
 pub use error::RegistryError;
 pub use home::{Home, HomeEnvironment, HomeError};
 pub use identity::{HostIdentity, KernelIdentity, ProcessIdentity};
+pub use kept::KeptRow;
 pub use leases::{Lease, LeaseError, LeaseId, LeaseKind, LeaseRequest, LeaseRow, LeaseStanding};
 pub use machine_errors::{DestroyError, RenameError, ReserveError, TransitionError};
 pub use machines::{MachineRow, NewMachine};

@@ -72,6 +72,17 @@ CREATE TABLE test_duration (
     updated_ms  INTEGER NOT NULL,
     PRIMARY KEY (suite, test)
 ) STRICT, WITHOUT ROWID;
+", "
+CREATE TABLE kept_environment (
+    machine      TEXT NOT NULL REFERENCES machine (id) ON DELETE CASCADE,
+    environment  INTEGER NOT NULL,
+    run          TEXT NOT NULL,
+    suite        TEXT NOT NULL,
+    test         TEXT NOT NULL,
+    created_ms   INTEGER NOT NULL,
+    expires_ms   INTEGER NOT NULL,
+    PRIMARY KEY (machine, environment)
+) STRICT, WITHOUT ROWID;
 "];
 
 /// The format that this version writes.

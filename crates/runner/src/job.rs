@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use testyard_model::{
@@ -13,6 +14,7 @@ use testyard_model::{
 
 use crate::cancel::Cancel;
 use crate::capture::{Capture, CaptureOptions, Captured, Stream};
+use crate::result::Aftermath;
 use crate::suite::TestUser;
 
 /// One attempt of one test.
@@ -49,8 +51,16 @@ pub struct Job {
     pub user: TestUser,
     /// How long the command may take once it is started; then its whole tree is ended.
     pub timeout: Duration,
+    /// The run's id.
+    pub run: String,
     /// Files to bring back to the working tree, as patterns below [`Job::root`].
     pub outputs: Vec<String>,
+    /// Files to keep with the result, likewise.
+    pub artifacts: Vec<String>,
+    /// What is done before the suite's first test and after its last, where it says so.
+    pub preparation: Option<Arc<Preparation>>,
+    /// How long the environment of a failed test is kept; none ends it.
+    pub keep_failed: Option<Duration>,
     /// Where output goes that is too much to hold.
     pub capture: CaptureOptions,
 }
@@ -61,6 +71,26 @@ impl Job {
     pub fn capture(&self, stream: Stream) -> Capture {
         Capture::new(&self.capture, stream)
     }
+}
+
+/// What a suite has done for all of its tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preparation {
+    /// Run once; what it changes of the files lies under every test's environment. None where there is only a
+    /// `restore`.
+    pub prepare: Option<Vec<String>>,
+    /// Run after the suite's tests.
+    pub restore: Option<Vec<String>>,
+    /// Files that decide whether `prepare` must be run again, as patterns below the suite's folder.
+    pub inputs: Vec<String>,
+    /// Variables of the suite's defaults.
+    pub env: BTreeMap<String, String>,
+    /// Whom both run as.
+    pub user: TestUser,
+    /// The network of both.
+    pub network: Network,
+    /// How long each may take.
+    pub timeout: Duration,
 }
 
 /// News of a job while it runs.
@@ -114,6 +144,8 @@ pub struct Finished {
     pub stderr: Captured,
     /// Where it really ran.
     pub environment: EnvironmentUsed,
+    /// What became of its files.
+    pub aftermath: Aftermath,
 }
 
 /// Where a command really ran.
@@ -148,6 +180,8 @@ pub struct SourceTree {
     pub hash: Option<String>,
     /// Ignored files that tests can see, for which nothing is claimed; relative to the tree, perhaps cut short.
     pub unhashed: Vec<String>,
+    /// Tests see an immutable copy of it.
+    pub frozen: bool,
 }
 
 /// Runs jobs. Called from many threads at once.
@@ -163,6 +197,11 @@ pub trait Executor: Send + Sync {
 
     /// Whether that working tree has changed since [`Executor::source_tree`] looked at it. Called after each test.
     fn source_changed(&self, root: &Path) -> bool;
+
+    /// Called once after the last test: runs what suites want done then, and tells what went wrong.
+    fn finish(&self) -> Vec<Problem> {
+        Vec::new()
+    }
 
     /// Runs one job to its end. It ends the command's whole tree at [`Job::timeout`] (status `TimedOut`), and
     /// soon after `cancel` is requested; what it returns then says only what was found out until then.

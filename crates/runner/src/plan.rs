@@ -16,7 +16,7 @@ pub use error::PlanError;
 
 use crate::filter::{Facts, Filter};
 use crate::history::TestKey;
-use crate::job::Ability;
+use crate::job::{Ability, Preparation};
 use crate::suite::{ConfigFault, Located, RunSettings, SuiteFile, TestUser, nearest};
 
 /// The tests of a run, and their suites.
@@ -37,6 +37,8 @@ pub struct PlannedSuite {
     pub root: PathBuf,
     /// What its file says.
     pub file: Arc<SuiteFile>,
+    /// What is done before its tests and after them.
+    pub preparation: Option<Arc<Preparation>>,
 }
 
 /// A test of a run, with every default filled in.
@@ -78,6 +80,8 @@ pub struct PlannedTest {
     pub retries: u32,
     /// Files that come back to the working tree.
     pub outputs: Vec<String>,
+    /// Files that are kept with the result.
+    pub artifacts: Vec<String>,
 }
 
 impl Plan {

@@ -46,6 +46,10 @@ pub struct RunOptions {
     pub capacity: Capacity,
     /// Where a folder is made, named by the run's id, for output that is too much to hold; only when it is needed.
     pub output: PathBuf,
+    /// How long the environments of failed tests are kept; none ends them.
+    pub keep_failed: Option<Duration>,
+    /// The run's id, a UUID; set when it begins.
+    pub run: String,
     /// Bytes of one stream held in memory.
     pub output_limit: usize,
     /// Decides the jitter of repetitions.
@@ -77,6 +81,8 @@ impl RunOptions {
             attempts: 3,
             capacity: Capacity { milli_cpus: jobs as u64 * 1_000, memory: memory_of_host() },
             output,
+            keep_failed: None,
+            run: String::new(),
             output_limit: crate::capture::CaptureOptions::LIMIT,
             seed: 0,
             step: |_| (),
@@ -215,7 +221,7 @@ pub fn run(
         trees: trees.clone(),
     }));
     let policy = prepare::policy(options);
-    let options = &RunOptions { output: options.output.join(&run_id), ..options.clone() };
+    let options = &RunOptions { output: options.output.join(&run_id), run: run_id.clone(), ..options.clone() };
     let mut driver = Driver {
         plan,
         options,
@@ -339,6 +345,7 @@ impl Driver<'_> {
         (self.options.step)(Step::RunnerReporting);
         if !self.killed {
             self.workers.join();
+            problems.extend(self.around.executor.finish());
             let remembered: Vec<&TestResult> = results.iter().map(AsRef::as_ref).collect();
             problems.extend(self.around.history.record(&run, &remembered).err());
         }

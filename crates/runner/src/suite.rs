@@ -48,6 +48,8 @@ pub struct SuiteFile {
     pub backend: Option<BackendName>,
     /// `suite.image`; none means `host`.
     pub image: Option<ImageReference>,
+    /// `suite.prepare`, `suite.restore` and what they depend on.
+    pub preparation: WrittenPreparation,
     /// `suite.defaults`: what each test gets unless it says otherwise.
     pub defaults: Settings,
     /// `run`: how to run this suite unless the command line says otherwise.
@@ -56,6 +58,19 @@ pub struct SuiteFile {
     pub tests: Vec<TestEntry>,
     /// Each `[[tests]]`, in order.
     pub globs: Vec<GlobEntry>,
+}
+
+/// What is done before a suite's tests, and after them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WrittenPreparation {
+    /// `suite.prepare`.
+    pub prepare: Option<CommandLine>,
+    /// `suite.restore`.
+    pub restore: Option<CommandLine>,
+    /// `suite.inputs`: files that decide whether `prepare` must be run again, as patterns below the suite's folder.
+    pub inputs: Vec<String>,
+    /// `suite.prepare-timeout`: how long each of both may take, in milliseconds.
+    pub timeout_ms: Option<u64>,
 }
 
 /// `run = { … }`: defaults of `testyard run`'s own options.

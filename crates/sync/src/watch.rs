@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -25,6 +25,18 @@ impl Watch {
     #[must_use]
     pub fn start(root: &Path, manifest: &Manifest) -> Self {
         Self { inotify: watch(root, manifest).ok() }
+    }
+
+    /// Readable once something happened; none where nothing is watched.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(|inotify| inotify.as_fd())
+    }
+
+    /// Bytes of news that wait to be read: more of them is more that happened.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.inotify.as_ref().and_then(|inotify| rustix::io::ioctl_fionread(inotify).ok()).unwrap_or(0)
     }
 
     /// Whether something happened since the last call. True is no proof; false is.

@@ -15,6 +15,7 @@
 //! ```
 
 mod keeper;
+mod kept;
 mod machine;
 mod machines;
 mod options;
@@ -29,6 +30,7 @@ pub use testyard_model::{
 };
 
 pub use keeper::{supervise_command, supervise_main};
+pub use kept::{KeptEnvironment, KeptName};
 pub use machine::Machine;
 pub use machines::Machines;
 pub use options::Options;

@@ -21,8 +21,10 @@ use testyard_model::{MachineId, MachineName, MachineState, Problem, ProblemKind}
 use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseStanding, MachineRow, Registry};
 
 use crate::keeper;
+use crate::kept::{self, Thoroughness};
 use crate::machines::{Machines, is_supervised, request};
 use crate::records::{RegistryRecords, agent_of};
+use crate::run::{prune_frozen, recover_all};
 use crate::yard::{Testyard, now_ms};
 
 /// What a pass of the reaper did, or would do.
@@ -32,6 +34,12 @@ pub struct ReapReport {
     pub machines: Vec<ReapedMachine>,
     /// Leases whose holders had died.
     pub leases: usize,
+    /// Kept environments whose time was over, or which had gone.
+    #[serde(default)]
+    pub environments: usize,
+    /// Outputs and artifacts that killed runs had not finished.
+    #[serde(default)]
+    pub files: usize,
 }
 
 /// One machine that had been left in the middle of something.
@@ -88,13 +96,21 @@ impl<'y> Reaper<'y> {
             return Ok(());
         }
         let registry = self.yard.registry()?;
-        self.pass_machines(&registry, false).map(|_| ())
+        self.pass_machines(&registry, false)?;
+        kept::reap(self.yard, &registry, false, Thoroughness::Quick).map(drop)
     }
 
     /// Machines, then leases.
     pub(crate) fn pass(&self, dry_run: bool) -> Result<ReapReport, Problem> {
         let registry = self.yard.registry()?;
         let machines = self.pass_machines(&registry, dry_run)?;
+        let environments = kept::reap(self.yard, &registry, dry_run, Thoroughness::Full)?;
+        let home = &self.yard.options().home;
+        let files = if dry_run { 0 } else { recover_all(home) };
+        if !dry_run {
+            let kept = registry.list_kept().map_err(|error| error.problem())?;
+            prune_frozen(&home.frozen_folder(), !kept.is_empty());
+        }
         let leases = if dry_run {
             let rows = registry.list_leases(None).map_err(|error| error.problem())?;
             let abandoned = rows
@@ -104,7 +120,7 @@ impl<'y> Reaper<'y> {
         } else {
             registry.forget_abandoned_leases().map_err(|error| error.problem())?.len()
         };
-        Ok(ReapReport { machines, leases })
+        Ok(ReapReport { machines, leases, environments, files })
     }
 
     fn pass_machines(&self, registry: &Registry, dry_run: bool) -> Result<Vec<ReapedMachine>, Problem> {

@@ -64,6 +64,8 @@ pub(super) fn tell(layers: &Layers, uppers: &Uppers, to: OwnedFd, limit: u32) ->
     if let Some(source) = &uppers.source {
         let upper = inner(source, SOURCE.1).map_err(system)?;
         let lower = merged(&layers.source, &[]).map_err(system)?;
+        let top = ChangeLine::Source(layers.top.as_path().into());
+        out.line(&top).map_err(|error| system(Error::new("write", "the list of changes", error)))?;
         let shown = |change: &Change| !layers.hidden.contains(&layers.top.join(&change.path));
         out.part(&upper, lower.as_ref(), Part::Source, Path::new(""), &shown)?;
     }
@@ -172,7 +174,9 @@ pub(super) fn send(layers: &Layers, uppers: &Uppers, to: OwnedFd, part: Part, wh
         }
     };
     testyard_transfer::widen(socket.as_fd());
-    let sent = testyard_transfer::pack_chosen(&folder.map_err(system)?, &chosen, &mut socket);
+    // A mount that was just made cannot be listed by its own descriptor.
+    let folder = folder.and_then(|folder| inner(&folder, ".")).map_err(system)?;
+    let sent = testyard_transfer::pack_chosen(&folder, &chosen, &mut socket);
     sent.map(drop).map_err(|error| error.problem())
 }
 

@@ -13,7 +13,7 @@ use testyard_protocol::Event;
 
 use super::init::ForkedFrom;
 use super::source::SourceMount;
-use super::{Environment, State, Waiting};
+use super::{Environment, MACHINE, State, Waiting};
 use crate::agent::Agent;
 use crate::place::PlaceKind;
 use crate::source::Source;
@@ -112,9 +112,10 @@ impl Agent {
         self.timers.add(Instant::now() + patience, Due::Expire(id));
     }
 
-    /// The numbers of the environments that are kept.
-    pub(crate) fn kept(&self) -> Vec<EnvironmentId> {
-        self.environments.values().filter(|one| one.kept).map(|one| one.id).collect()
+    /// The numbers of the environments that outlive their commands.
+    pub(crate) fn lasting(&self) -> Vec<EnvironmentId> {
+        let lasting = |one: &&Environment| one.state == State::InUse && !one.once && one.id != MACHINE;
+        self.environments.values().filter(lasting).map(|one| one.id).collect()
     }
 
     /// Makes another environment with the files of one that is there.
@@ -149,7 +150,6 @@ impl Agent {
         }
         self.expire_after(fork, for_ms);
         self.wait_for(fork, Waiting::Ready { connection, stream, parked: false });
-        step::reach(Step::AgentEnvironmentForked);
         Ok(())
     }
 

@@ -76,13 +76,13 @@ fn a_kept_environment_outlives_its_client_until_its_time_is_over() {
     drop(connection);
     let mut other = machine.connect();
     assert_eq!(run(&mut other, Place::Environment(id), "cat /tmp/left").ok(), "1");
-    assert_eq!(other.status().expect("status").kept, [id]);
+    assert_eq!(other.status().expect("status").lasting, [id]);
     // A new generation of the machine's files ends what is parked, not what is kept.
     run(&mut other, Place::Machine, "echo 1 > /tmp/generation").ok();
     run(&mut other, fresh(&isolated(ordinary())), "cat /tmp/generation").ok();
     assert_eq!(run(&mut other, Place::Environment(id), "cat /tmp/left").ok(), "1");
     other.keep(id, Duration::from_millis(1)).expect("kept for less");
-    eventually("it has ended", || other.status().expect("status").kept.is_empty());
+    eventually("it has ended", || other.status().expect("status").lasting.is_empty());
     let refused = other.keep(id, HOUR);
     let Err(ClientError::Refused(problem)) = refused else { panic!("{refused:?}") };
     assert_eq!(problem.kind, ProblemKind::NotFound);
@@ -153,7 +153,7 @@ fn changes_are_told_and_fetched_and_forked() {
     let fork = connection.fork(id, HOUR).expect("a fork");
     let mut other = machine.connect();
     drop(connection);
-    eventually("the first has ended", || other.status().expect("status").kept == [fork]);
+    eventually("the first has ended", || other.status().expect("status").lasting == [fork]);
     let look = format!("cd {} && cat file new/file /tmp/made && test ! -e sub/old && cat sub/kept", tree.display());
     assert_eq!(run(&mut other, Place::Environment(fork), &look).ok(), "after\n123\nx\nkept");
     assert_eq!(std::fs::read_to_string(tree.join("file")).expect("there"), "before");

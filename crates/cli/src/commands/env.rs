@@ -1,5 +1,8 @@
 //! `testyard env`
 
+mod diff;
+pub(super) mod kept;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -26,12 +29,22 @@ pub(crate) struct Env {
 #[derive(Debug, clap::Subcommand)]
 enum EnvCommand {
     Run(Run),
+    List(kept::List),
+    Enter(kept::Enter),
+    Diff(diff::Diff),
+    Fork(kept::Fork),
+    Delete(kept::Delete),
 }
 
 impl Env {
     pub(crate) fn run(self, output: Output) -> Outcome {
         match self.command {
             EnvCommand::Run(command) => command.run(output),
+            EnvCommand::List(command) => command.run(output),
+            EnvCommand::Enter(command) => command.run(output),
+            EnvCommand::Diff(command) => command.run(output),
+            EnvCommand::Fork(command) => command.run(output),
+            EnvCommand::Delete(command) => command.run(output),
         }
     }
 }

@@ -29,7 +29,13 @@ impl Reap {
         let report = yard::open()?.reap(self.dry_run)?;
         if output.json {
             output.json_object(
-                json!({ "dry_run": self.dry_run, "machines": report.machines, "leases": report.leases }),
+                json!({
+                    "dry_run": self.dry_run,
+                    "machines": report.machines,
+                    "leases": report.leases,
+                    "environments": report.environments,
+                    "files": report.files,
+                }),
             )?;
         } else {
             output.data(&told(&report, self.dry_run))?;
@@ -59,6 +65,12 @@ fn told(report: &ReapReport, dry_run: bool) -> String {
     }
     if report.leases > 0 {
         text.push_str(&format!("{} leases of dead processes: {would}removed\n", report.leases));
+    }
+    if report.environments > 0 {
+        text.push_str(&format!("{} kept environments whose time was over: {would}removed\n", report.environments));
+    }
+    if report.files > 0 {
+        text.push_str(&format!("{} tests' outputs or artifacts on their way: finished or undone\n", report.files));
     }
     if text.is_empty() {
         text.push_str("nothing was left behind\n");

@@ -62,6 +62,7 @@ impl WarmMachine {
         attendance: Attendance<'_>,
     ) -> Result<Served, ServiceFailure> {
         let mut control = self.take()?;
+        let linger = run.linger;
         let mut links = services.iter().map(|_| self.take()).collect::<Result<Vec<Link>, Problem>>()?;
         let states: Vec<Arc<State>> = services.iter().map(|service| State::new(&service.name)).collect();
         let records = || states.iter().map(|state| state.record()).collect::<Vec<_>>();
@@ -74,6 +75,9 @@ impl WarmMachine {
                 match outcome {
                     // What cannot be talked to any more ends with its connections.
                     Err(Fault::Client(error)) if !matches!(error, ClientError::Refused(_)) => Err(Fault::Client(error)),
+                    Ok(ended) if linger.applies_to(ended.status.success()) => {
+                        Ok(Ended { lingering: Some(environment), ..ended })
+                    }
                     outcome => control.connection.release(environment).map_err(Fault::Client).and(outcome),
                 }
             }
@@ -158,7 +162,7 @@ fn beside(
         if let Some(finished) = finished {
             pipes.drain(output);
             company.attend()?;
-            return Ok(Ended { status: finished.status, usage: finished.usage, environment: finished.environment });
+            return Ok(Ended { status: finished.status, usage: finished.usage, environment: finished.environment, lingering: None });
         }
         let (outputs, kinds) = pipes.watched();
         let mut watched = vec![command.as_fd()];

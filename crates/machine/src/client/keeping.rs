@@ -22,6 +22,8 @@ use super::{ClientError, Connection};
 pub struct ChangeList {
     /// Each change, those of the source first.
     pub entries: Vec<FileChange>,
+    /// Where the source is, if there is one.
+    pub source: Option<PathBuf>,
     /// There were more.
     pub cut: bool,
 }
@@ -87,6 +89,7 @@ impl Connection {
                 .map_err(|source| ClientError::Message { machine: self.machine().to_owned(), source })?;
             match read {
                 ChangeLine::Entry(entry) => list.entries.push(entry),
+                ChangeLine::Source(path) => list.source = Some(path.as_path().to_owned()),
                 ChangeLine::Cut => list.cut = true,
             }
         }

@@ -14,9 +14,13 @@ use testyard_model::{EnvironmentLimits, Isolation, Network};
 use super::error::PlanError;
 use super::find::Found;
 use super::{PlannedSuite, PlannedTest};
+use crate::job::Preparation;
 use crate::suite::{
     CommandLine, ConfigFault, FILE_NAME, GlobEntry, Located, PLACEHOLDERS, Settings, SuiteFile, SuiteSource,
 };
+
+/// How long `prepare` and `restore` may take where the suite does not say.
+const PREPARATION: Duration = Duration::from_secs(600);
 
 /// A suite's tests, in the order of its file; those of one glob sorted by path.
 pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), PlanError> {
@@ -45,7 +49,23 @@ pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), P
             tests.push(test(&file, &root, name, command, &entry.settings)?);
         }
     }
-    Ok((PlannedSuite { name, root, file: Arc::new(file) }, tests))
+    let preparation = preparation(&file);
+    Ok((PlannedSuite { name, root, file: Arc::new(file), preparation }, tests))
+}
+
+fn preparation(file: &SuiteFile) -> Option<Arc<Preparation>> {
+    let written = &file.preparation;
+    let (prepare, restore) = (written.prepare.as_ref(), written.restore.as_ref());
+    prepare.or(restore)?;
+    Some(Arc::new(Preparation {
+        prepare: prepare.map(CommandLine::argv),
+        restore: restore.map(CommandLine::argv),
+        inputs: written.inputs.clone(),
+        env: file.defaults.env.clone(),
+        user: file.defaults.user.unwrap_or_default(),
+        network: file.defaults.network.as_ref().map_or_else(Network::default, |network| network.value),
+        timeout: written.timeout_ms.map_or(PREPARATION, Duration::from_millis),
+    }))
 }
 
 struct Command {
@@ -96,6 +116,7 @@ fn test(
         owner: settings.owner,
         retries: settings.retries.unwrap_or(0),
         outputs: settings.outputs,
+        artifacts: settings.artifacts,
     };
     test.set_needs(settings.needs);
     Ok(test)

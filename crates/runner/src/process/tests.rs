@@ -23,7 +23,11 @@ fn job(script: &str) -> Job {
         limits: EnvironmentLimits::default(),
         user: TestUser::Caller,
         timeout: Duration::from_secs(60),
+        run: String::new(),
         outputs: Vec::new(),
+        artifacts: Vec::new(),
+        preparation: None,
+        keep_failed: None,
         capture: CaptureOptions { folder: "/nonexistent".into(), stem: "t".to_owned(), limit: CaptureOptions::LIMIT },
     }
 }

@@ -13,7 +13,7 @@ use super::status_line::{Counts, columns, seconds, status_line};
 use crate::capture::Captured;
 use crate::job::JobEvent;
 use crate::plan::Plan;
-use crate::result::{RunSummary, SkipReason, Stop, TestResult, Verdict};
+use crate::result::{Aftermath, FileChanges, RunSummary, whole, SkipReason, Stop, TestResult, Verdict};
 
 /// How to show a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +241,8 @@ impl Terminal {
             let named = if summary.trees.len() > 1 { format!(" ({})", tree.suite) } else { String::new() };
             let unhashed = tree.unhashed.len();
             let but = if unhashed > 0 { format!(", {unhashed} ignored files unhashed") } else { String::new() };
-            about.push(format!("tree {}{named}{but}", hash.chars().take(12).collect::<String>()));
+            let how = if tree.frozen { ", frozen" } else { "" };
+            about.push(format!("tree {}{how}{named}{but}", hash.chars().take(12).collect::<String>()));
         }
         writeln!(self.out, "{}", safe_line(&about.join("; ")))?;
         writeln!(self.out, "{}", summary.line())?;
@@ -262,6 +263,9 @@ impl Terminal {
         }
         for hint in result.verdict.hints() {
             writeln!(self.out, "hint: {}", safe_line(hint))?;
+        }
+        for line in after(&result.aftermath) {
+            writeln!(self.out, "{}", safe_line(&line))?;
         }
         let outputs = [("stdout", &result.outputs.stdout), ("stderr", &result.outputs.stderr)];
         if result.environment.is_some() && outputs.iter().all(|(_, captured)| captured.bytes() == 0) {
@@ -316,6 +320,25 @@ impl Terminal {
     fn colored(&self, color: u8, text: &str) -> String {
         if self.style.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// What there is to see of a failed test's files, and where.
+fn after(aftermath: &Aftermath) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(files) = &aftermath.files {
+        let more = if files.more { " and more" } else { "" };
+        if files.added + files.changed + files.deleted > 0 {
+            let FileChanges { added, changed, deleted, .. } = files;
+            lines.push(format!("files: {added} added, {changed} changed, {deleted} deleted{more}"));
+        }
+    }
+    lines.extend(aftermath.artifacts.iter().map(|artifact| format!("artifact: {}", artifact.file)));
+    for problem in &aftermath.problems {
+        lines.push(format!("problem: {}", whole(problem)));
+        lines.extend(problem.hints.iter().map(|hint| format!("hint: {hint}")));
+    }
+    lines.extend(aftermath.kept.iter().map(|kept| format!("kept: {}", kept.enter)));
+    lines
 }
 
 /// Bytes of a stream that are shown whole; of more, the ends.

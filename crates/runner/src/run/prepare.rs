@@ -10,7 +10,7 @@ use crate::capture::{CaptureOptions, Captured};
 use crate::dispatch::{Dispatched, Policy};
 use crate::job::{Ability, Job, Refusal};
 use crate::plan::{Plan, PlannedTest};
-use crate::result::{Attempt, OutputInfo, Outputs, TestResult, TreeInfo, Verdict};
+use crate::result::{Aftermath, Attempt, OutputInfo, Outputs, TestResult, TreeInfo, Verdict};
 use crate::schedule::Demand;
 
 pub(super) struct Prepared {
@@ -29,7 +29,7 @@ pub(super) fn prepare(plan: &Plan, options: &RunOptions, around: &Surroundings) 
     for suite in &plan.suites {
         let source = |problem| RunError::Source { suite: suite.name.clone(), problem };
         let tree = around.executor.source_tree(&suite.root).map_err(source)?;
-        trees.push(TreeInfo { suite: suite.name.clone(), tree: tree.hash, unhashed: tree.unhashed });
+        trees.push(TreeInfo { suite: suite.name.clone(), tree: tree.hash, unhashed: tree.unhashed, frozen: tree.frozen });
     }
     let keys: Vec<_> = (0..plan.tests.len()).map(|index| plan.key(index)).collect();
     let (known, problems) = match around.history.known(&keys) {
@@ -112,7 +112,11 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions)
         limits: test.limits,
         user: test.user,
         timeout: timeout(test, options),
+        run: options.run.clone(),
         outputs: test.outputs.clone(),
+        artifacts: test.artifacts.clone(),
+        preparation: suite.preparation.clone(),
+        keep_failed: options.keep_failed,
         capture: CaptureOptions {
             folder: options.output.clone(),
             stem: stem(index, &test.name, attempt),
@@ -159,6 +163,7 @@ pub(super) fn result(
         owner: test.owner.clone(),
         stdout: None,
         stderr: None,
+        aftermath: Aftermath::default(),
         outputs: Outputs::default(),
     };
     if let Some(finished) = finished {
@@ -168,6 +173,7 @@ pub(super) fn result(
         result.environment = Some(finished.environment.label);
         result.stdout = Some(info(&finished.stdout, kept));
         result.stderr = Some(info(&finished.stderr, kept));
+        result.aftermath = finished.aftermath;
         result.outputs = Outputs { stdout: finished.stdout, stderr: finished.stderr };
     }
     result

@@ -14,7 +14,7 @@ use crate::history::{Known, NoHistory, TestKey};
 use crate::job::{Ability, EnvironmentUsed, Finished, Job, JobEvent, JobOutcome, SourceTree};
 use crate::process::ProcessExecutor;
 use crate::report::{Audience, ReportKind, ReportSpec};
-use crate::result::{Failure, SkipReason, Stop};
+use crate::result::{Aftermath, Failure, SkipReason, Stop};
 
 /// Does what a closure says.
 struct Fake<F>(F);
@@ -32,7 +32,7 @@ impl<F: Fn(&Job, &Cancel, &dyn Fn(JobEvent)) -> JobOutcome + Send + Sync> Execut
     }
 
     fn source_tree(&self, _root: &Path) -> Result<SourceTree, Problem> {
-        Ok(SourceTree { hash: Some("abc".to_owned()), unhashed: Vec::new() })
+        Ok(SourceTree { hash: Some("abc".to_owned()), unhashed: Vec::new(), frozen: false })
     }
 
     fn source_changed(&self, _root: &Path) -> bool {
@@ -51,6 +51,7 @@ fn finished(status: CommandStatus) -> JobOutcome {
         stdout: Captured::of(b"out"),
         stderr: Captured::default(),
         environment: EnvironmentUsed { label: "fake".to_owned(), isolation: Isolation::Namespace },
+        aftermath: Aftermath::default(),
     })
 }
 

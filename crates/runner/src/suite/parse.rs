@@ -4,7 +4,7 @@ mod settings;
 
 use std::path::Path;
 
-use testyard_model::{BackendName, ImageReference};
+use testyard_model::{BackendName, ImageReference, Span};
 use toml_edit::Document;
 
 use super::check;
@@ -12,8 +12,8 @@ use super::error::{ConfigError, ConfigFault};
 use super::keys;
 use super::read::{TableReader, shortened};
 use super::source::SuiteSource;
-use super::{CommandLine, FORMAT, GlobEntry, Located, RunSettings, SuiteFile, TestEntry};
-use settings::read_settings;
+use super::{CommandLine, FORMAT, GlobEntry, Located, RunSettings, SuiteFile, TestEntry, WrittenPreparation};
+use settings::{read_patterns, read_settings};
 
 /// Reads a suite file. Never panics; the first thing that is wrong is the error.
 ///
@@ -35,10 +35,11 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     let defaults =
         suite.map(|table| table.table("defaults", "[suite.defaults]", keys::DEFAULTS)).transpose()?.flatten();
     let defaults = defaults.as_ref().map(read_settings).transpose()?.unwrap_or_default();
+    let preparation = suite.map(read_preparation).transpose()?.unwrap_or_default();
     let run = top.table("run", "[run]", keys::RUN)?.as_ref().map(read_run).transpose()?.unwrap_or_default();
     let tests = top.tables("test", "[[test]]", keys::TEST)?.iter().map(read_test).collect::<Result<_, _>>()?;
     let globs = top.tables("tests", "[[tests]]", keys::GLOB)?.iter().map(read_glob).collect::<Result<_, _>>()?;
-    let file = SuiteFile { source: source.clone(), name, backend, image, defaults, run, tests, globs };
+    let file = SuiteFile { source: source.clone(), name, backend, image, preparation, defaults, run, tests, globs };
     check::combinations(&file)?;
     Ok(file)
 }
@@ -89,6 +90,16 @@ fn read_place(suite: &TableReader<'_>) -> Result<(Option<BackendName>, Option<Im
     Ok((backend, image))
 }
 
+fn read_preparation(suite: &TableReader<'_>) -> Result<WrittenPreparation, ConfigError> {
+    let timeout = suite.parsed::<Span>("prepare-timeout", "write prepare-timeout = \"20m\"")?;
+    Ok(WrittenPreparation {
+        prepare: read_command(suite, "prepare")?.map(|command| command.value),
+        restore: read_command(suite, "restore")?.map(|command| command.value),
+        inputs: read_patterns(suite, "inputs")?,
+        timeout_ms: timeout.map(|span| u64::try_from(span.value.0.as_millis()).unwrap_or(u64::MAX)),
+    })
+}
+
 fn read_run(table: &TableReader<'_>) -> Result<RunSettings, ConfigError> {
     Ok(RunSettings {
         jobs: table.count("jobs", 1..=4096)?,
@@ -99,7 +110,7 @@ fn read_run(table: &TableReader<'_>) -> Result<RunSettings, ConfigError> {
 
 fn read_test(table: &TableReader<'_>) -> Result<TestEntry, ConfigError> {
     let name = read_name(table, "name")?.ok_or_else(|| table.missing("name", "a line such as name = \"starts\""))?;
-    let command = read_command(table)?
+    let command = read_command(table, "command")?
         .ok_or_else(|| table.missing("command", "a line such as command = [\"./tests/start.sh\"]"))?;
     Ok(TestEntry { name, command: command.value, settings: read_settings(table)? })
 }
@@ -113,25 +124,25 @@ fn read_glob(table: &TableReader<'_>) -> Result<GlobEntry, ConfigError> {
     for pattern in globs.iter().chain(&exclude) {
         check::pattern(table.source, pattern)?;
     }
-    let command = read_command(table)?;
+    let command = read_command(table, "command")?;
     if let Some(command) = &command {
         check::template(table.source, command)?;
     }
     Ok(GlobEntry { globs, exclude, command, settings: read_settings(table)? })
 }
 
-fn read_command(table: &TableReader<'_>) -> Result<Option<Located<CommandLine>>, ConfigError> {
-    let Some(item) = table.get("command") else { return Ok(None) };
-    let empty = |reason| Err(table.bad("command", reason, "write command = [\"program\", \"argument\"]"));
-    let span = table.span_of("command");
+fn read_command(table: &TableReader<'_>, key: &str) -> Result<Option<Located<CommandLine>>, ConfigError> {
+    let Some(item) = table.get(key) else { return Ok(None) };
+    let empty = |reason| Err(table.bad(key, reason, format!("write {key} = [\"program\", \"argument\"]")));
+    let span = table.span_of(key);
     if let Some(line) = item.as_str() {
-        table.refuse_nul("command", line)?;
+        table.refuse_nul(key, line)?;
         if line.trim().is_empty() {
             return empty("a command cannot be empty");
         }
         return Ok(Some(Located { value: CommandLine::Shell(line.to_owned()), span }));
     }
-    let words = table.strings("command")?.unwrap_or_default();
+    let words = table.strings(key)?.unwrap_or_default();
     let argv: Vec<String> = words.into_iter().map(|word| word.value).collect();
     match argv.first() {
         None => empty("a command needs at least a program"),

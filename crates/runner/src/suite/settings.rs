@@ -43,6 +43,8 @@ pub struct Settings {
     pub retries: Option<u32>,
     /// Files that come back to the working tree, as patterns below the suite's folder.
     pub outputs: Vec<String>,
+    /// Files that are kept with the result, likewise.
+    pub artifacts: Vec<String>,
 }
 
 /// `resources = { … }`.
@@ -87,6 +89,7 @@ impl Settings {
             owner: own.owner.or_else(|| defaults.owner.clone()),
             retries: own.retries.or(defaults.retries),
             outputs: joined(&defaults.outputs, own.outputs, PartialEq::eq),
+            artifacts: joined(&defaults.artifacts, own.artifacts, PartialEq::eq),
         }
     }
 }

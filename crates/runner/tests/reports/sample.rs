@@ -5,7 +5,7 @@ use std::sync::Arc;
 use testyard_model::{Isolation, Problem, ProblemKind, Usage};
 use testyard_runner::capture::Captured;
 use testyard_runner::report::{RunInfo, RunRecord};
-use testyard_runner::result::{
+use testyard_runner::result::{Aftermath, 
     Attempt, Failure, OutputInfo, Outputs, RunSummary, SkipReason, Stop, TestResult, TreeInfo, Verdict,
 };
 
@@ -48,6 +48,7 @@ pub(crate) fn result(name: &str, verdict: Verdict, start_ms: u64, took_ms: u64) 
         owner: None,
         stdout: None,
         stderr: None,
+        aftermath: Aftermath::default(),
         outputs: Outputs::default(),
     }
 }
@@ -154,6 +155,7 @@ fn record(mut results: Vec<TestResult>) -> RunRecord {
         suite: suite.to_owned(),
         tree: Some("9f86d081884c7d659a2feaa0c55ad015".to_owned()),
         unhashed: vec!["build/out.o".to_owned()],
+        frozen: false,
     };
     let suites: std::collections::BTreeSet<&str> = results.iter().map(|result| result.suite.as_str()).collect();
     summary.trees = suites.into_iter().rev().map(tree).collect();

@@ -9,7 +9,11 @@ use testyard_probe::choose_tier;
 use testyard_runner::history::History;
 use testyard_runner::job::Executor;
 
-use super::{KeptRuns, MachineExecutor, RegistryHistory, Trees, WarmMachines};
+use super::aftermath::Care;
+use super::files::{Journal, recover_all};
+use super::frozen::prune as prune_frozen;
+use super::keeper::Keeper;
+use super::{KeptRuns, MachineExecutor, RegistryHistory, SourceMode, Trees, WarmMachines};
 use crate::yard::Testyard;
 
 /// What a run is given.
@@ -20,6 +24,8 @@ pub struct TestBench {
     pub history: Arc<dyn History>,
     /// Where it is kept: its results and its large outputs.
     pub kept: KeptRuns,
+    /// The working trees, to wait for changes of them.
+    pub trees: Arc<Trees>,
 }
 
 impl TestBench {
@@ -27,18 +33,32 @@ impl TestBench {
     ///
     /// # Errors
     /// This host could not be probed, or gives no ports.
-    pub fn prepare(yard: &Testyard, suites: HashMap<String, PathBuf>) -> Result<Self, Problem> {
+    pub fn prepare(yard: &Testyard, suites: HashMap<String, PathBuf>, source: SourceMode) -> Result<Self, Problem> {
         let home = &yard.options().home;
         let report = yard.prober().load().map_err(|error| error.problem())?;
         let auto = choose_tier(&report).backend;
         let exclude = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
-        let trees = Trees::new(home.sync_folder(), exclude);
+        let mut trees = Trees::new(home.sync_folder(), exclude);
+        if source == SourceMode::Frozen {
+            let kept = yard.registry()?.list_kept().map_err(|error| error.problem())?;
+            // The environments that are kept may show one of the copies.
+            prune_frozen(&home.frozen_folder(), !kept.is_empty());
+            trees = trees.frozen_in(home.frozen_folder());
+        }
+        let trees = Arc::new(trees);
         let machines = WarmMachines::new(yard.clone(), auto);
-        let executor = MachineExecutor::new(Box::new(machines), report, trees)?;
+        recover_all(home);
+        let care = Care {
+            journal: Journal::of(home),
+            runs: home.runs_folder(),
+            keeper: Keeper::new(yard.clone()),
+        };
+        let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
         Ok(Self {
             executor: Arc::new(executor),
             history: Arc::new(RegistryHistory::new(home.clone(), suites)),
             kept: KeptRuns::of(home),
+            trees,
         })
     }
 }

@@ -22,6 +22,8 @@ use testyard_runner::job::{
 use testyard_runner::process::ProcessExecutor;
 use testyard_runner::suite::TestUser;
 
+use super::aftermath::{Care, Ended as After, linger_of};
+use super::preparing::Preparations;
 use super::trees::{self, Trees};
 
 /// Host ports that a test gets where it shares the host's network.
@@ -57,9 +59,11 @@ type Shared = Arc<Mutex<Option<Result<(Arc<WarmMachine>, Isolation), Problem>>>>
 pub struct MachineExecutor {
     machines: Box<dyn MachineSource>,
     report: Report,
-    trees: Trees,
+    trees: Arc<Trees>,
     ports: PortLeases,
     plain: ProcessExecutor,
+    care: Care,
+    preparations: Preparations,
     warm: Mutex<HashMap<Key, Shared>>,
 }
 
@@ -68,9 +72,14 @@ impl MachineExecutor {
     ///
     /// # Errors
     /// No port can ever be leased on this host.
-    pub fn new(machines: Box<dyn MachineSource>, report: Report, trees: Trees) -> Result<Self, Problem> {
+    pub(super) fn new(
+        machines: Box<dyn MachineSource>,
+        report: Report,
+        trees: Arc<Trees>,
+        care: Care,
+    ) -> Result<Self, Problem> {
         let ports = PortLeases::standard().map_err(|error| error.problem())?;
-        Ok(Self { machines, report, trees, ports, plain: ProcessExecutor::new(), warm: Mutex::default() })
+        Ok(Self { machines, report, trees, ports, plain: ProcessExecutor::new(), care, preparations: Preparations::default(), warm: Mutex::default() })
     }
 
     /// The machine of a key: made once, by whoever needs it first, while others wait.
@@ -101,16 +110,26 @@ impl MachineExecutor {
         self.warm.lock().unwrap_or_else(PoisonError::into_inner).remove(&(job.backend.clone(), image));
     }
 
+    /// `shared` is the machine itself, where it outlives the test.
     fn run_on(
         &self,
         machine: &WarmMachine,
+        shared: Option<&Arc<WarmMachine>>,
         isolation: Isolation,
         job: &Job,
         cancel: &Cancel,
         events: &dyn Fn(JobEvent),
     ) -> JobOutcome {
-        let tree = trees::top_of(&job.root);
-        let spec = spec_of(job, isolation, &tree);
+        let top = trees::top_of(&job.root);
+        let layer = match self.preparations.layer(machine, job, &self.trees, cancel, events) {
+            Ok(layer) => layer,
+            Err(problem) => return JobOutcome::Infrastructure(problem),
+        };
+        if let Some(shared) = shared {
+            self.preparations.remember(shared, job, &top, layer.as_deref());
+        }
+        let tree = self.trees.shown(&top);
+        let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
         let ports = match self.ports_for(job, isolation) {
             Ok(ports) => ports,
             Err(problem) => return JobOutcome::Infrastructure(problem),
@@ -126,6 +145,7 @@ impl MachineExecutor {
             tree: Some(&tree),
             timeout: Some(job.timeout),
             ports: ports.iter().map(PortLease::port).collect(),
+            linger: linger_of(job),
         };
         let descriptor = cancel.descriptor().ok();
         let ended = machine.run(
@@ -141,18 +161,37 @@ impl MachineExecutor {
             },
         );
         match ended {
-            Ok(ended) => JobOutcome::Finished(Finished {
-                status: ended.status,
-                usage: ended.usage,
-                stdout: stdout.finish(),
-                stderr: stderr.finish(),
-                environment: EnvironmentUsed {
-                    label: ended.environment.map_or(label.clone(), |id| format!("{label}/{id}")),
-                    isolation,
-                },
-            }),
+            Ok(ended) => {
+                let aftermath = ended.lingering.map(|environment| {
+                    events(JobEvent::Ending);
+                    let cancelled = cancel.reason().is_some();
+                    let status = ended.status;
+                    self.care.after(&After { machine, environment, job, top: &top, status, cancelled }, &self.trees)
+                });
+                let aftermath = match aftermath.transpose() {
+                    Ok(aftermath) => aftermath.unwrap_or_default(),
+                    Err(problem) => return JobOutcome::Infrastructure(problem),
+                };
+                JobOutcome::Finished(Finished {
+                    status: ended.status,
+                    usage: ended.usage,
+                    stdout: stdout.finish(),
+                    stderr: stderr.finish(),
+                    environment: EnvironmentUsed {
+                        label: ended.environment.map_or(label.clone(), |id| format!("{label}/{id}")),
+                        isolation,
+                    },
+                    aftermath,
+                })
+            }
             Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
-            Err(problem) => JobOutcome::Infrastructure(problem),
+            Err(mut problem) => {
+                if problem.kind == ProblemKind::NotFound && spec.layer.is_some() {
+                    self.preparations.forget(machine, job);
+                    problem.kind = ProblemKind::Unavailable;
+                }
+                JobOutcome::Infrastructure(problem)
+            }
         }
     }
 
@@ -166,7 +205,7 @@ impl MachineExecutor {
 }
 
 /// The eventfd says that something happened; the reason says what.
-fn is_cancelled(cancel: &Cancel, descriptor: Option<BorrowedFd<'_>>) -> bool {
+pub(super) fn is_cancelled(cancel: &Cancel, descriptor: Option<BorrowedFd<'_>>) -> bool {
     if let Some(descriptor) = descriptor {
         // Emptied so that it does not wake the wait again; its value means nothing.
         let _ = rustix::io::read(descriptor, &mut [0; 8]);
@@ -178,16 +217,30 @@ fn spec_of(job: &Job, isolation: Isolation, tree: &Path) -> EnvironmentSpec {
     EnvironmentSpec {
         isolation,
         network: job.network,
-        user: match job.user {
-            TestUser::Root => UserSpec::Root,
-            TestUser::Caller => caller(),
-        },
+        user: user_of(job.user),
         limits: job.limits,
         host_name: None,
         source: Some(tree.to_path_buf()),
         strict_limits: false,
         layer: None,
         joins: None,
+    }
+}
+
+/// Whom a test runs as.
+pub(super) fn user_of(user: TestUser) -> UserSpec {
+    match user {
+        TestUser::Root => UserSpec::Root,
+        TestUser::Caller => caller(),
+    }
+}
+
+/// A test that would see the tree itself where a copy was asked for.
+fn unfrozen(job: &Job) -> Refusal {
+    Refusal {
+        missing: "a frozen source".to_owned(),
+        reason: format!("isolation `{}` on this host sees the working tree itself", job.isolation),
+        hint: Some("run with --source live, or write isolation = \"namespace\"".to_owned()),
     }
 }
 
@@ -220,15 +273,22 @@ impl Executor for MachineExecutor {
         self.trees.has_changed(root)
     }
 
+    fn finish(&self) -> Vec<Problem> {
+        self.preparations.restore(&self.trees)
+    }
+
     fn run(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
         if job.isolation == Isolation::None {
+            if self.trees.are_frozen() {
+                return JobOutcome::Skipped(unfrozen(job));
+            }
             return self.plain.run(job, cancel, events);
         }
         if job.isolation == Isolation::Machine {
             let image = job.image.clone().unwrap_or(ImageReference::Host);
             events(JobEvent::Preparing(format!("machine of image {image}")));
             return match self.machines.own_machine(job.backend.as_ref(), &image) {
-                Ok((machine, _gone_at_the_end)) => self.run_on(&machine, Isolation::Namespace, job, cancel, events),
+                Ok((machine, _gone_at_the_end)) => self.run_on(&machine, None, Isolation::Namespace, job, cancel, events),
                 Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
                 Err(problem) => JobOutcome::Infrastructure(problem),
             };
@@ -239,8 +299,12 @@ impl Executor for MachineExecutor {
                 reason: self.report.tier.reason.clone(),
                 hint: Some("see what is missing: testyard doctor".to_owned()),
             }),
+            // On this host itself a test sees the tree itself.
+            Ok((_, most)) if most < Isolation::Namespace && self.trees.are_frozen() => {
+                JobOutcome::Skipped(unfrozen(job))
+            }
             Ok((machine, _)) => {
-                let outcome = self.run_on(&machine, job.isolation, job, cancel, events);
+                let outcome = self.run_on(&machine, Some(&machine), job.isolation, job, cancel, events);
                 if matches!(&outcome, JobOutcome::Infrastructure(problem) if problem.kind.is_transient()) {
                     self.forget(job);
                 }

@@ -1,15 +1,22 @@
 //! Running suites on machines: what the runner asks for, answered by the engine, the probes, the tree and the registry.
 
+mod aftermath;
 mod bench;
 mod executor;
+mod files;
+mod frozen;
 mod history;
+mod keeper;
 mod kept;
+mod preparing;
 mod trees;
 mod warm;
 
 pub use bench::TestBench;
+pub(crate) use files::recover_all;
+pub(crate) use frozen::prune as prune_frozen;
 pub use executor::{MachineExecutor, MachineSource};
 pub use history::RegistryHistory;
 pub use kept::{KeptRun, KeptRuns, Limits, local_time};
-pub use trees::Trees;
+pub use trees::{SourceMode, Trees};
 pub use warm::WarmMachines;

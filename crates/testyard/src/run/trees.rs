@@ -1,21 +1,83 @@
 //! The working trees of a run: hashed once, watched, and looked at again only when something stirred.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use testyard_model::Problem;
+use globset::GlobBuilder;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use testyard_model::{Problem, ProblemKind};
 use testyard_runner::job::SourceTree;
-use testyard_sync::{Scan, Tree, TreeOptions, Watch};
+use super::frozen::{self, Frozen};
+use testyard_sync::{Changes, Manifest, Scan, Tree, TreeOptions, Watch};
 
+/// A tree in which nothing happened for so long is taken as saved.
+const STILL: Duration = Duration::from_millis(8);
+/// One in which something always happens is looked at after so long.
+const STILL_AT_MOST: Duration = Duration::from_millis(500);
 /// At most so many unhashed paths are named in a result.
 const NAMED_UNHASHED: usize = 20;
+
+/// What of a working tree tests see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SourceMode {
+    /// The tree itself, as it is at each test's start; a change is reported.
+    #[default]
+    Live,
+    /// An immutable copy of what the tree's hash covers.
+    Frozen,
+}
 
 /// The trees that a run's suites lie in.
 #[derive(Debug)]
 pub struct Trees {
     options: TreeOptions,
+    /// Where frozen trees are, if they are to be.
+    frozen: Option<PathBuf>,
     known: Mutex<HashMap<PathBuf, Known>>,
+}
+
+/// Waits for the first event, then for a moment without any; false when stopped.
+fn await_events<'w>(watches: impl Iterator<Item = &'w Watch>, stop: BorrowedFd<'_>) -> Result<bool, Problem> {
+    let unwatched = || {
+        Problem::new(ProblemKind::Exhausted, "the kernel gives no more watches for files")
+            .hint("raise fs.inotify.max_user_watches, or leave out --watch")
+    };
+    let watches: Vec<&Watch> = watches.collect();
+    let descriptors: Option<Vec<BorrowedFd<'_>>> = watches.iter().map(|watch| watch.descriptor()).collect();
+    let mut polled: Vec<PollFd<'_>> = descriptors
+        .ok_or_else(unwatched)?
+        .into_iter()
+        .chain([stop])
+        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+        .collect();
+    loop {
+        match poll(&mut polled, None) {
+            Ok(_) if polled.last().is_some_and(|stop| !stop.revents().is_empty()) => return Ok(false),
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Problem::new(ProblemKind::System, "cannot wait for changes").because(errno)),
+        }
+    }
+    // Editors save in several steps: each postpones the run a little, up to a bound.
+    let until = Instant::now() + STILL_AT_MOST;
+    let mut seen = 0;
+    while Instant::now() < until {
+        let now: u64 = watches.iter().map(|watch| watch.pending()).sum();
+        if seen == now {
+            break;
+        }
+        seen = now;
+        let still = Timespec { tv_sec: 0, tv_nsec: STILL.subsec_nanos().into() };
+        match poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], Some(&still)) {
+            Ok(1..) => return Ok(false),
+            _ => {}
+        }
+    }
+    Ok(true)
 }
 
 #[derive(Debug)]
@@ -24,6 +86,10 @@ struct Known {
     scan: Scan,
     watch: Watch,
     changed: bool,
+    /// The immutable copy that tests see.
+    frozen: Option<Frozen>,
+    /// What this run itself brought back, relative to the top.
+    written: HashSet<PathBuf>,
 }
 
 /// The working tree around a folder: the top of its git repository, else the folder itself.
@@ -38,7 +104,13 @@ impl Trees {
     #[must_use]
     pub fn new(cache: PathBuf, exclude: Vec<PathBuf>) -> Self {
         let options = TreeOptions { exclude, ..TreeOptions::for_user(cache) };
-        Self { options, known: Mutex::new(HashMap::new()) }
+        Self { options, frozen: None, known: Mutex::new(HashMap::new()) }
+    }
+
+    /// Shows tests immutable copies, kept in `folder`.
+    #[must_use]
+    pub fn frozen_in(self, folder: PathBuf) -> Self {
+        Self { frozen: Some(folder), ..self }
     }
 
     /// Looks at the tree around `folder`.
@@ -54,21 +126,104 @@ impl Trees {
             let watch = Watch::start(tree.root(), first.manifest());
             // Whatever changed between the scan and the watch is in the second scan, which costs little.
             let scan = tree.scan_again(&first).map_err(|error| error.problem())?;
-            known.insert(top.clone(), Known { tree, scan, watch, changed: false });
+            let (frozen, scan) = match &self.frozen {
+                Some(folder) => {
+                    let (frozen, scan) = frozen::freeze(folder, &tree, scan)?;
+                    (Some(frozen), scan)
+                }
+                None => (None, scan),
+            };
+            known.insert(top.clone(), Known { tree, scan, watch, changed: false, frozen, written: HashSet::new() });
         }
-        let scan = &known[&top].scan;
-        let unhashed = scan.unhashed.iter().take(NAMED_UNHASHED).map(|path| path.display().to_string()).collect();
-        Ok(SourceTree { hash: Some(scan.hash.to_string()), unhashed })
+        let Known { scan, frozen, .. } = &known[&top];
+        let frozen = frozen.is_some();
+        // What the hash does not cover is not in the copy.
+        let named = if frozen { 0 } else { NAMED_UNHASHED };
+        let unhashed = scan.unhashed.iter().take(named).map(|path| path.display().to_string()).collect();
+        Ok(SourceTree { hash: Some(scan.hash.to_string()), unhashed, frozen })
+    }
+
+    /// Whether tests see copies.
+    pub(super) fn are_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Waits until one of the trees that were looked at has changed and has been still for a moment, or `stop` can be
+    /// read; the paths that changed, absolute, or none when stopped. The next run looks at the trees as they are then.
+    ///
+    /// # Errors
+    /// A tree cannot be watched or read.
+    pub fn await_change(&self, stop: BorrowedFd<'_>) -> Result<Option<Vec<PathBuf>>, Problem> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if !await_events(known.values().map(|known| &known.watch), stop)? {
+                return Ok(None);
+            }
+            let mut changed = Vec::new();
+            for known in known.values_mut() {
+                if !known.watch.is_disturbed() {
+                    continue;
+                }
+                let scan = known.tree.scan_again(&known.scan).map_err(|error| error.problem())?;
+                let changes = known.scan.changes_to(&scan);
+                let lists = [&changes.added, &changes.removed, &changes.modified, &changes.rewritten];
+                let paths = lists.into_iter().flatten().filter(|path| !known.written.contains(*path));
+                changed.extend(paths.map(|path| known.tree.root().join(path)));
+                known.watch = Watch::start(known.tree.root(), scan.manifest());
+                known.scan = scan;
+                known.changed = false;
+            }
+            if !changed.is_empty() {
+                known.retain(|_, known| known.frozen.is_none());
+                return Ok(Some(changed));
+            }
+        }
+    }
+
+    /// Where the tree at `top` is taken from: itself, or its frozen copy.
+    pub(super) fn shown(&self, top: &Path) -> PathBuf {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(top).and_then(|known| Some(known.frozen.as_ref()?.path.clone())).unwrap_or_else(|| top.to_owned())
+    }
+
+    /// One hash of the files of the tree that match patterns below `folder`.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub(super) fn hash_of(&self, folder: &Path, patterns: &[String]) -> Result<String, Problem> {
+        self.look(folder)?;
+        let top = top_of(folder);
+        let base = folder.strip_prefix(&top).unwrap_or(Path::new(""));
+        let globs = patterns.iter().filter_map(|text| GlobBuilder::new(text).literal_separator(true).build().ok());
+        let globs: Vec<_> = globs.map(|glob| glob.compile_matcher()).collect();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = known.get(&top).map(|known| known.scan.manifest().entries()).unwrap_or_default();
+        let meant = entries.iter().filter(|entry| {
+            entry.path.strip_prefix(base).is_ok_and(|own| globs.iter().any(|glob| glob.is_match(own)))
+        });
+        Ok(Manifest::new(meant.cloned().collect()).hash().to_string())
+    }
+
+    /// Remembers files that this run itself writes to the tree at `top`: they do not make it another.
+    pub(super) fn note_written(&self, top: &Path, paths: &BTreeSet<PathBuf>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(top) {
+            known.written.extend(paths.iter().cloned());
+        }
     }
 
     /// Whether the tree around `folder` is another than when it was looked at.
     #[must_use]
     pub fn has_changed(&self, folder: &Path) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = known.get_mut(&top_of(folder)) else { return false };
+        let Some(known) = known.get_mut(&top_of(folder)).filter(|known| known.frozen.is_none()) else { return false };
         if !known.changed && known.watch.is_disturbed() {
             // A tree that cannot be read any more is not the one that was hashed.
-            known.changed = known.tree.changed_since(&known.scan).map_or(true, |changes| !changes.is_empty());
+            let others = |changes: &Changes| {
+                let all = [&changes.added, &changes.removed, &changes.modified, &changes.rewritten];
+                all.into_iter().flatten().any(|path| !known.written.contains(path))
+            };
+            known.changed = known.tree.changed_since(&known.scan).map_or(true, |changes| others(&changes));
         }
         known.changed
     }

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroUsize;
 
-use testyard::run::TestBench;
+use testyard::run::{SourceMode, TestBench};
 use testyard_model::Span;
 use testyard_runner::plan::Plan;
 use testyard_runner::run::RunOptions;
 
+use crate::commands::env::kept::KEPT_FOR;
 use crate::values;
 
 /// How tests are run.
@@ -25,6 +26,18 @@ pub(super) struct Execution {
     /// A skipped test is a failure
     #[arg(long)]
     no_skip: bool,
+    /// Keep the environments of failed tests for a look; each result tells the command that enters it
+    #[arg(long)]
+    keep_failed: bool,
+    /// How long they are kept
+    #[arg(long, value_name = "DURATION", default_value = KEPT_FOR)]
+    keep_for: Span,
+    /// Run again whenever something is saved: what that concerns, and what failed; Ctrl-C ends it
+    #[arg(long, conflicts_with = "list")]
+    pub(super) watch: bool,
+    /// What tests see: the working tree, or an immutable copy of what its hash covers
+    #[arg(long, value_name = "MODE", default_value = "live", value_parser = values::source())]
+    pub(super) source: SourceMode,
 }
 
 impl Execution {
@@ -38,6 +51,7 @@ impl Execution {
         options.timeout = self.timeout.map(|timeout| timeout.0);
         options.fail_fast = self.fail_fast || said.fail_fast.unwrap_or(false);
         options.no_skip = self.no_skip || said.no_skip.unwrap_or(false);
+        options.keep_failed = self.keep_failed.then_some(self.keep_for.0);
         options.seed = u64::from(std::process::id());
         options.step = testyard_linux::step::reach;
         options

@@ -3,14 +3,13 @@
 mod execution;
 mod reporting;
 mod selection;
+mod watching;
 
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
-use testyard::run::Limits;
-use testyard_linux::signal::{Signal, SignalFd};
+use testyard::run::{Limits, TestBench};
 use testyard_model::{ExitCode, Problem, ProblemKind};
 use testyard_runner::clock::{Clock, SystemClock};
 use testyard_runner::plan::{Plan, PlanError};
@@ -18,10 +17,9 @@ use testyard_runner::report::{ReportSpec, Reporting};
 use testyard_runner::run::{Control, RunError, Surroundings, run};
 
 use super::{DONE, Outcome};
-use crate::attend;
 use crate::output::{Output, wants_colour};
-use crate::streams::{Feeder, duplicate};
 use crate::yard;
+use watching::{Failed, Interrupts};
 
 /// Run the tests of a suite, each in an environment of its own.
 ///
@@ -57,31 +55,56 @@ impl Run {
             Ok(plan) => Arc::new(plan),
             Err(error) => return refused(&error, output),
         };
-        if self.selection.list { list(&plan, output) } else { self.execute(&plan, reports, output) }
+        if self.selection.list {
+            return list(&plan, output);
+        }
+        // Before any thread is started: all of them must leave these signals to the descriptor.
+        let interrupts = Interrupts::begin()?;
+        let bench = yard::test_bench(&yard::open()?, &plan, self.execution.source)?;
+        let (mut code, mut failed) = self.execute(&plan, &reports, &bench, &interrupts, output)?;
+        if !self.execution.watch {
+            return Ok(code);
+        }
+        while let Some(changed) = watching::await_change(&bench.trees, &interrupts, output)? {
+            // A suite that is just being written is shown with its mistake, and looked at again.
+            let plan = match self.selection.plan(&self.paths, &current, &filter) {
+                Ok(plan) => plan,
+                Err(error) => {
+                    code = refused(&error, output).unwrap_or_else(|problem| {
+                        output.warn_of(&problem);
+                        ExitCode::Usage.code()
+                    });
+                    continue;
+                }
+            };
+            let Some(plan) = watching::concerned(plan, &changed, &failed) else { continue };
+            (code, failed) = self.execute(&Arc::new(plan), &reports, &bench, &interrupts, output)?;
+        }
+        Ok(code)
     }
 
-    fn execute(self, plan: &Arc<Plan>, reports: Vec<ReportSpec>, output: Output) -> Outcome {
-        // Before any thread is started: all of them must leave these signals to the descriptor.
-        let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]).map_err(attend::local)?;
+    /// Runs a plan; the exit code, and the tests that did not pass.
+    fn execute(
+        &self,
+        plan: &Arc<Plan>,
+        reports: &[ReportSpec],
+        bench: &TestBench,
+        interrupts: &Interrupts,
+        output: Output,
+    ) -> Result<(u8, Failed), Problem> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let bench = yard::test_bench(&yard::open()?, plan)?;
-        let options = self.execution.options(plan, &bench);
+        let options = self.execution.options(plan, bench);
         // At the second Ctrl-C this process ends, and the machines' agents end what it had asked for.
         let kill = Box::new(|| ());
-        let around = Surroundings { executor: bench.executor, history: bench.history, clock: clock.clone(), kill };
-        let audience = reporting::audience(reports, &bench.kept, output);
+        let (executor, history) = (Arc::clone(&bench.executor), Arc::clone(&bench.history));
+        let around = Surroundings { executor, history, clock: clock.clone(), kill };
+        let audience = reporting::audience(reports.to_vec(), &bench.kept, output);
         let reporting = Reporting::start(plan, clock, audience).map_err(|error| error.problem())?;
         let (control, interrupter) = Control::new();
-        let watched = duplicate(signals.as_fd())?;
-        let _watcher = Feeder::watch(watched, move || {
-            while let Ok(Some(_)) = signals.read() {
-                interrupter.interrupt();
-            }
-            true
-        })?;
+        let _running = interrupts.go_to(interrupter);
         let report = match run(plan, &options, &around, control, reporting) {
             Ok(report) => report,
-            Err(RunError::Plan(error)) => return refused(&error, output),
+            Err(RunError::Plan(error)) => return refused(&error, output).map(|code| (code, Failed::new())),
             Err(error) => return Err(error.problem()),
         };
         for problem in report.problems.iter().chain(bench.kept.prune(Limits::USUAL).err().as_ref()) {
@@ -91,7 +114,9 @@ impl Run {
             let results: Vec<_> = report.results.iter().map(AsRef::as_ref).collect();
             output.json_object(json!({ "run": report.run, "summary": report.summary, "results": results }))?;
         }
-        Ok(report.summary.exit_code)
+        let failed = report.results.iter().filter(|result| watching::is_open(&result.verdict));
+        let failed = failed.map(|result| (result.suite.clone(), result.name.clone())).collect();
+        Ok((report.summary.exit_code, failed))
     }
 }
 

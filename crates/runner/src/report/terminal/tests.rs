@@ -5,7 +5,7 @@ use testyard_model::{Isolation, ProblemKind, Usage};
 use super::*;
 use crate::filter::Filter;
 use crate::report::RunInfo;
-use crate::result::{Failure, Outputs, TreeInfo};
+use crate::result::{Aftermath, Failure, Outputs, TreeInfo};
 
 #[derive(Clone, Default)]
 struct Screen(Arc<Mutex<Vec<u8>>>);
@@ -54,6 +54,7 @@ fn result(index: usize, name: &str, verdict: Verdict, stdout: &[u8]) -> Arc<Test
         owner: None,
         stdout: None,
         stderr: None,
+        aftermath: Aftermath::default(),
         outputs: Outputs { stdout: Captured::of(stdout), stderr: Captured::default() },
     })
 }
@@ -74,7 +75,8 @@ fn announcements() -> Vec<Announcement> {
     let mut summary = RunSummary::of(results.iter().map(AsRef::as_ref), false);
     summary.duration_us = 1_234_567;
     let unhashed = vec!["x".to_owned()];
-    summary.trees = vec![TreeInfo { suite: "s".to_owned(), tree: Some("0123456789abcdef".to_owned()), unhashed }];
+    let tree = Some("0123456789abcdef".to_owned());
+    summary.trees = vec![TreeInfo { suite: "s".to_owned(), tree, unhashed, frozen: false }];
     let trees = summary.trees.clone();
     let info = RunInfo { run: "r".to_owned(), started_ms: 0, tests: 4, jobs: 2, trees };
     let mut all = vec![Announcement::RunStarted(info)];

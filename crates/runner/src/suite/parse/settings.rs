@@ -28,7 +28,8 @@ pub(super) fn read_settings(table: &TableReader<'_>) -> Result<Settings, ConfigE
         tags: values(read_words(table, "tags")?),
         owner: table.string("owner")?.map(|owner| owner.value),
         retries: table.count("retries", 0..=100)?,
-        outputs: read_outputs(table)?,
+        outputs: read_patterns(table, "outputs")?,
+        artifacts: read_patterns(table, "artifacts")?,
     })
 }
 
@@ -53,12 +54,13 @@ fn read_words(table: &TableReader<'_>, key: &str) -> Result<Vec<Located<String>>
     Ok(words)
 }
 
-fn read_outputs(table: &TableReader<'_>) -> Result<Vec<String>, ConfigError> {
-    let outputs = table.strings("outputs")?.unwrap_or_default();
-    for output in &outputs {
-        check::pattern(table.source, output)?;
+/// Patterns of files below the suite's folder.
+pub(super) fn read_patterns(table: &TableReader<'_>, key: &str) -> Result<Vec<String>, ConfigError> {
+    let patterns = table.strings(key)?.unwrap_or_default();
+    for pattern in &patterns {
+        check::pattern(table.source, pattern)?;
     }
-    Ok(values(outputs))
+    Ok(values(patterns))
 }
 
 fn read_env(table: &TableReader<'_>) -> Result<BTreeMap<String, String>, ConfigError> {

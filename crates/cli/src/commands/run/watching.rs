@@ -1,0 +1,144 @@
+//! `testyard run --watch`: who is told of Ctrl-C, and which tests a change concerns.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use testyard::run::Trees;
+use testyard_linux::signal::{Signal, SignalFd};
+use testyard_model::{Problem, ProblemKind};
+use testyard_runner::plan::Plan;
+use testyard_runner::result::Verdict;
+use testyard_runner::run::Interrupter;
+
+use crate::attend;
+use crate::output::Output;
+use crate::streams::{Feeder, duplicate};
+
+/// Tests that are run again whatever changed: suite and name.
+pub(super) type Failed = BTreeSet<(String, String)>;
+
+/// Interrupts by the user: for the run that goes on, else for whoever waits.
+pub(super) struct Interrupts {
+    running: Arc<Mutex<Option<Interrupter>>>,
+    stop: OwnedFd,
+    _feeder: Feeder,
+}
+
+/// While this lives, a run is told.
+pub(super) struct Running<'a>(&'a Interrupts);
+
+fn set(slot: &Mutex<Option<Interrupter>>, to: Option<Interrupter>) {
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = to;
+}
+
+impl Interrupts {
+    /// To be called before any thread is started.
+    pub(super) fn begin() -> Result<Self, Problem> {
+        let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]).map_err(attend::local)?;
+        let (stop, told) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .map_err(|errno| Problem::new(ProblemKind::System, "cannot make a pipe").because(errno))?;
+        let running: Arc<Mutex<Option<Interrupter>>> = Arc::default();
+        let told_of = Arc::clone(&running);
+        let watched = duplicate(signals.as_fd())?;
+        let feeder = Feeder::watch(watched, move || {
+            while let Ok(Some(_)) = signals.read() {
+                if let Some(running) = &*told_of.lock().unwrap_or_else(PoisonError::into_inner) {
+                    running.interrupt();
+                }
+                // Whoever waits after the run ends, too. A full pipe has told enough.
+                let _ = rustix::io::write(&told, b"x");
+            }
+            true
+        })?;
+        Ok(Self { running, stop, _feeder: feeder })
+    }
+
+    /// From now on a run is told.
+    pub(super) fn go_to(&self, interrupter: Interrupter) -> Running<'_> {
+        set(&self.running, Some(interrupter));
+        Running(self)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        set(&self.0.running, None);
+    }
+}
+
+/// Waits until something is saved; none when the user has had enough.
+pub(super) fn await_change(
+    trees: &Trees,
+    interrupts: &Interrupts,
+    output: Output,
+) -> Result<Option<Vec<PathBuf>>, Problem> {
+    output.say("waiting for changes; Ctrl-C ends");
+    let changed = trees.await_change(interrupts.stop.as_fd())?;
+    if let Some(changed) = &changed {
+        let more = if changed.len() > 1 { format!(" and {} more", changed.len() - 1) } else { String::new() };
+        let first = changed.first().map(|path| path.display().to_string()).unwrap_or_default();
+        output.say(format_args!("changed: {first}{more}"));
+    }
+    Ok(changed)
+}
+
+/// Whether a test is to be run again until it passes.
+pub(super) fn is_open(verdict: &Verdict) -> bool {
+    !matches!(verdict, Verdict::Passed | Verdict::Skipped(_))
+}
+
+/// The tests of a plan that a change concerns, and those that failed; none where there are none. A test file concerns
+/// itself; any other file every suite whose folder, or whose tree, it lies in.
+pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) -> Option<Plan> {
+    let files: BTreeSet<PathBuf> = plan.tests.iter().filter_map(|test| test.file.clone()).collect();
+    let others: Vec<&PathBuf> = changed.iter().filter(|path| !files.contains(*path)).collect();
+    let names: Vec<String> = plan.suites.iter().map(|suite| suite.name.clone()).collect();
+    // A file that lies in one suite is no other suite's business.
+    let roots: Vec<PathBuf> = plan.suites.iter().map(|suite| suite.root.clone()).collect();
+    let concerns = |suite: usize, path: &PathBuf| {
+        path.starts_with(&roots[suite]) || !roots.iter().any(|root| path.starts_with(root))
+    };
+    plan.tests.retain(|test| {
+        let own = test.file.as_ref().is_some_and(|file| changed.contains(file));
+        own || failed.contains(&(names[test.suite].clone(), test.name.clone()))
+            || others.iter().any(|path| concerns(test.suite, path))
+    });
+    (!plan.tests.is_empty()).then_some(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use testyard_runner::filter::Filter;
+
+    use super::*;
+
+    #[test]
+    fn a_test_file_concerns_itself_and_any_other_file_its_suite() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| folder.path().join(path);
+        for suite in ["one", "two"] {
+            std::fs::create_dir(at(suite)).expect("a folder");
+            let text = "format = 1\n[[test]]\nname = \"plain\"\ncommand = \"true\"\n\
+                        [[tests]]\nglob = \"*.sh\"\ncommand = [\"sh\", \"{file}\"]\n";
+            std::fs::write(at(suite).join("testyard.toml"), text).expect("a suite");
+            std::fs::write(at(suite).join("a.sh"), "").expect("a test");
+            std::fs::write(at(suite).join("b.sh"), "").expect("a test");
+        }
+        let names = |changed: &[&str], failed: &[(&str, &str)]| -> Vec<String> {
+            let plan = Plan::load(&[], folder.path(), &Filter::All).expect("a plan");
+            let changed: Vec<PathBuf> = changed.iter().map(|path| at(path)).collect();
+            let failed = failed.iter().map(|(suite, name)| ((*suite).to_owned(), (*name).to_owned())).collect();
+            let plan = concerned(plan, &changed, &failed);
+            let Some(plan) = plan else { return Vec::new() };
+            plan.tests.iter().map(|test| format!("{}::{}", plan.suites[test.suite].name, test.name)).collect()
+        };
+        assert_eq!(names(&["one/a.sh"], &[]), ["one::a.sh"]);
+        assert_eq!(names(&["one/a.sh"], &[("two", "b.sh")]), ["one::a.sh", "two::b.sh"]);
+        assert_eq!(names(&["two/source.c"], &[]), ["two::plain", "two::a.sh", "two::b.sh"]);
+        assert_eq!(names(&["Cargo.toml"], &[]).len(), 6);
+        assert!(names(&["one/../x"], &[]).len() > 1 && names(&[], &[]).is_empty());
+    }
+}

@@ -1,0 +1,15 @@
+//! What becomes of a test's files: outputs come back to the working tree, artifacts are kept with the result.
+//!
+//! ```text
+//! patterns     which of the changed files are meant, and which must not come (pure)
+//! journal      what is under way, written down first; finished or undone by whoever comes after a kill
+//! placing      moving fetched files to where they belong, never through a link
+//! ```
+
+mod journal;
+mod patterns;
+mod placing;
+
+pub(crate) use journal::recover_all;
+pub(super) use journal::{Journal, Staged};
+pub(super) use patterns::{Chosen, Patterns};
