@@ -17,12 +17,14 @@ enum Operation {
     Exec,
     Environment,
     Run,
+    Keep,
     Restart,
     Delete,
 }
 
 impl Operation {
-    const ALL: [Self; 6] = [Self::Create, Self::Exec, Self::Environment, Self::Run, Self::Restart, Self::Delete];
+    const ALL: [Self; 7] =
+        [Self::Create, Self::Exec, Self::Environment, Self::Run, Self::Keep, Self::Restart, Self::Delete];
 
     /// The command line of it.
     fn arguments(self) -> &'static [&'static str] {
@@ -31,6 +33,7 @@ impl Operation {
             Self::Exec => &["exec", "m", "--", "true"],
             Self::Environment => &["env", "run", "m", "--", "true"],
             Self::Run => &["run", "suite"],
+            Self::Keep => &["run", "kept", "--keep-failed", "--source", "frozen"],
             Self::Restart => &["restart", "m"],
             Self::Delete => &["delete", "m", "--force"],
         }
@@ -42,15 +45,20 @@ impl Operation {
             Self::Create | Self::Restart => Step::AgentServing,
             Self::Exec => Step::AgentCommandStarted,
             // Cgroups are removed last, and ordinary users may have none.
-            Self::Environment | Self::Run if user.uid == 0 => Step::AgentEnvironmentRemoved,
-            Self::Environment | Self::Run => Step::AgentEnvironmentKilled,
+            Self::Environment | Self::Run | Self::Keep if user.uid == 0 => Step::AgentEnvironmentRemoved,
+            Self::Environment | Self::Run | Self::Keep => Step::AgentEnvironmentKilled,
             Self::Delete => Step::DeleteRow,
         };
         step.as_str()
     }
 
     fn needs_machine(self) -> bool {
-        !matches!(self, Self::Create | Self::Run)
+        !matches!(self, Self::Create | Self::Run | Self::Keep)
+    }
+
+    /// What it exits with.
+    fn code(self) -> i32 {
+        i32::from(self == Self::Keep)
     }
 }
 
@@ -69,7 +77,7 @@ fn steps_of(yard: &Yard, operation: Operation, user: User) -> BTreeSet<&'static 
         assert!(yard.was_reached(Operation::Create.last(user)));
         known = yard.steps();
     }
-    yard.logged(operation.arguments());
+    yard.logged_with(operation.arguments(), operation.code());
     let last = operation.last(user);
     assert!(yard.was_reached(last), "{operation:?} ends with {last}");
     let steps = yard.steps().into_iter().filter(|word| !known.contains(word));
@@ -100,7 +108,11 @@ fn matrix(user: User) -> BTreeSet<&'static str> {
     let mut failures = Vec::new();
     let mut yard = Yard::new(user);
     for operation in Operation::ALL {
-        let steps = steps_of(&yard, operation, user);
+        let mut steps = steps_of(&yard, operation, user);
+        if operation == Operation::Keep {
+            // The others are those of every run.
+            steps.retain(|step| !reached.contains(step));
+        }
         for step in &steps {
             let left = kill_at(&yard, operation, step);
             let verdict = if left.is_empty() { "nothing left" } else { "LEFT" };

@@ -16,6 +16,19 @@ const LEVELS: u32 = 3;
 /// What is kept on purpose: what was learned of runs.
 const HISTORY: [&str; 2] = ["run", "test_duration"];
 const SUITE: &str = "format = 1\n[[test]]\nname = \"a\"\ncommand = \"true\"\n";
+const KEPT: &str = r#"
+format = 1
+[suite]
+prepare = "echo 1 > /tmp/prepared"
+[[test]]
+name = "fails"
+command = "echo 1 > out1; echo 2 > out2; cat /tmp/prepared; sleep 1000 & exit 1"
+outputs = ["out*"]
+artifacts = ["out1"]
+"#;
+/// What is kept of runs and trees, by the beginning of its path in the state folder; none of it is half-made.
+const REMEMBERED: [&str; 2] = ["runs/", "frozen/"];
+const HALF_MADE: [&str; 2] = [".new", ".testyard-returning-"];
 
 /// A home with a suite in its working folder, and how everything looked before.
 pub(crate) struct Yard {
@@ -30,14 +43,17 @@ impl Yard {
     /// After a first pass over an empty home, so that what is made once (the registry, the host's report) is there.
     pub(crate) fn new(user: User) -> Self {
         let home = TestHome::of(user);
-        let suite = home.work().join("suite");
-        std::fs::create_dir(&suite).expect("the home is empty");
-        std::fs::write(suite.join("testyard.toml"), SUITE).expect("just made");
+        for (name, text) in [("suite", SUITE), ("kept", KEPT)] {
+            let suite = home.work().join(name);
+            let file = suite.join("testyard.toml");
+            std::fs::create_dir(&suite).expect("the home is empty");
+            std::fs::write(&file, text).expect("just made");
+            home.give(&suite);
+            home.give(&file);
+        }
         let log = home.work().join("steps");
         std::fs::write(&log, "").expect("the home is empty");
-        for path in [&suite, &suite.join("testyard.toml"), &log] {
-            home.give(path);
-        }
+        home.give(&log);
         home.must_run(&["create", "first"]);
         home.must_run(&["run", "suite"]);
         let mut yard = Self { home, log, host: HostSnapshot::take(), files: BTreeSet::new(), rows: BTreeMap::new() };
@@ -79,6 +95,13 @@ impl Yard {
     pub(crate) fn logged(&self, arguments: &[&str]) {
         let mut command = self.home.cli(arguments);
         let _ = Output::of(command.env("TESTYARD_STEP_LOG", &self.log), DEADLINE).expect_success();
+    }
+
+    /// Runs it, its steps logged; it exits with this code.
+    pub(crate) fn logged_with(&self, arguments: &[&str], code: i32) {
+        let mut command = self.home.cli(arguments);
+        let output = Output::of(command.env("TESTYARD_STEP_LOG", &self.log), DEADLINE);
+        assert_eq!(output.code, code, "{output}");
     }
 
     /// Runs it with its processes killed at a step.
@@ -178,7 +201,16 @@ impl Yard {
         for name in ["home", "tmp"] {
             add_files(&self.home.path().join(name), LEVELS, &mut files);
         }
-        files.retain(|path| !path.display().to_string().contains("registry.sqlite"));
+        let state = self.home.state();
+        files.retain(|path| {
+            let name = path.strip_prefix(&state).unwrap_or(path).display().to_string();
+            let remembered = REMEMBERED.iter().any(|folder| name.starts_with(folder))
+                && !HALF_MADE.iter().any(|half| name.contains(half));
+            !remembered && !name.contains("registry.sqlite")
+        });
+        // The working tree is never half-written.
+        add_files(&self.home.work().join("kept"), 1, &mut files);
+        files.retain(|path| !path.file_name().is_some_and(|name| name == "out1" || name == "out2"));
         files
     }
 
