@@ -55,7 +55,11 @@ impl Ground {
         let output = self.run(more);
         let results = output.json()["results"].as_array().cloned().unwrap_or_default();
         let find = move |name: &str| {
-            results.iter().find(|result| result["name"] == name).cloned().unwrap_or_else(|| panic!("no result of {name}"))
+            results
+                .iter()
+                .find(|result| result["name"] == name)
+                .cloned()
+                .unwrap_or_else(|| panic!("no result of {name}"))
         };
         (output, find)
     }
@@ -109,7 +113,11 @@ fn outputs_come_back_and_artifacts_are_kept() {
     assert_eq!(output.json()["summary"]["source_changed"], 0, "{output}");
     assert_eq!(ground.names(), ["cov", "snap", "testyard.toml"]);
     let files = &result("fails")["files"];
-    assert_eq!((files["changed"].as_u64(), files["entries"][0]["change"].as_str()), (Some(1), Some("changed")), "{files}");
+    assert_eq!(
+        (files["changed"].as_u64(), files["entries"][0]["change"].as_str()),
+        (Some(1), Some("changed")),
+        "{files}"
+    );
 }
 
 #[test]
@@ -154,7 +162,8 @@ fn too_large_artifacts_stay_behind_and_the_result_stays() {
 #[test]
 fn a_killed_runner_leaves_outputs_whole_or_not_at_all() {
     built!();
-    let tests = test("o", "for i in 1 2 3; do echo after > out$i; done", "outputs = [\"out*\"]\nartifacts = [\"out1\"]");
+    let tests =
+        test("o", "for i in 1 2 3; do echo after > out$i; done", "outputs = [\"out*\"]\nartifacts = [\"out1\"]");
     for (step, after) in [
         ("runner.outputs-intent", "before"),
         ("runner.outputs-fetched", "before"),
@@ -192,7 +201,15 @@ fn a_failed_environment_is_kept_entered_compared_forked_and_deleted() {
     assert!(result("good").get("kept").is_none());
     let listed = ground.home.must_run(&["env", "list"]);
     assert!(listed.starts_with(&format!("{name}  s::bad  for 1")), "{listed}");
-    let look = ground.home.must_run(&["env", "enter", &name, "--", "sh", "-c", "cat file /tmp/made; ps ax | grep -c '[s]leep 1000'"]);
+    let look = ground.home.must_run(&[
+        "env",
+        "enter",
+        &name,
+        "--",
+        "sh",
+        "-c",
+        "cat file /tmp/made; ps ax | grep -c '[s]leep 1000'",
+    ]);
     assert_eq!(look, "after\n1\n1\n");
     let diff = ground.home.must_run(&["env", "diff", &name, "--content"]);
     let suite = ground.suite.display();
@@ -202,7 +219,15 @@ fn a_failed_environment_is_kept_entered_compared_forked_and_deleted() {
     assert_eq!(json["changes"].as_array().map(Vec::len), Some(3), "{json}");
     let fork = ground.home.must_run(&["env", "fork", &name]).trim().to_owned();
     ground.home.must_run(&["env", "enter", &name, "--", "sh", "-c", "echo later > file"]);
-    let look = ground.home.must_run(&["env", "enter", &fork, "--", "sh", "-c", "cat file; ps ax | grep -c '[s]leep 1000' || true"]);
+    let look = ground.home.must_run(&[
+        "env",
+        "enter",
+        &fork,
+        "--",
+        "sh",
+        "-c",
+        "cat file; ps ax | grep -c '[s]leep 1000' || true",
+    ]);
     assert_eq!(look, "after\n0\n");
     ground.home.must_run(&["env", "delete", &name]);
     assert!(ground.home.must_run(&["env", "list"]).starts_with(&fork));

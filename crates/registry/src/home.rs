@@ -192,7 +192,14 @@ impl Home {
         refuse_replaceable(&state)?;
         let runtime = runtime_folder(environment, &state)?;
         let home = Self { state, runtime };
-        for folder in [home.leases_folder(), home.machines_folder(), home.images_folder(), home.sync_folder(), home.returning_folder(), home.frozen_folder()] {
+        for folder in [
+            home.leases_folder(),
+            home.machines_folder(),
+            home.images_folder(),
+            home.sync_folder(),
+            home.returning_folder(),
+            home.frozen_folder(),
+        ] {
             make_private(&folder, environment.uid)?;
         }
         Ok(home)

@@ -6,7 +6,8 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(crate) const APPLICATION_ID: i64 = 0x5473_5964;
 
 /// Each entry raises `user_version` by one. Entries that were released are never edited.
-pub(crate) const MIGRATIONS: &[&str] = &["
+pub(crate) const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE machine (
     id              TEXT PRIMARY KEY,
     name            TEXT NOT NULL UNIQUE,
@@ -72,7 +73,8 @@ CREATE TABLE test_duration (
     updated_ms  INTEGER NOT NULL,
     PRIMARY KEY (suite, test)
 ) STRICT, WITHOUT ROWID;
-", "
+",
+    "
 CREATE TABLE kept_environment (
     machine      TEXT NOT NULL REFERENCES machine (id) ON DELETE CASCADE,
     environment  INTEGER NOT NULL,
@@ -83,7 +85,8 @@ CREATE TABLE kept_environment (
     expires_ms   INTEGER NOT NULL,
     PRIMARY KEY (machine, environment)
 ) STRICT, WITHOUT ROWID;
-"];
+",
+];
 
 /// The format that this version writes.
 pub(crate) fn newest() -> i64 {

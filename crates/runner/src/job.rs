@@ -145,7 +145,7 @@ pub struct Finished {
     /// Where it really ran.
     pub environment: EnvironmentUsed,
     /// What became of its files.
-    pub aftermath: Aftermath,
+    pub aftermath: Box<Aftermath>,
 }
 
 /// Where a command really ran.

@@ -22,7 +22,6 @@ use testyard_model::{CommandStatus, Isolation, Problem, ProblemKind, Usage};
 use crate::cancel::{Cancel, CancelReason};
 use crate::capture::{Capture, Stream};
 use crate::job::{Ability, EnvironmentUsed, Executor, Finished, Job, JobEvent, JobOutcome, Refusal, SourceTree};
-use crate::result::Aftermath;
 use crate::suite::TestUser;
 
 /// Variables that a test gets from whoever runs Testyard.
@@ -178,14 +177,7 @@ impl Running {
             ..Usage::default()
         };
         let environment = EnvironmentUsed { label: "this host".to_owned(), isolation: Isolation::None };
-        JobOutcome::Finished(Finished {
-            status,
-            usage,
-            stdout,
-            stderr,
-            environment,
-            aftermath: Aftermath::default(),
-        })
+        JobOutcome::Finished(Finished { status, usage, stdout, stderr, environment, aftermath: Box::default() })
     }
 
     /// Until the leader is dead; whether its deadline killed it.

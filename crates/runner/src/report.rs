@@ -30,7 +30,7 @@ pub use json_lines::RECORD;
 pub use record::{RecordError, RunInfo, RunRecord};
 pub use safe_text::{SafeText, safe_ends, safe_line};
 pub use spec::{ReportError, ReportKind, ReportSpec};
-pub use terminal::{Style, Terminal, columns_of};
+pub use terminal::{OnKept, Style, Terminal, columns_of};
 
 use crate::clock::Clock;
 use crate::job::JobEvent;

@@ -13,7 +13,6 @@ use testyard_runner::history::NoHistory;
 use testyard_runner::job::{Ability, EnvironmentUsed, Executor, Finished, Job, JobEvent, JobOutcome, SourceTree};
 use testyard_runner::plan::Plan;
 use testyard_runner::report::{Audience, ReportKind, ReportSpec, Reporting, Style, Terminal};
-use testyard_runner::result::Aftermath;
 use testyard_runner::run::{Control, RunOptions, Surroundings, run};
 
 /// Ends every job at once.
@@ -41,7 +40,7 @@ impl Executor for Instantly {
             stdout: job.capture(Stream::Stdout).finish(),
             stderr: job.capture(Stream::Stderr).finish(),
             environment: EnvironmentUsed { label: "namespace/m/e1".to_owned(), isolation: Isolation::Namespace },
-            aftermath: Aftermath::default(),
+            aftermath: Box::default(),
         })
     }
 }

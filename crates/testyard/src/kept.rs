@@ -92,9 +92,8 @@ impl Testyard {
 
     /// The row of a kept environment.
     fn kept_row(&self, registry: &Registry, name: &KeptName) -> Result<KeptRow, Problem> {
-        let missing = || {
-            Problem::new(ProblemKind::NotFound, format!("environment {name} is not kept")).hint("testyard env list")
-        };
+        let missing =
+            || Problem::new(ProblemKind::NotFound, format!("environment {name} is not kept")).hint("testyard env list");
         let machine = registry.find(&name.machine).map_err(|error| error.problem())?.ok_or_else(missing)?;
         let rows = registry.list_kept().map_err(|error| error.problem())?;
         rows.into_iter()

@@ -28,15 +28,13 @@ impl Reap {
     pub(crate) fn run(self, output: Output) -> Outcome {
         let report = yard::open()?.reap(self.dry_run)?;
         if output.json {
-            output.json_object(
-                json!({
-                    "dry_run": self.dry_run,
-                    "machines": report.machines,
-                    "leases": report.leases,
-                    "environments": report.environments,
-                    "files": report.files,
-                }),
-            )?;
+            output.json_object(json!({
+                "dry_run": self.dry_run,
+                "machines": report.machines,
+                "leases": report.leases,
+                "environments": report.environments,
+                "files": report.files,
+            }))?;
         } else {
             output.data(&told(&report, self.dry_run))?;
         }

@@ -162,7 +162,12 @@ fn beside(
         if let Some(finished) = finished {
             pipes.drain(output);
             company.attend()?;
-            return Ok(Ended { status: finished.status, usage: finished.usage, environment: finished.environment, lingering: None });
+            return Ok(Ended {
+                status: finished.status,
+                usage: finished.usage,
+                environment: finished.environment,
+                lingering: None,
+            });
         }
         let (outputs, kinds) = pipes.watched();
         let mut watched = vec![command.as_fd()];

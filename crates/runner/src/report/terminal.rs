@@ -13,7 +13,7 @@ use super::status_line::{Counts, columns, seconds, status_line};
 use crate::capture::Captured;
 use crate::job::JobEvent;
 use crate::plan::Plan;
-use crate::result::{Aftermath, FileChanges, RunSummary, whole, SkipReason, Stop, TestResult, Verdict};
+use crate::result::{Aftermath, FileChanges, RunSummary, SkipReason, Stop, TestResult, Verdict, whole};
 
 /// How to show a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,12 @@ pub struct Terminal {
     not_started: usize,
     /// Nobody reads any more.
     closed: bool,
+    /// Called with each failed test whose environment is kept, while nothing else is shown.
+    on_kept: Option<OnKept>,
 }
+
+/// What is done with a failed test whose environment is kept.
+pub type OnKept = Box<dyn FnMut(&TestResult) + Send>;
 
 struct Shown {
     test: usize,
@@ -85,7 +90,15 @@ impl Terminal {
             hints: Vec::new(),
             not_started: 0,
             closed: false,
+            on_kept: None,
         }
+    }
+
+    /// Hands each failed test whose environment is kept to `act`, which has the terminal to itself meanwhile. The run
+    /// goes on; what it has to tell is shown afterwards.
+    #[must_use]
+    pub fn with_kept(self, act: OnKept) -> Self {
+        Self { on_kept: Some(act), ..self }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -181,7 +194,7 @@ impl Terminal {
             Verdict::InfrastructureError { .. } => self.counts.errors += 1,
         }
         match &result.verdict {
-            Verdict::Passed if !self.style.passed => return Ok(()),
+            Verdict::Passed if !self.style.passed && result.aftermath.problems.is_empty() => return Ok(()),
             Verdict::Skipped(SkipReason::NotStarted { .. }) => {
                 self.not_started += 1;
                 return Ok(());
@@ -193,7 +206,17 @@ impl Terminal {
         let detail = result.verdict.detail().map_or(String::new(), |detail| format!(" ({detail})"));
         let text = safe_line(&format!("{}::{}{detail}", result.suite, result.name));
         let label = self.colored(color, label);
-        self.line(&format!("{label} {:>8}  {text}", precise(result.duration_us)))
+        self.line(&format!("{label} {:>8}  {text}", precise(result.duration_us)))?;
+        if result.verdict == Verdict::Passed {
+            // Those of the others are shown with them, at the end.
+            for problem in &result.aftermath.problems {
+                self.warning(problem)?;
+            }
+        }
+        if let (Some(act), Some(_)) = (&mut self.on_kept, &result.aftermath.kept) {
+            act(result);
+        }
+        Ok(())
     }
 
     fn remember_hints(&mut self, result: &TestResult) {

@@ -29,7 +29,12 @@ pub(super) fn prepare(plan: &Plan, options: &RunOptions, around: &Surroundings) 
     for suite in &plan.suites {
         let source = |problem| RunError::Source { suite: suite.name.clone(), problem };
         let tree = around.executor.source_tree(&suite.root).map_err(source)?;
-        trees.push(TreeInfo { suite: suite.name.clone(), tree: tree.hash, unhashed: tree.unhashed, frozen: tree.frozen });
+        trees.push(TreeInfo {
+            suite: suite.name.clone(),
+            tree: tree.hash,
+            unhashed: tree.unhashed,
+            frozen: tree.frozen,
+        });
     }
     let keys: Vec<_> = (0..plan.tests.len()).map(|index| plan.key(index)).collect();
     let (known, problems) = match around.history.known(&keys) {
@@ -173,7 +178,7 @@ pub(super) fn result(
         result.environment = Some(finished.environment.label);
         result.stdout = Some(info(&finished.stdout, kept));
         result.stderr = Some(info(&finished.stderr, kept));
-        result.aftermath = finished.aftermath;
+        result.aftermath = *finished.aftermath;
         result.outputs = Outputs { stdout: finished.stdout, stderr: finished.stderr };
     }
     result

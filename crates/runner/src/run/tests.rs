@@ -14,7 +14,7 @@ use crate::history::{Known, NoHistory, TestKey};
 use crate::job::{Ability, EnvironmentUsed, Finished, Job, JobEvent, JobOutcome, SourceTree};
 use crate::process::ProcessExecutor;
 use crate::report::{Audience, ReportKind, ReportSpec};
-use crate::result::{Aftermath, Failure, SkipReason, Stop};
+use crate::result::{Failure, SkipReason, Stop};
 
 /// Does what a closure says.
 struct Fake<F>(F);
@@ -51,7 +51,7 @@ fn finished(status: CommandStatus) -> JobOutcome {
         stdout: Captured::of(b"out"),
         stderr: Captured::default(),
         environment: EnvironmentUsed { label: "fake".to_owned(), isolation: Isolation::Namespace },
-        aftermath: Aftermath::default(),
+        aftermath: Box::default(),
     })
 }
 

@@ -26,7 +26,8 @@ macro_rules! with_settings {
 pub(super) type Keys = &'static [&'static str];
 
 pub(super) const TOP: Keys = &["format", "suite", "run", "test", "tests"];
-pub(super) const SUITE: Keys = &["name", "backend", "image", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
+pub(super) const SUITE: Keys =
+    &["name", "backend", "image", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
 pub(super) const RUN: Keys = &["jobs", "fail-fast", "no-skip"];
 pub(super) const RESOURCES: Keys = &["cpus", "memory", "pids", "disk", "exclusive"];
 pub(super) const DEFAULTS: Keys = with_settings!();

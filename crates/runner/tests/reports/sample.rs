@@ -5,8 +5,8 @@ use std::sync::Arc;
 use testyard_model::{Isolation, Problem, ProblemKind, Usage};
 use testyard_runner::capture::Captured;
 use testyard_runner::report::{RunInfo, RunRecord};
-use testyard_runner::result::{Aftermath, 
-    Attempt, Failure, OutputInfo, Outputs, RunSummary, SkipReason, Stop, TestResult, TreeInfo, Verdict,
+use testyard_runner::result::{
+    Aftermath, Attempt, Failure, OutputInfo, Outputs, RunSummary, SkipReason, Stop, TestResult, TreeInfo, Verdict,
 };
 
 /// 2026-09-21 14:13:20 UTC.

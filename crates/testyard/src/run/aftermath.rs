@@ -10,8 +10,8 @@ use testyard_engine::WarmMachine;
 use testyard_linux::step::{Step, reach};
 use testyard_machine::client::ChangeList;
 use testyard_model::{ByteSize, CommandStatus, EnvironmentId, Problem, ProblemKind};
-use testyard_protocol::changes::{ChangeKind, Fetch, FileKind, Part, When};
 use testyard_protocol::Linger;
+use testyard_protocol::changes::{ChangeKind, Fetch, FileKind, Part, When};
 use testyard_runner::job::Job;
 use testyard_runner::result::{Aftermath, Artifact, ChangedFile, FileChanges};
 use testyard_transfer::{UnpackOptions, unpack};
@@ -212,8 +212,11 @@ fn fetch(ended: &Ended<'_>, chosen: &Chosen, staged: &Staged) -> Result<(), Prob
 }
 
 fn too_many(what: &str) -> Problem {
-    Problem::new(ProblemKind::Exhausted, format!("the test changed more than {LOOKED_AT} files: its {what} stay behind"))
-        .hint("let it work below TMPDIR, outside of the working tree")
+    Problem::new(
+        ProblemKind::Exhausted,
+        format!("the test changed more than {LOOKED_AT} files: its {what} stay behind"),
+    )
+    .hint("let it work below TMPDIR, outside of the working tree")
 }
 
 fn refuse_over(what: &str, bytes: u64, most: u64) -> Result<(), Problem> {

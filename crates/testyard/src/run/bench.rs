@@ -48,11 +48,7 @@ impl TestBench {
         let trees = Arc::new(trees);
         let machines = WarmMachines::new(yard.clone(), auto);
         recover_all(home);
-        let care = Care {
-            journal: Journal::of(home),
-            runs: home.runs_folder(),
-            keeper: Keeper::new(yard.clone()),
-        };
+        let care = Care { journal: Journal::of(home), runs: home.runs_folder(), keeper: Keeper::new(yard.clone()) };
         let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
         Ok(Self {
             executor: Arc::new(executor),

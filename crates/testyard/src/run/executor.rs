@@ -79,7 +79,16 @@ impl MachineExecutor {
         care: Care,
     ) -> Result<Self, Problem> {
         let ports = PortLeases::standard().map_err(|error| error.problem())?;
-        Ok(Self { machines, report, trees, ports, plain: ProcessExecutor::new(), care, preparations: Preparations::default(), warm: Mutex::default() })
+        Ok(Self {
+            machines,
+            report,
+            trees,
+            ports,
+            plain: ProcessExecutor::new(),
+            care,
+            preparations: Preparations::default(),
+            warm: Mutex::default(),
+        })
     }
 
     /// The machine of a key: made once, by whoever needs it first, while others wait.
@@ -181,7 +190,7 @@ impl MachineExecutor {
                         label: ended.environment.map_or(label.clone(), |id| format!("{label}/{id}")),
                         isolation,
                     },
-                    aftermath,
+                    aftermath: Box::new(aftermath),
                 })
             }
             Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
@@ -288,7 +297,9 @@ impl Executor for MachineExecutor {
             let image = job.image.clone().unwrap_or(ImageReference::Host);
             events(JobEvent::Preparing(format!("machine of image {image}")));
             return match self.machines.own_machine(job.backend.as_ref(), &image) {
-                Ok((machine, _gone_at_the_end)) => self.run_on(&machine, None, Isolation::Namespace, job, cancel, events),
+                Ok((machine, _gone_at_the_end)) => {
+                    self.run_on(&machine, None, Isolation::Namespace, job, cancel, events)
+                }
                 Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
                 Err(problem) => JobOutcome::Infrastructure(problem),
             };

@@ -63,8 +63,11 @@ pub(super) fn freeze(folder: &Path, tree: &Tree, scan: Scan) -> Result<(Frozen, 
             Err(Fault::Changed) => scan = tree.scan_again(&scan).map_err(|error| error.problem())?,
         }
     }
-    Err(Problem::new(ProblemKind::Unavailable, format!("{} changed all the time while it was copied", tree.root().display()))
-        .hint("run again once nothing writes there, or run with --source live"))
+    Err(Problem::new(
+        ProblemKind::Unavailable,
+        format!("{} changed all the time while it was copied", tree.root().display()),
+    )
+    .hint("run again once nothing writes there, or run with --source live"))
 }
 
 fn make(folder: &Path, root: &Path, scan: &Scan) -> Result<Frozen, Fault> {
@@ -74,8 +77,8 @@ fn make(folder: &Path, root: &Path, scan: &Scan) -> Result<Frozen, Fault> {
     if !path.is_dir() {
         let fresh = folder.join(format!("{hash}.new"));
         remove(folder, &format!("{hash}.new"));
-        let made = fill(folder, root, &fresh, scan.manifest())
-            .and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
+        let made =
+            fill(folder, root, &fresh, scan.manifest()).and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
         if let Err(fault) = made {
             remove(folder, &format!("{hash}.new"));
             return Err(fault);
@@ -157,15 +160,20 @@ fn vanished(path: &Path, error: io::Error) -> Fault {
     }
 }
 
-fn copy(from: &Path, to: &Path, executable: bool, owner: Option<(u32, u32)>, content: &ContentHash) -> Result<(), Fault> {
+fn copy(
+    from: &Path,
+    to: &Path,
+    executable: bool,
+    owner: Option<(u32, u32)>,
+    content: &ContentHash,
+) -> Result<(), Fault> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let source = match rustix::fs::open(from, flags, Mode::empty()) {
         Ok(source) => File::from(source),
         Err(rustix::io::Errno::LOOP) => return Err(Fault::Changed),
         Err(errno) => return Err(vanished(from, errno.into())),
     };
-    let mut target =
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to).map_err(at(to))?;
+    let mut target = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(to).map_err(at(to))?;
     if rustix::fs::ioctl_ficlone(target.as_fd(), source.as_fd()).is_err() {
         io::copy(&mut &source, &mut target).map_err(at(to))?;
     }
@@ -249,7 +257,9 @@ mod tests {
         let (store, work) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let at = |path: &str| work.path().join(path);
         fs::create_dir(at("sub")).expect("a folder");
-        for (name, text) in [("a", "one"), ("sub/b", "one"), ("run.sh", "#!/bin/sh"), (".gitignore", "ignored\n"), ("ignored", "x")] {
+        for (name, text) in
+            [("a", "one"), ("sub/b", "one"), ("run.sh", "#!/bin/sh"), (".gitignore", "ignored\n"), ("ignored", "x")]
+        {
             fs::write(at(name), text).expect("a file");
         }
         fs::set_permissions(at("run.sh"), fs::Permissions::from_mode(0o700)).expect("ours");

@@ -13,9 +13,9 @@ mod trees;
 mod warm;
 
 pub use bench::TestBench;
+pub use executor::{MachineExecutor, MachineSource};
 pub(crate) use files::recover_all;
 pub(crate) use frozen::prune as prune_frozen;
-pub use executor::{MachineExecutor, MachineSource};
 pub use history::RegistryHistory;
 pub use kept::{KeptRun, KeptRuns, Limits, local_time};
 pub use trees::{SourceMode, Trees};

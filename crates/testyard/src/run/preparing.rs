@@ -73,10 +73,8 @@ impl Preparations {
     ) -> Result<Option<String>, Problem> {
         let Some(preparation) = job.preparation.as_ref().filter(|one| one.prepare.is_some()) else { return Ok(None) };
         if job.isolation < Isolation::Namespace {
-            let message = format!(
-                "isolation `{}` sees nothing of what `prepare` of suite `{}` made",
-                job.isolation, job.suite
-            );
+            let message =
+                format!("isolation `{}` sees nothing of what `prepare` of suite `{}` made", job.isolation, job.suite);
             return Err(Problem::new(ProblemKind::Usage, message).hint("write isolation = \"namespace\""));
         }
         let key = (job.suite.clone(), machine.name().to_owned());
@@ -89,7 +87,8 @@ impl Preparations {
         }
         events(JobEvent::Preparing(format!("prepare of suite {}", job.suite)));
         let made = prepared(machine, job, preparation, trees, cancel);
-        if !made.as_ref().is_err_and(|problem| problem.kind == ProblemKind::Interrupted || problem.kind.is_transient()) {
+        if !made.as_ref().is_err_and(|problem| problem.kind == ProblemKind::Interrupted || problem.kind.is_transient())
+        {
             *slot = Some(made.clone());
         }
         made.map(Some)
@@ -259,7 +258,10 @@ impl Task<'_> {
             let _ = self.machine.release(environment);
         }
         if cancel.is_some_and(|cancel| cancel.reason().is_some()) {
-            return Err(Problem::new(ProblemKind::Interrupted, format!("`{what}` of suite `{}` was ended", self.suite)));
+            return Err(Problem::new(
+                ProblemKind::Interrupted,
+                format!("`{what}` of suite `{}` was ended", self.suite),
+            ));
         }
         Err(failed(reason_of(ended.status, self.preparation.timeout)).because(output.text()))
     }

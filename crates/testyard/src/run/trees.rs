@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::frozen::{self, Frozen};
 use globset::GlobBuilder;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use testyard_model::{Problem, ProblemKind};
 use testyard_runner::job::SourceTree;
-use super::frozen::{self, Frozen};
 use testyard_sync::{Changes, Manifest, Scan, Tree, TreeOptions, Watch};
 
 /// A tree in which nothing happened for so long is taken as saved.
@@ -72,9 +72,8 @@ fn await_events<'w>(watches: impl Iterator<Item = &'w Watch>, stop: BorrowedFd<'
         }
         seen = now;
         let still = Timespec { tv_sec: 0, tv_nsec: STILL.subsec_nanos().into() };
-        match poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], Some(&still)) {
-            Ok(1..) => return Ok(false),
-            _ => {}
+        if let Ok(1..) = poll(&mut [PollFd::from_borrowed_fd(stop, PollFlags::IN)], Some(&still)) {
+            return Ok(false);
         }
     }
     Ok(true)
@@ -198,9 +197,9 @@ impl Trees {
         let globs: Vec<_> = globs.map(|glob| glob.compile_matcher()).collect();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = known.get(&top).map(|known| known.scan.manifest().entries()).unwrap_or_default();
-        let meant = entries.iter().filter(|entry| {
-            entry.path.strip_prefix(base).is_ok_and(|own| globs.iter().any(|glob| glob.is_match(own)))
-        });
+        let meant = entries
+            .iter()
+            .filter(|entry| entry.path.strip_prefix(base).is_ok_and(|own| globs.iter().any(|glob| glob.is_match(own))));
         Ok(Manifest::new(meant.cloned().collect()).hash().to_string())
     }
 

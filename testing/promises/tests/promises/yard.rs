@@ -27,7 +27,7 @@ outputs = ["out*"]
 artifacts = ["out1"]
 "#;
 /// What is kept of runs and trees, by the beginning of its path in the state folder; none of it is half-made.
-const REMEMBERED: [&str; 2] = ["runs/", "frozen/"];
+const REMEMBERED: [&str; 3] = ["runs/", "frozen/", "sync/"];
 const HALF_MADE: [&str; 2] = [".new", ".testyard-returning-"];
 
 /// A home with a suite in its working folder, and how everything looked before.

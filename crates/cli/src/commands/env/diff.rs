@@ -49,8 +49,7 @@ impl Diff {
         let mut machine = yard::connect(&self.name.machine)?;
         let connection = machine.connection();
         let list = connection.changes(self.name.environment, MOST).map_err(yard::told)?;
-        let contents =
-            if self.content { Contents::fetch(connection, &self.name, &list)? } else { Contents::default() };
+        let contents = if self.content { Contents::fetch(connection, &self.name, &list)? } else { Contents::default() };
         if output.json {
             let entries: Vec<Value> = list.entries.iter().map(|one| contents.json(one, &list)).collect();
             output.json_object(json!({ "changes": entries, "cut": list.cut }))?;
@@ -164,7 +163,8 @@ impl Contents {
 }
 
 fn fetch_to(connection: &mut Connection, fetch: Fetch, paths: &BTreeSet<PathBuf>, to: &Path) -> Result<(), Problem> {
-    let system = |error: std::io::Error| Problem::new(ProblemKind::System, "cannot make a temporary folder").because(error);
+    let system =
+        |error: std::io::Error| Problem::new(ProblemKind::System, "cannot make a temporary folder").because(error);
     std::fs::create_dir(to).map_err(system)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(to, flags, Mode::empty()).map_err(|errno| system(errno.into()))?;

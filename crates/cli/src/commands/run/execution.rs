@@ -2,13 +2,17 @@
 
 use std::num::NonZeroUsize;
 
+use testyard::KeptName;
 use testyard::run::{SourceMode, TestBench};
-use testyard_model::Span;
+use testyard_model::{Problem, ProblemKind, Span};
 use testyard_runner::plan::Plan;
+use testyard_runner::report::OnKept;
+use testyard_runner::result::TestResult;
 use testyard_runner::run::RunOptions;
 
-use crate::commands::env::kept::KEPT_FOR;
-use crate::values;
+use crate::commands::env::kept::{KEPT_FOR, enter};
+use crate::output::Output;
+use crate::{attend, values, yard};
 
 /// How tests are run.
 #[derive(Debug, clap::Args)]
@@ -32,6 +36,9 @@ pub(super) struct Execution {
     /// How long they are kept
     #[arg(long, value_name = "DURATION", default_value = KEPT_FOR)]
     keep_for: Span,
+    /// Open a shell in the environment of each test that fails, as it fails; needs a terminal
+    #[arg(long, conflicts_with_all = ["list", "json"])]
+    pub(super) shell: bool,
     /// Run again whenever something is saved: what that concerns, and what failed; Ctrl-C ends it
     #[arg(long, conflicts_with = "list")]
     pub(super) watch: bool,
@@ -41,6 +48,23 @@ pub(super) struct Execution {
 }
 
 impl Execution {
+    /// What is done with a failed test, if anything: a shell in its environment.
+    pub(super) fn on_kept(&self, output: Output) -> Result<Option<OnKept>, Problem> {
+        if !self.shell {
+            return Ok(None);
+        }
+        if !attend::has_terminal() || !rustix::termios::isatty(std::io::stdout()) {
+            return Err(Problem::new(ProblemKind::Usage, "--shell needs a terminal for its input and output")
+                .hint("keep the environments instead: --keep-failed"));
+        }
+        let keep = self.keep_failed;
+        Ok(Some(Box::new(move |result| {
+            if let Err(problem) = shell_in(result, keep, output) {
+                output.warn_of(&problem);
+            }
+        })))
+    }
+
     /// What the command line says wins over what the suites say; strictness is never lost.
     pub(super) fn options(&self, plan: &Plan, bench: &TestBench) -> RunOptions {
         let said = plan.run_settings();
@@ -51,9 +75,21 @@ impl Execution {
         options.timeout = self.timeout.map(|timeout| timeout.0);
         options.fail_fast = self.fail_fast || said.fail_fast.unwrap_or(false);
         options.no_skip = self.no_skip || said.no_skip.unwrap_or(false);
-        options.keep_failed = self.keep_failed.then_some(self.keep_for.0);
+        options.keep_failed = (self.keep_failed || self.shell).then_some(self.keep_for.0);
         options.seed = u64::from(std::process::id());
         options.step = testyard_linux::step::reach;
         options
     }
+}
+
+/// Opens a shell in a failed test's environment, which ends with it unless it is to be kept.
+fn shell_in(result: &TestResult, keep: bool, output: Output) -> Result<(), Problem> {
+    let Some(kept) = &result.aftermath.kept else { return Ok(()) };
+    let name: KeptName = kept.environment.parse().map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+    output.say(format_args!("a shell where {}::{} failed; `exit` goes on with the run", result.suite, result.name));
+    let entered = enter(&name, None, &[], output);
+    if !keep {
+        yard::open()?.delete_kept(&name)?;
+    }
+    entered.map(drop)
 }

@@ -60,6 +60,8 @@ impl Run {
         }
         // Before any thread is started: all of them must leave these signals to the descriptor.
         let interrupts = Interrupts::begin()?;
+        // Before anything is started that it would be asked for.
+        drop(self.execution.on_kept(output)?);
         let bench = yard::test_bench(&yard::open()?, &plan, self.execution.source)?;
         let (mut code, mut failed) = self.execute(&plan, &reports, &bench, &interrupts, output)?;
         if !self.execution.watch {
@@ -98,7 +100,7 @@ impl Run {
         let kill = Box::new(|| ());
         let (executor, history) = (Arc::clone(&bench.executor), Arc::clone(&bench.history));
         let around = Surroundings { executor, history, clock: clock.clone(), kill };
-        let audience = reporting::audience(reports.to_vec(), &bench.kept, output);
+        let audience = reporting::audience(reports.to_vec(), &bench.kept, self.execution.on_kept(output)?, output);
         let reporting = Reporting::start(plan, clock, audience).map_err(|error| error.problem())?;
         let (control, interrupter) = Control::new();
         let _running = interrupts.go_to(interrupter);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::termios::{isatty, tcgetwinsize};
 use testyard::run::KeptRuns;
 use testyard_model::Problem;
-use testyard_runner::report::{Audience, ReportError, ReportKind, ReportSpec, Style, Terminal};
+use testyard_runner::report::{Audience, OnKept, ReportError, ReportKind, ReportSpec, Style, Terminal};
 
 use crate::output::Output;
 
@@ -27,7 +27,12 @@ impl ReportOptions {
 }
 
 /// Who is told: people, whoever asked for a report, the home that keeps the run, and GitHub where it runs the job.
-pub(super) fn audience(mut reports: Vec<ReportSpec>, kept: &KeptRuns, output: Output) -> Audience {
+pub(super) fn audience(
+    mut reports: Vec<ReportSpec>,
+    kept: &KeptRuns,
+    on_kept: Option<OnKept>,
+    output: Output,
+) -> Audience {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let in_github = variable("GITHUB_ACTIONS").is_some_and(|value| value == "true");
     if in_github && !reports.iter().any(|spec| spec.kind == ReportKind::Github) {
@@ -35,7 +40,10 @@ pub(super) fn audience(mut reports: Vec<ReportSpec>, kept: &KeptRuns, output: Ou
     }
     let annotations: Box<dyn Write + Send> = if output.json { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
     Audience {
-        terminal: Some(terminal(output)),
+        terminal: Some(match on_kept {
+            Some(act) => terminal(output).with_kept(act),
+            None => terminal(output),
+        }),
         reports,
         keep: Some(kept.folder().to_owned()),
         job_summary: variable("GITHUB_STEP_SUMMARY").filter(|_| in_github).map(PathBuf::from),

@@ -85,7 +85,8 @@ impl<'a> Patterns<'a> {
                 FileKind::File => {}
                 FileKind::Special => {
                     let message = format!("{} `{}` is a device, pipe or socket", self.what, shown(own));
-                    return Err(Problem::new(ProblemKind::Usage, message).hint("only files and links come out of an environment"));
+                    return Err(Problem::new(ProblemKind::Usage, message)
+                        .hint("only files and links come out of an environment"));
                 }
                 FileKind::Link => {
                     let target = change.target.as_ref().map(|target| target.as_path().to_owned()).unwrap_or_default();
@@ -118,7 +119,8 @@ impl<'a> Patterns<'a> {
 
     fn through_link(&self, link: &Path, pattern: &str) -> Problem {
         let message = format!("{} pattern `{pattern}` goes through the link `{}`", self.what, shown(link));
-        Problem::new(ProblemKind::Usage, message).hint("write the pattern for the folder itself, below the suite's folder")
+        Problem::new(ProblemKind::Usage, message)
+            .hint("write the pattern for the folder itself, below the suite's folder")
     }
 
     /// Refuses patterns whose folders are links in the working tree itself.
