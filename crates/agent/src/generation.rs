@@ -16,6 +16,7 @@ use testyard_protocol::Exec;
 
 use crate::place::{Place, PlaceKind};
 use crate::standard_streams::StandardStreams;
+use crate::worker;
 
 const UPPER: &str = "/store/upper";
 const FOLDER: &str = "/store/generations";
@@ -78,12 +79,17 @@ impl Generations {
         }
         let next = self.number + 1;
         let target = PathBuf::from(FOLDER).join(next.to_string());
+        let agent = rustix::process::getpid();
         match process::clone3(token, CloneFlags::NONE, CloneOptions::default())? {
             Forked::Parent(child) => {
                 self.copying = Some((child.pid, now.value));
                 Ok(Some(child.pid))
             }
-            Forked::Child => process::exit_immediately(i32::from(copy(&target).is_err())),
+            Forked::Child => {
+                // What it holds open of the agent's, others wait to see closed.
+                let apart = process::close_range_from(3, &[]).is_ok() && worker::tie_to(agent).is_ok();
+                process::exit_immediately(i32::from(!apart || copy(&target).is_err()))
+            }
         }
     }
 

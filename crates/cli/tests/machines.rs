@@ -109,6 +109,30 @@ fn trees_go_in_and_come_out_as_they_were() {
 }
 
 #[test]
+fn the_bytes_of_a_file_go_in_and_come_out() {
+    let home = home!();
+    machine(&home, "m");
+    let (source, inside) = (home.work().join("source"), home.path().join("tmp/inside"));
+    let content: Vec<u8> = (0..300_000_u32).map(|number| (number >> 3) as u8).collect();
+    fs::write(&source, &content).expect("written");
+    let inside = inside.to_str().expect("text");
+    let push = home.cli(&["push", "m", "-", inside]).stdin(fs::File::open(&source).expect("there")).output();
+    let push = push.expect("it starts");
+    assert!(push.status.success(), "{}", String::from_utf8_lossy(&push.stderr));
+    let pulled = home.cli(&["pull", "m", inside, "-"]).output().expect("it starts");
+    assert!(pulled.status.success() && pulled.stdout == content, "{}", String::from_utf8_lossy(&pulled.stderr));
+    for (arguments, named) in [
+        (&["pull", "m", "/etc", "-"][..], "it is a folder"),
+        (&["pull", "m", inside, "-", "--json"], "leave out --json"),
+        (&["pull", "m", "/nonexistent", "-"], "/nonexistent"),
+    ] {
+        let output = home.run_cli(arguments);
+        assert!(output.code == 2 && output.stderr.contains(named), "{arguments:?}: {output}");
+    }
+    home.finish();
+}
+
+#[test]
 fn a_command_gets_a_terminal_of_its_own() {
     use std::io::Read as _;
     let home = home!();

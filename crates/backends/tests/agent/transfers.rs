@@ -15,16 +15,14 @@ use testyard_transfer::Oversight;
 
 use crate::fixture::{Machine, isolated, ordinary, run};
 
-/// More than any socket holds.
-const LARGE: &str = "/tmp/ty-large";
-
 fn transfer(path: &str, environment: Option<EnvironmentId>) -> Transfer {
     let user = Some(if environment.is_some() { ordinary() } else { caller() });
     Transfer { path: path.into(), user, carrier: Carrier::Attached, environment }
 }
 
-fn make_large(connection: &mut Connection, place: Place) {
-    run(connection, place, &format!("head -c 20000000 /dev/zero | tr '\\0' x > {LARGE}")).ok();
+/// A file that is more than any socket holds.
+fn make_large(connection: &mut Connection, place: Place) -> String {
+    run(connection, place, "large=$(mktemp); head -c 20000000 /dev/zero | tr '\\0' x > $large; echo $large").ok()
 }
 
 /// A pull that has begun, and that nobody reads.
@@ -34,10 +32,11 @@ struct Stuck {
 }
 
 impl Stuck {
-    fn begin(mut connection: Connection, environment: Option<EnvironmentId>) -> Self {
+    fn begin(mut connection: Connection, path: &str, environment: Option<EnvironmentId>) -> Self {
         let (end, inside) = socket::pair(socket::Kind::Stream).expect("a pair");
+        let pull = Request::Pull(transfer(path, environment));
         let request = std::thread::spawn(move || {
-            let reply = connection.request(&Request::Pull(transfer(LARGE, environment)), &[inside.as_fd()]);
+            let reply = connection.request(&pull, &[inside.as_fd()]);
             (connection, reply)
         });
         let stuck = Self { end, request };
@@ -60,16 +59,13 @@ impl Stuck {
 #[test]
 fn a_transfer_ends_with_its_agent() {
     for mut machine in Machine::each() {
-        let mut connection = machine.connect();
-        make_large(&mut connection, Place::Machine);
-        let stuck = Stuck::begin(machine.connect(), None);
+        let large = make_large(&mut machine.connect(), Place::Machine);
+        let stuck = Stuck::begin(machine.connect(), &large, None);
         machine.crash();
+        stuck.ends();
         assert!(stuck.request.join().expect("no panic").1.is_err());
-        let patience = Duration::from_secs(20).try_into().expect("a short time");
-        let mut watched = [PollFd::new(&stuck.end, PollFlags::HUP)];
-        assert_eq!(poll(&mut watched, Some(&patience)), Ok(1), "the worker ends");
         if machine.is_host() {
-            fs::remove_file(LARGE).expect("it was made there");
+            fs::remove_file(&large).expect("it was made there");
         }
     }
 }
@@ -79,8 +75,8 @@ fn a_transfer_ends_with_its_environment() {
     let machine = Machine::namespace();
     let mut connection = machine.connect();
     let id = connection.environment(&isolated(ordinary())).expect("an environment");
-    make_large(&mut connection, Place::Environment(id));
-    let stuck = Stuck::begin(machine.connect(), Some(id));
+    let large = make_large(&mut connection, Place::Environment(id));
+    let stuck = Stuck::begin(machine.connect(), &large, Some(id));
     connection.release(id).expect("released");
     let (_, reply) = stuck.request.join().expect("no panic");
     let problem = reply.expect_err("it ended early").problem();
@@ -91,12 +87,11 @@ fn a_transfer_ends_with_its_environment() {
 #[test]
 fn a_transfer_ends_with_its_client() {
     let machine = Machine::namespace();
-    let mut connection = machine.connect();
-    make_large(&mut connection, Place::Machine);
+    let large = make_large(&mut machine.connect(), Place::Machine);
     // The socket of the client is all that it has; its end of the transfer stays open in another process.
     let client = machine.connect();
     let socket = client.as_fd().try_clone_to_owned().expect("a descriptor");
-    let stuck = Stuck::begin(client, None);
+    let stuck = Stuck::begin(client, &large, None);
     rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).expect("it is open");
     stuck.ends();
     assert!(stuck.request.join().expect("no panic").1.is_err());
@@ -105,12 +100,12 @@ fn a_transfer_ends_with_its_client() {
 #[test]
 fn a_transfer_ends_with_its_machine() {
     for mut machine in Machine::each() {
-        make_large(&mut machine.connect(), Place::Machine);
-        let stuck = Stuck::begin(machine.connect(), None);
+        let large = make_large(&mut machine.connect(), Place::Machine);
+        let stuck = Stuck::begin(machine.connect(), &large, None);
         machine.down();
         stuck.ends();
         if machine.is_host() {
-            fs::remove_file(LARGE).expect("it was made there");
+            fs::remove_file(&large).expect("it was made there");
         }
     }
 }

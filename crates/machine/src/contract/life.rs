@@ -3,8 +3,8 @@
 use testyard_model::{Isolation, MachineName, ProblemKind};
 
 use super::ground::{Broken, Ground, environment, fresh, holds, said, same, shell};
-use crate::client::caller;
 use super::{Ability, Case};
+use crate::client::caller;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "a name is taken once", needs: &[], run: taken_name },
