@@ -30,7 +30,7 @@ pub(crate) fn test(ci: bool) -> Outcome<ExitCode> {
     run.command("fuzz targets", &mut fuzz_targets()?)?;
 
     // What tests start as real programs is not built by building the tests.
-    must_succeed(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;
+    must_succeed(cargo().args(["build", "--quiet", "--workspace", "--bins", "--examples", "--locked"]))?;
     let log = target_folder()?.join("skips.jsonl");
     std::fs::write(&log, "").map_err(|error| Fault::file(&log, &error))?;
     let (mut suite, reader) = suite_command();

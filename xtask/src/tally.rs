@@ -60,18 +60,28 @@ pub(crate) struct Summaries {
     pub(crate) tally: Tally,
     /// How many summaries were seen; none means that nothing ran.
     pub(crate) seen: u64,
+    /// Whether the last summary told of failures that cargo has not told of yet.
+    told: bool,
 }
 
 impl Summaries {
     /// Nothing seen yet.
     pub(crate) fn new(reader: Reader) -> Self {
-        Self { reader, tally: Tally::default(), seen: 0 }
+        Self { reader, tally: Tally::default(), seen: 0, told: false }
     }
 
     /// Looks at one line of output.
     pub(crate) fn look(&mut self, line: &str) {
-        let Some((counts, separator)) = self.reader.counts(line) else { return };
+        let Some((counts, separator)) = self.reader.counts(line) else {
+            // A program that dies has no summary; cargo says so of it as of those that have one.
+            if self.reader == Reader::Libtest && line.starts_with("error: test failed, to rerun pass") {
+                self.tally.failed += u64::from(!self.told);
+                self.told = false;
+            }
+            return;
+        };
         self.seen += 1;
+        self.told = line.starts_with("test result: FAILED");
         // "118 passed (2 slow, 1 flaky)", "2 failed", "1 timed out", "3 ignored", "7 filtered out"
         for part in counts.split([separator, '(', ')']) {
             let mut words = part.split_whitespace();
@@ -154,6 +164,17 @@ mod tests {
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
         ];
         assert_eq!(tally_of(Reader::Libtest, &lines), Tally { passed: 13, failed: 2, skipped: 3 });
+    }
+
+    #[test]
+    fn a_program_that_dies_without_a_summary_has_failed() {
+        let cargo = "error: test failed, to rerun pass `-p a --test b`";
+        let failed =
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        let passed = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(tally_of(Reader::Libtest, &[failed, cargo]).failed, 2);
+        assert_eq!(tally_of(Reader::Libtest, &[failed, cargo, passed, cargo]).failed, 3);
+        assert_eq!(tally_of(Reader::Libtest, &[cargo]).failed, 1);
     }
 
     #[test]

@@ -101,6 +101,13 @@ pub(crate) fn skip(missing: &str) -> ! {
 }
 
 fn say_skipped(missing: &str) {
+    thread_local! {
+        /// A test has a thread of its own, may fork more than once, and is one skip.
+        static SAID: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+    if SAID.replace(true) {
+        return;
+    }
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let line = format!("\nSKIPPED {test}: this host lacks {missing}\n");
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());

@@ -42,20 +42,21 @@ fn main() -> ExitCode {
         filters.peek().is_none()
             || filters.any(|filter| if has("--exact") { filter == name } else { name.contains(filter.as_str()) })
     };
-    let mut passed = 0;
+    let (mut passed, mut failed) = (0, 0);
     for (name, test) in TESTS.into_iter().filter(|(name, _)| is_wanted(name) && !has("--ignored")) {
         if has("--list") {
             write(&format!("{name}: test\n"));
         } else {
-            test();
-            write(&format!("test {name} ... ok\n"));
-            passed += 1;
+            let ended = std::panic::catch_unwind(test);
+            write(&format!("test {name} ... {}\n", if ended.is_ok() { "ok" } else { "FAILED" }));
+            if ended.is_ok() { passed += 1 } else { failed += 1 }
         }
     }
     if !has("--list") {
-        write(&format!("test result: ok. {passed} passed; 0 failed; 0 ignored\n"));
+        let word = if failed == 0 { "ok" } else { "FAILED" };
+        write(&format!("test result: {word}. {passed} passed; {failed} failed; 0 ignored\n"));
     }
-    ExitCode::SUCCESS
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn prober(state: &Path) -> Prober {

@@ -47,8 +47,12 @@ pub(crate) fn run() -> Outcome<ExitCode> {
         });
     }
     let surroundings = Surroundings::find(CARGO_CONFIGURATION)?;
-    let programs = install::install_into(&target_folder()?.join("testyard"))?;
-    let machine = Machine::create(&programs[0], IMAGE, &surroundings.variables)?;
+    // As for tests: programs that are there need not be built.
+    let testyard = match std::env::var_os("TESTYARD_TEST_BIN") {
+        Some(folder) => PathBuf::from(folder).join("testyard"),
+        None => install::install_into(&target_folder()?.join("testyard"))?.swap_remove(0),
+    };
+    let machine = Machine::create(&testyard, IMAGE, &surroundings.variables)?;
     let report = prepare(&machine, &rust, &surroundings).and_then(|()| time(&machine, &commands));
     // The machine goes whatever happened; what happened is said after.
     let removed = machine.remove();
@@ -87,7 +91,7 @@ fn prepare(machine: &Machine, rust: &Path, surroundings: &Surroundings) -> Outco
     let bundle = machine.scratch().join("testyard.bundle");
     must_succeed(program("git").args(["bundle", "create", "--quiet"]).arg(&bundle).arg("HEAD"))?;
     machine.push(&bundle, "/tmp/testyard.bundle")?;
-    machine.inside(&format!("git clone -q /tmp/testyard.bundle {CLONE}"))
+    machine.inside(&format!("git -c advice.detachedHead=false clone -q /tmp/testyard.bundle {CLONE}"))
 }
 
 /// Each command in the clone, as root and then as the ordinary user.

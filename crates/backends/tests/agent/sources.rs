@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use testyard_machine::client::caller;
 use testyard_model::{BackendName, Isolation, MachineSpec, UserSpec};
 use testyard_protocol::{Exec, Place};
 
@@ -11,7 +12,9 @@ fn tree() -> tempfile::TempDir {
     let tree = tempfile::Builder::new().prefix("tree-").tempdir_in("/var/tmp").expect("a folder");
     fs::write(tree.path().join("file"), "host\n").expect("a file");
     fs::create_dir(tree.path().join("folder")).expect("a folder");
-    if let UserSpec::Numbered { uid, gid, .. } = ordinary() {
+    // A machine with one id has the files of one user.
+    let owner = if testkit::user::is_host_root() { ordinary() } else { caller() };
+    if let UserSpec::Numbered { uid, gid, .. } = owner {
         for path in [tree.path().to_owned(), tree.path().join("file"), tree.path().join("folder")] {
             std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("given");
         }
