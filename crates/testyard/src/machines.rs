@@ -332,7 +332,7 @@ impl Machines<'_> {
     fn supervisor(&self, row: &MachineRow) -> Result<Connection, Problem> {
         let socket = self.yard.options().home.machine_socket(&row.id);
         Connection::open(&socket, Role::Supervisor, row.name.as_str())
-            .map_err(|error| self.why_silent(&row.name, &error, Role::Supervisor))
+            .map_err(|error| self.why_silent(&row.name, &error))
     }
 
     fn ask_running(&self, row: &MachineRow, request: &Request) -> Result<(), Problem> {
@@ -356,8 +356,8 @@ impl Machines<'_> {
     }
 
     /// Why a machine does not answer: there is none, it is stopped, or it broke.
-    pub(crate) fn why_silent(&self, name: &MachineName, error: &ClientError, _role: Role) -> Problem {
-        let ClientError::NotThere { .. } = error else { return error.problem() };
+    pub(crate) fn why_silent(&self, name: &MachineName, error: &ClientError) -> Problem {
+        let (ClientError::NotThere { .. } | ClientError::Lost { .. }) = error else { return error.problem() };
         match self.info(name) {
             Ok(info) if info.state == MachineState::Running => error.problem(),
             Ok(info) => {

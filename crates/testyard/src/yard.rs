@@ -9,7 +9,6 @@ use testyard_machine::client::ClientError;
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{BackendName, MachineId, MachineInfo, MachineName, MachineSpec, Problem};
 use testyard_probe::{Prober, Tier, choose_tier};
-use testyard_protocol::Role;
 use testyard_registry::{MachineRow, Registry};
 
 use crate::machine::Machine;
@@ -70,7 +69,7 @@ impl Testyard {
                     && self.machines().is_revived(name);
                 match revived.then(|| Machine::open(&socket, name)) {
                     Some(Ok(machine)) => Ok(machine),
-                    _ => Err(self.machines().why_silent(name, &error, Role::Agent)),
+                    _ => Err(self.machines().why_silent(name, &error)),
                 }
             }
         }
