@@ -187,7 +187,7 @@ pub(super) fn copy(from: &MachinePlace, to: &MachinePlace, ids: IdRange) -> Resu
     }
     let failed = host(to, "copy the files");
     // Of the folder above those that root inside can give away.
-    let before = rustix::fs::lstat(&folder(from))
+    let before = rustix::fs::lstat(folder(from))
         .map_err(|errno| failed(Error::new("look at", folder(from).display(), errno)))?
         .st_uid;
     for name in ["upper", "submounts"] {
