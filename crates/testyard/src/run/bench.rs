@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use testyard_images::host::{HostOptions, HostView};
 use testyard_model::Problem;
 use testyard_probe::choose_tier;
 use testyard_runner::history::History;
@@ -43,7 +44,9 @@ impl TestBench {
             let kept = yard.registry()?.list_kept().map_err(|error| error.problem())?;
             // The environments that are kept may show one of the copies.
             prune_frozen(&home.frozen_folder(), !kept.is_empty());
-            trees = trees.frozen_in(home.frozen_folder());
+            let own = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
+            let view = HostView::load(&HostOptions { own, ..HostOptions::default() });
+            trees = trees.frozen_in(home.frozen_folder(), view.map_err(|error| error.problem())?.hidden);
         }
         let trees = Arc::new(trees);
         let machines = WarmMachines::new(yard.clone(), auto);

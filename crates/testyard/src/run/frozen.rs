@@ -54,10 +54,12 @@ fn system(path: &Path, error: &io::Error) -> Problem {
 }
 
 /// Freezes a tree as it is now: its copy, and the scan that the copy is of.
-pub(super) fn freeze(folder: &Path, tree: &Tree, scan: Scan) -> Result<(Frozen, Scan), Problem> {
+///
+/// `hidden` are absolute paths of secrets, which no environment may see: they stay out of the copy.
+pub(super) fn freeze(folder: &Path, hidden: &[PathBuf], tree: &Tree, scan: Scan) -> Result<(Frozen, Scan), Problem> {
     let mut scan = scan;
     for _ in 0..TRIES {
-        match make(folder, tree.root(), &scan) {
+        match make(folder, hidden, tree.root(), &scan) {
             Ok(frozen) => return Ok((frozen, scan)),
             Err(Fault::System(path, error)) => return Err(system(&path, &error)),
             Err(Fault::Changed) => scan = tree.scan_again(&scan).map_err(|error| error.problem())?,
@@ -70,7 +72,7 @@ pub(super) fn freeze(folder: &Path, tree: &Tree, scan: Scan) -> Result<(Frozen, 
     .hint("run again once nothing writes there, or run with --source live"))
 }
 
-fn make(folder: &Path, root: &Path, scan: &Scan) -> Result<Frozen, Fault> {
+fn make(folder: &Path, hidden: &[PathBuf], root: &Path, scan: &Scan) -> Result<Frozen, Fault> {
     let hash = scan.hash.to_string();
     let path = folder.join(&hash);
     let lock = locked(&folder.join(format!("{hash}.lock")))?;
@@ -78,7 +80,7 @@ fn make(folder: &Path, root: &Path, scan: &Scan) -> Result<Frozen, Fault> {
         let fresh = folder.join(format!("{hash}.new"));
         remove(folder, &format!("{hash}.new"));
         let made =
-            fill(folder, root, &fresh, scan.manifest()).and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
+            fill(folder, hidden, root, &fresh, scan.manifest()).and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
         if let Err(fault) = made {
             remove(folder, &format!("{hash}.new"));
             return Err(fault);
@@ -107,12 +109,17 @@ fn make_folders(path: &Path) -> Result<(), Fault> {
     DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at(path))
 }
 
-fn fill(folder: &Path, root: &Path, fresh: &Path, manifest: &Manifest) -> Result<(), Fault> {
+fn fill(folder: &Path, hidden: &[PathBuf], root: &Path, fresh: &Path, manifest: &Manifest) -> Result<(), Fault> {
     make_folders(&folder.join(OBJECTS))?;
     make_folders(fresh)?;
     reach(Step::RunnerFreezing);
     let mut last = PathBuf::new();
+    // Most trees hold none of them.
+    let hidden: Vec<&PathBuf> = hidden.iter().filter(|path| path.starts_with(root)).collect();
     for entry in manifest.entries() {
+        if hidden.iter().any(|path| root.join(&entry.path).starts_with(path)) {
+            continue;
+        }
         let target = fresh.join(&entry.path);
         if let Some(parent) = target.parent().filter(|parent| *parent != last) {
             make_folders(parent)?;
@@ -265,7 +272,7 @@ mod tests {
         fs::set_permissions(at("run.sh"), fs::Permissions::from_mode(0o700)).expect("ours");
         symlink("a", at("link")).expect("a link");
         let tree = Tree::open(work.path(), TreeOptions::default()).expect("a tree");
-        let (first, scan) = freeze(store.path(), &tree, tree.scan().expect("a scan")).expect("frozen");
+        let (first, scan) = freeze(store.path(), &[], &tree, tree.scan().expect("a scan")).expect("frozen");
         fs::write(at("a"), "two").expect("a write");
         let read = |path: &Path| fs::read_to_string(path).expect("a file");
         assert_eq!(read(&first.path.join("a")), "one");
@@ -274,14 +281,28 @@ mod tests {
         assert_eq!(copy.hash, scan.hash);
 
         // A scan that is no longer true is taken again, and what did not change is shared.
-        let (second, again) = freeze(store.path(), &tree, tree.scan_again(&scan).expect("a scan")).expect("frozen");
+        let (second, again) = freeze(store.path(), &[], &tree, tree.scan_again(&scan).expect("a scan")).expect("frozen");
         assert_ne!(again.hash, scan.hash);
         assert_eq!(read(&second.path.join("a")), "two");
         let inode = |path: PathBuf| fs::metadata(path).expect("a file").ino();
         assert_eq!(inode(first.path.join("sub/b")), inode(second.path.join("sub/b")));
         fs::write(at("a"), "three").expect("a write");
-        let (third, fresh) = freeze(store.path(), &tree, again.clone()).expect("it is there already");
+        let (third, fresh) = freeze(store.path(), &[], &tree, again.clone()).expect("it is there already");
         assert_eq!((third.path, fresh.hash), (second.path.clone(), again.hash));
+    }
+
+    #[test]
+    fn secrets_stay_out_of_the_copy() {
+        let (store, work) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let root = work.path().canonicalize().expect("a path");
+        fs::create_dir(root.join(".ssh")).expect("a folder");
+        for name in [".ssh/id", "file"] {
+            fs::write(root.join(name), name).expect("a file");
+        }
+        let tree = Tree::open(&root, TreeOptions::default()).expect("a tree");
+        let scan = tree.scan().expect("a scan");
+        let (frozen, _) = freeze(store.path(), &[root.join(".ssh")], &tree, scan).expect("frozen");
+        assert_eq!(names(&frozen.path), ["file"]);
     }
 
     #[test]
@@ -291,7 +312,7 @@ mod tests {
         let mut used = None;
         for number in 0..7 {
             fs::write(work.path().join("file"), format!("content {number}")).expect("a file");
-            let (frozen, _) = freeze(store.path(), &tree, tree.scan().expect("a scan")).expect("frozen");
+            let (frozen, _) = freeze(store.path(), &[], &tree, tree.scan().expect("a scan")).expect("frozen");
             used.get_or_insert(frozen);
         }
         fs::create_dir(store.path().join("dead.new")).expect("a folder");

@@ -37,6 +37,8 @@ pub struct Trees {
     options: TreeOptions,
     /// Where frozen trees are, if they are to be.
     frozen: Option<PathBuf>,
+    /// Absolute paths of secrets, which stay out of them.
+    hidden: Vec<PathBuf>,
     known: Mutex<HashMap<PathBuf, Known>>,
 }
 
@@ -103,13 +105,13 @@ impl Trees {
     #[must_use]
     pub fn new(cache: PathBuf, exclude: Vec<PathBuf>) -> Self {
         let options = TreeOptions { exclude, ..TreeOptions::for_user(cache) };
-        Self { options, frozen: None, known: Mutex::new(HashMap::new()) }
+        Self { options, frozen: None, hidden: Vec::new(), known: Mutex::new(HashMap::new()) }
     }
 
-    /// Shows tests immutable copies, kept in `folder`.
+    /// Shows tests immutable copies, kept in `folder`, without what is `hidden`: absolute paths of secrets.
     #[must_use]
-    pub fn frozen_in(self, folder: PathBuf) -> Self {
-        Self { frozen: Some(folder), ..self }
+    pub fn frozen_in(self, folder: PathBuf, hidden: Vec<PathBuf>) -> Self {
+        Self { frozen: Some(folder), hidden, ..self }
     }
 
     /// Looks at the tree around `folder`.
@@ -127,7 +129,7 @@ impl Trees {
             let scan = tree.scan_again(&first).map_err(|error| error.problem())?;
             let (frozen, scan) = match &self.frozen {
                 Some(folder) => {
-                    let (frozen, scan) = frozen::freeze(folder, &tree, scan)?;
+                    let (frozen, scan) = frozen::freeze(folder, &self.hidden, &tree, scan)?;
                     (Some(frozen), scan)
                 }
                 None => (None, scan),

@@ -92,6 +92,10 @@ fn kill_at(yard: &Yard, operation: Operation, step: &str) -> Vec<String> {
     let mut left = Vec::new();
     let made = !operation.needs_machine() || yard.armed(step, Operation::Create.arguments()).code == 0;
     if made {
+        if operation == Operation::Keep {
+            // A tree that was frozen before is not copied again.
+            yard.change_tree(step);
+        }
         let output = yard.armed(step, operation.arguments());
         if !yard.was_reached(step) {
             left.push(format!("the step was not reached: {output}"));

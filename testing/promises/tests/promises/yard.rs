@@ -110,6 +110,13 @@ impl Yard {
         Output::of(command.env("TESTYARD_STEP_LOG", &self.log).env("TESTYARD_KILL_AT", step), DEADLINE)
     }
 
+    /// Makes the tree of the suite that keeps another than it was.
+    pub(crate) fn change_tree(&self, text: &str) {
+        let file = self.home.work().join("kept/input");
+        std::fs::write(&file, text).expect("the suite is there");
+        self.home.give(&file);
+    }
+
     /// From here on only new steps count.
     pub(crate) fn forget_steps(&self) {
         let log = std::fs::File::options().write(true).truncate(true).open(&self.log);
@@ -210,7 +217,7 @@ impl Yard {
         });
         // The working tree is never half-written.
         add_files(&self.home.work().join("kept"), 1, &mut files);
-        files.retain(|path| !path.file_name().is_some_and(|name| name == "out1" || name == "out2"));
+        files.retain(|path| !path.file_name().is_some_and(|name| ["out1", "out2", "input"].iter().any(|one| name == *one)));
         files
     }
 
