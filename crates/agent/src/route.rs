@@ -152,13 +152,21 @@ fn refused(said: &OwnedFd) -> Problem {
     let text = String::from_utf8_lossy(&text[..length]).into_owned();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains("to syslog"));
     let last = lines.next_back().unwrap_or("it did not say why").to_owned();
-    let problem = Problem::new(ProblemKind::Unsupported, "pasta could not make a route out of an environment");
-    let problem = problem.because(last.clone());
-    if last.contains("tun socket") {
-        problem.hint("let users open /dev/net/tun: chmod 666 /dev/net/tun")
-    } else {
-        problem.hint("see `testyard doctor`, or use --network private")
+    let unsupported = |message: &str| Problem::new(ProblemKind::Unsupported, message).because(&last);
+    let other = "or use --network private, or --network host";
+    if !last.contains("tun socket") {
+        return unsupported("pasta could not make a route out of an environment")
+            .hint("see `testyard doctor`, or use --network private");
     }
+    let device = Path::new("/dev/net/tun");
+    if !device.exists() {
+        return unsupported("a route out of an environment needs /dev/net/tun, which is not here")
+            .hint("start the outer container with --device /dev/net/tun")
+            .hint(other);
+    }
+    unsupported("a route out of an environment needs /dev/net/tun, which this user may not open")
+        .hint("let users open it: sudo chmod 666 /dev/net/tun")
+        .hint(other)
 }
 
 impl Agent {

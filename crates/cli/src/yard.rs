@@ -6,8 +6,8 @@ use testyard::run::{SourceMode, TestBench};
 use testyard::{Machine, Options, Testyard};
 use testyard_images::{Digest, HostOptions, HostView, Store};
 use testyard_machine::client::ClientError;
-use testyard_model::{MachineName, Problem};
-use testyard_runner::plan::Plan;
+use testyard_model::{BackendName, ImageReference, MachineName, Problem};
+use testyard_runner::plan::{Plan, PlanError};
 
 /// Opens this home.
 pub(crate) fn open() -> Result<Testyard, Problem> {
@@ -45,6 +45,19 @@ pub(crate) fn host_view(yard: &Testyard) -> Result<HostView, Problem> {
 pub(crate) fn images_in_use(yard: &Testyard, store: &Store) -> Result<BTreeSet<Digest>, Problem> {
     let used = yard.machines().list()?.into_iter().filter_map(|machine| store.find(&machine.spec.stands_on()).ok());
     Ok(used.map(|image| image.record.digest).collect())
+}
+
+/// Refuses a plan of which a suite names a backend or an image that is not there.
+pub(crate) fn check_places(yard: &Testyard, plan: &Plan) -> Result<(), PlanError> {
+    let backend = |name: &BackendName| {
+        let found = yard.options().backends.get(name).map(drop);
+        found.map_err(|error| error.problem())
+    };
+    let image = |reference: &ImageReference| match reference {
+        ImageReference::Host => Ok(()),
+        reference => images(yard)?.find(reference).map(drop).map_err(|error| error.problem()),
+    };
+    plan.suites.iter().try_for_each(|suite| suite.check_place(backend, image))
 }
 
 /// What runs the tests of a plan.

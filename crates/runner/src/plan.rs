@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use testyard_model::{BackendName, EnvironmentLimits, ImageReference, Isolation, Network};
+use testyard_model::{BackendName, EnvironmentLimits, ImageReference, Isolation, Network, Problem};
 
 pub use error::PlanError;
 
@@ -199,13 +199,35 @@ impl PlannedSuite {
     /// The machine's backend; none means that the executor chooses.
     #[must_use]
     pub fn backend(&self) -> Option<&BackendName> {
-        self.file.backend.as_ref()
+        self.file.backend.as_ref().map(|backend| &backend.value)
     }
 
     /// The machine's image; none means this host.
     #[must_use]
     pub fn image(&self) -> Option<&ImageReference> {
-        self.file.image.as_ref()
+        self.file.image.as_ref().map(|image| &image.value)
+    }
+
+    /// Refuses a suite whose backend or image is not there, at its place in the file. What is there the caller knows.
+    ///
+    /// # Errors
+    /// What the caller says of the backend or the image.
+    pub fn check_place(
+        &self,
+        backend: impl FnOnce(&BackendName) -> Result<(), Problem>,
+        image: impl FnOnce(&ImageReference) -> Result<(), Problem>,
+    ) -> Result<(), PlanError> {
+        let refused = |span: &std::ops::Range<usize>, problem: Problem| {
+            let fault = ConfigFault::NotThere { message: problem.message, hint: problem.hints.into_iter().next() };
+            PlanError::Config(self.file.source.fault(span.clone(), fault))
+        };
+        if let Some(wanted) = &self.file.backend {
+            backend(&wanted.value).map_err(|problem| refused(&wanted.span, problem))?;
+        }
+        if let Some(wanted) = &self.file.image {
+            image(&wanted.value).map_err(|problem| refused(&wanted.span, problem))?;
+        }
+        Ok(())
     }
 }
 

@@ -45,9 +45,9 @@ pub struct SuiteFile {
     /// `suite.name`; none means the name of the folder.
     pub name: Option<Located<String>>,
     /// `suite.backend`; none means `auto`.
-    pub backend: Option<BackendName>,
+    pub backend: Option<Located<BackendName>>,
     /// `suite.image`; none means `host`.
-    pub image: Option<ImageReference>,
+    pub image: Option<Located<ImageReference>>,
     /// `suite.prepare`, `suite.restore` and what they depend on.
     pub preparation: WrittenPreparation,
     /// `suite.defaults`: what each test gets unless it says otherwise.

@@ -357,6 +357,7 @@ impl Machines<'_> {
 
     /// Why a machine does not answer: there is none, it is stopped, or it broke.
     pub(crate) fn why_silent(&self, name: &MachineName, error: &ClientError) -> Problem {
+        // A supervisor whose agent has just died lets its socket go a moment later.
         let (ClientError::NotThere { .. } | ClientError::Lost { .. }) = error else { return error.problem() };
         match self.info(name) {
             Ok(info) if info.state == MachineState::Running => error.problem(),

@@ -90,6 +90,9 @@ fn a_route_that_cannot_be_is_said() {
     let Err(ClientError::Refused(problem)) = refused else { panic!("{refused:?}") };
     assert_eq!(problem.kind, ProblemKind::Unsupported);
     assert!(!problem.hints.is_empty());
+    if lacking().is_some_and(|lack| lack.contains("/dev/net/tun")) {
+        assert!(problem.message.contains("/dev/net/tun"), "{problem:?}");
+    }
     let refused = connection.capture(script(fresh(&spec), "true"), &[]);
     assert!(matches!(refused, Err(ClientError::Refused(_))), "{refused:?}");
     assert_eq!(capture(&mut connection, script(Place::Machine, "echo fine")).ok(), "fine");

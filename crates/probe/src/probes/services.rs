@@ -105,8 +105,12 @@ pub(crate) fn pasta() -> Outcome {
         let may_open = rustix::fs::access(device, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK);
         match (lacking.reason.contains("tun"), device.exists(), may_open.is_ok()) {
             (false, ..) | (true, true, true) => lacking,
-            (true, true, false) => lacking.provide(provide::as_root("chmod 666 /dev/net/tun")),
-            (true, false, _) => lacking.provide("start the outer container with --device /dev/net/tun"),
+            (true, true, false) => {
+                Lacking::new("/dev/net/tun may not be opened by this user: no route out of environments")
+                    .provide(provide::as_root("chmod 666 /dev/net/tun"))
+            }
+            (true, false, _) => Lacking::new("/dev/net/tun is not here: no route out of environments")
+                .provide("start the outer container with --device /dev/net/tun"),
         }
     })?;
     // The first line is the table's head; without a line below there is no way out.

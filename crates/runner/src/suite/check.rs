@@ -11,7 +11,7 @@ pub(crate) const PLACEHOLDERS: [&str; 3] = ["file", "name", "stem"];
 
 /// Refuses combinations that no host could give.
 pub(super) fn combinations(file: &SuiteFile) -> Result<(), ConfigError> {
-    let on_host = file.backend.as_ref().is_some_and(|backend| backend.as_str() == "host");
+    let on_host = file.backend.as_ref().is_some_and(|backend| backend.value.as_str() == "host");
     let nothing = Settings::default();
     check_settings(file, &file.defaults, &nothing, on_host)?;
     for settings in file.tests.iter().map(|test| &test.settings).chain(file.globs.iter().map(|glob| &glob.settings)) {

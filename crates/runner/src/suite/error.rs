@@ -113,6 +113,14 @@ pub enum ConfigFault {
         /// The file.
         path: PathBuf,
     },
+    /// A backend or an image that there is none of.
+    #[error("{message}")]
+    NotThere {
+        /// Which, and what there is.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
     /// A suite without tests.
     #[error("this suite has no tests")]
     NoTests,
@@ -143,6 +151,7 @@ impl ConfigFault {
             Self::NotExecutable { path } => {
                 format!("chmod +x {}, or give this [[tests]] a `command` with {{file}}", path.display())
             }
+            Self::NotThere { hint, .. } => return hint.clone(),
             Self::NoTests => "add [[test]] with a name and a command, or [[tests]] with a glob".to_owned(),
         })
     }

@@ -73,13 +73,14 @@ fn read_name(table: &TableReader<'_>, key: &str) -> Result<Option<Located<String
     }
 }
 
-fn read_place(suite: &TableReader<'_>) -> Result<(Option<BackendName>, Option<ImageReference>), ConfigError> {
+type Placed = (Option<Located<BackendName>>, Option<Located<ImageReference>>);
+
+fn read_place(suite: &TableReader<'_>) -> Result<Placed, ConfigError> {
     let backend = suite.parsed::<BackendName>("backend", "write auto, host or namespace")?;
     let image = suite.parsed::<ImageReference>("image", "list images with `testyard image list`")?;
-    let backend = backend.map(|name| name.value).filter(|name| name.as_str() != "auto");
-    let image = image.map(|image| image.value);
-    if backend.as_ref().is_some_and(|name| name.as_str() == "host")
-        && image.as_ref().is_some_and(|image| *image != ImageReference::Host)
+    let backend = backend.filter(|name| name.value.as_str() != "auto");
+    if backend.as_ref().is_some_and(|name| name.value.as_str() == "host")
+        && image.as_ref().is_some_and(|image| image.value != ImageReference::Host)
     {
         let fault = ConfigFault::Combination(
             "backend `host` runs on this host as it is and cannot start from an image",

@@ -84,7 +84,7 @@ fn values_out_of_range_are_refused_with_the_form_that_is_right() {
     }
     refused(&home, &["env", "run", "m", "--pids", "0", "--", "true"], USAGE, &["--pids"]);
     refused(&home, &["create", "m", "--backend", "warp"], USAGE, &["warp", "host, namespace"]);
-    refused(&home, &["create", "m", "--expose", "here"], USAGE, &["--expose here", "absolute"]);
+    refused(&home, &["create", "m", "--expose", "here"], USAGE, &["--expose", "absolute path"]);
     refused(&home, &["create", "m", "--expose", "/no/such"], USAGE, &["/no/such", "does not exist"]);
     refused(&home, &["create", "m", "--expose", "/usr/../etc"], USAGE, &["/usr/../etc", "absolute path"]);
     assert_eq!(listed(&home), [""; 0]);

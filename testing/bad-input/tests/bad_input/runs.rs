@@ -104,17 +104,3 @@ fn a_flood_and_bytes_that_are_no_text_are_shown_as_text() {
     );
     home.finish();
 }
-
-#[test]
-fn an_image_that_is_not_there_is_no_tests_fault() {
-    let home = TestHome::new();
-    std::fs::write(
-        home.work().join("testyard.toml"),
-        "format = 1\n[suite]\nimage = 'no-such:1'\n[[test]]\nname = 'a'\ncommand = 'true'\n",
-    )
-    .expect("the home is ours");
-    let output = run(&home, &[]);
-    assert_eq!(output.code, crate::INFRASTRUCTURE, "{output}");
-    assert!(output.stdout.contains("there is no image no-such:1"), "{output}");
-    home.finish();
-}

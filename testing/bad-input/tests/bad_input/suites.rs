@@ -84,6 +84,11 @@ fn what_a_backend_cannot_give_is_seen_in_the_file() {
     wrong(&home, isolated, &["backend `host` gives at most isolation `workspace`", ":7:"]);
     let image = format!("format = 1\n[suite]\nbackend = 'host'\nimage = 'debian:12'\n{test}\nisolation = 'none'");
     wrong(&home, image, &["cannot start from an image", ":4:"]);
+    // Once for all tests of the suite, not for each.
+    let missing = format!("format = 1\n[suite]\nimage = 'no-such:1'\n{test}\n{}", test.replace("'a'", "'b'"));
+    wrong(&home, missing, &["there is no image no-such:1", ":3:", "testyard image list"]);
+    let unknown = format!("format = 1\n[suite]\nbackend = 'nope'\n{test}");
+    wrong(&home, unknown, &["there is no backend `nope`", "host, namespace", ":3:"]);
     home.finish();
 }
 

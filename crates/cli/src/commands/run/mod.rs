@@ -62,7 +62,11 @@ impl Run {
         let interrupts = Interrupts::begin()?;
         // Before anything is started that it would be asked for.
         drop(self.execution.on_kept(output)?);
-        let bench = yard::test_bench(&yard::open()?, &plan, self.execution.source)?;
+        let yard = yard::open()?;
+        if let Err(error) = yard::check_places(&yard, &plan) {
+            return refused(&error, output);
+        }
+        let bench = yard::test_bench(&yard, &plan, self.execution.source)?;
         let (mut code, mut failed) = self.execute(&plan, &reports, &bench, &interrupts, output)?;
         if !self.execution.watch {
             return Ok(code);
