@@ -60,8 +60,7 @@ pub(crate) fn check_places(yard: &Testyard, plan: &Plan) -> Result<(), PlanError
     plan.suites.iter().try_for_each(|suite| suite.check_place(backend, image))
 }
 
-/// What runs the tests of a plan.
-pub(crate) fn test_bench(yard: &Testyard, plan: &Plan, source: SourceMode) -> Result<TestBench, Problem> {
-    let suites = plan.suites.iter().map(|suite| (suite.name.clone(), suite.file.source.path().to_owned()));
-    TestBench::prepare(yard, suites.collect(), source)
+/// What runs tests.
+pub(crate) fn test_bench(yard: &Testyard, source: SourceMode) -> Result<TestBench, Problem> {
+    TestBench::prepare(yard, source)
 }

@@ -223,6 +223,12 @@ impl Home {
         self.state.join("registry.sqlite")
     }
 
+    /// What became of each test lately: an SQLite file of its own.
+    #[must_use]
+    pub fn history_file(&self) -> PathBuf {
+        self.state.join("history.sqlite")
+    }
+
     /// Lock files of leases.
     #[must_use]
     pub fn leases_folder(&self) -> PathBuf {

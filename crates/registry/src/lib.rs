@@ -3,8 +3,8 @@
 //! ```text
 //!  Home ──── where: the state folder (durable) and the runtime folder (sockets, locks)
 //!    │
-//!  Registry ─ what: one SQLite file of machines, their resources, slots, leases, runs and durations
-//!    │
+//!  Registry ─ what: one SQLite file of machines, their resources, slots, leases and runs
+//!    │    └── HistoryFile: another, of what became of each test, which may be lost
 //!  Lease ──── who: a kernel-held lock on a file, and the row that says what it is for
 //!
 //!  PortLeases  the same for ports, host-wide, without a file
@@ -17,6 +17,7 @@
 //! time it is (callers pass it), and any backend.
 
 pub mod error;
+pub mod history;
 pub mod home;
 pub mod identity;
 pub mod leases;
@@ -35,6 +36,7 @@ mod schema;
 mod stable_hash;
 
 pub use error::RegistryError;
+pub use history::{Flakes, HistoryError, HistoryFile, LastOutcome, NewOutcome, PastOutcome, TestOutcome, TestRecord};
 pub use home::{Home, HomeEnvironment, HomeError};
 pub use identity::{HostIdentity, KernelIdentity, ProcessIdentity};
 pub use kept::KeptRow;
@@ -44,5 +46,5 @@ pub use machines::{MachineRow, NewMachine};
 pub use ports::{PortError, PortLease, PortLeases};
 pub use registry::Registry;
 pub use resources::{Resource, ResourceId, ResourceKind, ResourceState};
-pub use runs::{RunRow, TestDuration, TestHistory, TestOutcome};
+pub use runs::RunRow;
 pub use slots::SlotBlock;

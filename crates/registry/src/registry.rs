@@ -17,7 +17,7 @@ use crate::reserve;
 use crate::schema;
 
 /// The size of the file's pages; the file only ever grows by whole ones.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 
 /// How long a writer waits for another one, in seconds.
 pub(crate) const BUSY_SECONDS: u64 = 5;
@@ -153,7 +153,7 @@ impl Registry {
 }
 
 /// A connection with this crate's settings, none of which writes to the file.
-fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(file, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_handler(Some(wait_for_writer))?;
     // Else the last one out folds the log into the file and unlinks two files, and the next one in makes them again.
@@ -240,7 +240,7 @@ fn create(home: &Home, file: &Path) -> Result<(), RegistryError> {
 }
 
 /// The name of a file that SQLite keeps beside its database.
-fn companion(file: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn companion(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

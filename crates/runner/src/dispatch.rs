@@ -10,6 +10,8 @@
 //! It knows no thread, no channel and no clock: [`Dispatch::step`] is given what happened and when, and says what
 //! to do. Each test gives exactly one [`Command::Result`], whatever an executor does.
 
+mod messages;
+
 use std::time::Duration;
 
 use testyard_model::{CommandStatus, Problem, ProblemKind};
@@ -18,7 +20,9 @@ use crate::backoff::{self, Random};
 use crate::cancel::CancelReason;
 use crate::job::{JobEvent, Refusal};
 use crate::result::{Attempt, Failure, SkipReason, Stop, Verdict};
-use crate::schedule::{Capacity, Demand, Schedule};
+use crate::schedule::Schedule;
+
+pub use messages::{Command, Dispatched, End, Input, Moment, Policy};
 
 /// How long an executor may be over a test's deadline, and how long it has to follow each request.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -26,128 +30,8 @@ pub const GRACE: Duration = Duration::from_secs(10);
 /// How long a machine may take to get ready: an image is perhaps built first.
 pub const PREPARATION: Duration = Duration::from_secs(30 * 60);
 
-/// What decides how tests are dispatched.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// Tests at once; above 0.
-    pub jobs: usize,
-    /// Start nothing more after a failure.
-    pub fail_fast: bool,
-    /// A skip for want of something is a failure.
-    pub no_skip: bool,
-    /// Attempts of a test that meets transient infrastructure errors; above 0.
-    pub attempts: u32,
-    /// What tests may use together.
-    pub capacity: Capacity,
-    /// Decides the jitter.
-    pub seed: u64,
-}
-
-/// A test as far as dispatching goes.
-#[derive(Debug, Clone, Default)]
-pub struct Dispatched {
-    /// How long its command may take.
-    pub timeout: Duration,
-    /// How long it is known to take.
-    pub expected: Option<Duration>,
-    /// What it sets aside.
-    pub demand: Demand,
-    /// Why it is not to be run at all.
-    pub refused: Option<Refusal>,
-}
-
-/// A moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    /// Monotonic.
-    pub since: Duration,
-    /// Milliseconds since 1970-01-01 UTC.
-    pub unix_ms: i64,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// Time has passed, or the run begins.
-    Tick,
-    /// The user asked to stop.
-    Interrupt,
-    /// News of a running job.
-    Job {
-        /// Of which test.
-        test: usize,
-        /// Of which attempt.
-        attempt: u32,
-        /// The news.
-        event: JobEvent,
-    },
-    /// A job ended.
-    Ended {
-        /// Of which test.
-        test: usize,
-        /// Of which attempt.
-        attempt: u32,
-        /// How.
-        end: End,
-    },
-}
-
-/// How a job ended, as far as the decision goes.
-#[derive(Debug, Clone)]
-pub enum End {
-    /// Its command ended.
-    Status(CommandStatus),
-    /// Something other than the test failed.
-    Infrastructure(Problem),
-    /// This host cannot run it.
-    Refused(Refusal),
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Hand this attempt to a free worker.
-    Start {
-        /// Of which test.
-        test: usize,
-        /// Which, from 1.
-        attempt: u32,
-    },
-    /// Ask a running job to end.
-    Cancel {
-        /// Of which test.
-        test: usize,
-        /// Why.
-        reason: CancelReason,
-    },
-    /// Its worker will not come back: take another.
-    Abandon {
-        /// Of which test.
-        test: usize,
-    },
-    /// An attempt met an infrastructure error and will be repeated.
-    Retry {
-        /// Of which test.
-        test: usize,
-        /// The attempt that ended.
-        attempt: Attempt,
-        /// When it will be repeated.
-        after: Duration,
-    },
-    /// A test is done. Comes once for each.
-    Result {
-        /// Which test.
-        test: usize,
-        /// What became of it.
-        verdict: Verdict,
-        /// Its attempts.
-        attempts: Vec<Attempt>,
-    },
-    /// Nothing more will be started.
-    Stopping(Stop),
-    /// The user asked twice: leave at once.
-    Kill,
-}
+/// How long before a test's deadline it is looked at, at most; a tenth of its time where that is less.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The state of a run.
 #[derive(Debug)]
@@ -186,6 +70,15 @@ struct Running {
     pressure: Pressure,
     /// The user, not a deadline, asked for the end.
     by_user: bool,
+    /// What is still to be noticed while it runs: when, soonest first.
+    notices: Vec<(Duration, Notice)>,
+}
+
+/// What a running test gives reason for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Notice {
+    Slow { after: Duration },
+    Inspect { left: Duration },
 }
 
 /// How strongly an executor has been asked to end a test.
@@ -197,14 +90,13 @@ enum Pressure {
 }
 
 impl Dispatch {
-    /// Nothing is started before the first [`Dispatch::step`].
+    /// Tests are started in this order. Nothing is started before the first [`Dispatch::step`].
     #[must_use]
-    pub fn new(tests: Vec<Dispatched>, policy: Policy) -> Self {
+    pub fn new(tests: Vec<Dispatched>, order: Vec<usize>, policy: Policy) -> Self {
         let demands = tests.iter().map(|test| test.demand.clone()).collect();
-        let expected: Vec<_> = tests.iter().map(|test| test.expected).collect();
         let slot = |test| Slot { test, attempts: Vec::new(), place: Place::Waiting };
         Self {
-            schedule: Schedule::new(demands, &expected, policy.capacity),
+            schedule: Schedule::new(demands, order, policy.capacity),
             random: Random::seeded(policy.seed),
             tests: tests.into_iter().map(slot).collect(),
             policy,
@@ -232,7 +124,10 @@ impl Dispatch {
     #[must_use]
     pub fn next_wake(&self) -> Option<Duration> {
         let moment = |test: &usize| match &self.tests[*test].place {
-            Place::Running(running) => Some(running.deadline),
+            Place::Running(running) => {
+                let notice = running.notices.first().map(|(at, _)| *at);
+                Some(notice.map_or(running.deadline, |at| at.min(running.deadline)))
+            }
             Place::Delayed { until } => Some(*until),
             Place::Waiting | Place::Done => None,
         };
@@ -246,12 +141,13 @@ impl Dispatch {
             Input::Tick => {}
             Input::Interrupt => self.interrupt(now, &mut commands),
             Input::Job { test, attempt, event } => {
-                let timeout = self.tests[test].test.timeout;
+                let Dispatched { timeout, slow_after, .. } = self.tests[test].test;
                 if let Some(running) = self.running_attempt(test, attempt)
                     && matches!(event, JobEvent::Started { .. })
                     && running.pressure == Pressure::No
                 {
                     running.deadline = now.since + timeout + GRACE;
+                    running.notices = notices(now.since, timeout, slow_after);
                 }
             }
             Input::Ended { test, attempt, end } => self.ended(now, test, attempt, end, &mut commands),
@@ -281,8 +177,15 @@ impl Dispatch {
             let slot = &mut self.tests[test];
             let attempt = u32::try_from(slot.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
             let deadline = now.since + PREPARATION + slot.test.timeout + GRACE;
-            slot.place =
-                Place::Running(Running { attempt, since: now, deadline, pressure: Pressure::No, by_user: false });
+            let pressure = Pressure::No;
+            slot.place = Place::Running(Running {
+                attempt,
+                since: now,
+                deadline,
+                pressure,
+                by_user: false,
+                notices: Vec::new(),
+            });
             self.running.push(test);
             commands.push(Command::Start { test, attempt });
         }
@@ -293,7 +196,9 @@ impl Dispatch {
         // An attempt that was given up has its result already.
         let Some(running) = self.running_attempt(test, attempt) else { return };
         let (by_user, overrun) = (running.by_user, running.pressure > Pressure::No);
+        let failed_attempts = self.failed_attempts(test);
         let verdict = match end {
+            End::Status(CommandStatus::Exited(0)) if failed_attempts > 0 => Verdict::Flaky { failed_attempts },
             End::Status(CommandStatus::Exited(0)) => Verdict::Passed,
             _ if by_user => Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted }),
             End::Status(CommandStatus::TimedOut) => Verdict::TimedOut { limit_ms },
@@ -306,10 +211,9 @@ impl Dispatch {
             End::Infrastructure(problem) => Verdict::InfrastructureError { problem },
             End::Refused(refusal) => self.refused(refusal),
         };
-        let transient = matches!(&verdict, Verdict::InfrastructureError { problem } if problem.kind.is_transient());
+        let again = self.repeats(test, &verdict, overrun);
         let attempt = self.leave(now, test, &verdict);
-        if transient && !overrun && self.stop.is_none() && attempt.number < self.policy.attempts {
-            let after = backoff::delay(attempt.number, &mut self.random);
+        if let Some(after) = again {
             self.tests[test].attempts.push(attempt.clone());
             self.tests[test].place = Place::Delayed { until: now.since + after };
             self.delayed.push(test);
@@ -318,6 +222,31 @@ impl Dispatch {
         }
         self.tests[test].attempts.push(attempt);
         self.finish(now, test, verdict, commands);
+    }
+
+    fn failed_attempts(&self, test: usize) -> u32 {
+        let failed = self.tests[test].attempts.iter().filter(|attempt| attempt.verdict.is_failure()).count();
+        u32::try_from(failed).unwrap_or(u32::MAX)
+    }
+
+    /// After how long an attempt that ended so is repeated, if it is. Infrastructure errors are repeated by
+    /// themselves, failures where the test says so; neither uses up the other's attempts.
+    fn repeats(&mut self, test: usize, verdict: &Verdict, overrun: bool) -> Option<Duration> {
+        if self.stop.is_some() {
+            return None;
+        }
+        match verdict {
+            Verdict::InfrastructureError { problem } if problem.kind.is_transient() && !overrun => {
+                let met = |attempt: &&Attempt| matches!(attempt.verdict, Verdict::InfrastructureError { .. });
+                let met = self.tests[test].attempts.iter().filter(met).count();
+                let met = u32::try_from(met).unwrap_or(u32::MAX).saturating_add(1);
+                (met < self.policy.attempts).then(|| backoff::delay(met, &mut self.random))
+            }
+            Verdict::Failed(Failure::Exit { .. } | Failure::Signal { .. }) | Verdict::TimedOut { .. } => {
+                (self.failed_attempts(test) < self.tests[test].test.retries).then_some(Duration::ZERO)
+            }
+            _ => None,
+        }
     }
 
     /// Takes a test from among the running; the attempt as it is remembered.
@@ -333,6 +262,9 @@ impl Dispatch {
             duration_us,
             worker: None,
             verdict: verdict.clone(),
+            stdout: None,
+            stderr: None,
+            inspection: None,
         }
     }
 
@@ -349,7 +281,8 @@ impl Dispatch {
         let slot = &mut self.tests[test];
         slot.place = Place::Done;
         self.done += 1;
-        let stops = verdict.is_failure() || matches!(verdict, Verdict::InfrastructureError { .. });
+        let counts = !slot.test.quarantined;
+        let stops = (verdict.is_failure() && counts) || matches!(verdict, Verdict::InfrastructureError { .. });
         commands.push(Command::Result { test, verdict, attempts: std::mem::take(&mut slot.attempts) });
         if stops && self.policy.fail_fast && self.stop.is_none() {
             self.stop(now, Stop::FailFast, commands);
@@ -413,6 +346,13 @@ impl Dispatch {
         }
         for test in self.running.clone() {
             let Place::Running(running) = &mut self.tests[test].place else { continue };
+            while let Some((_, notice)) = running.notices.first().copied().filter(|(at, _)| *at <= now.since) {
+                running.notices.remove(0);
+                commands.push(match notice {
+                    Notice::Slow { after } => Command::Slow { test, after },
+                    Notice::Inspect { left } => Command::Inspect { test, attempt: running.attempt, left },
+                });
+            }
             if running.deadline > now.since {
                 continue;
             }
@@ -446,6 +386,18 @@ impl Dispatch {
         commands.push(Command::Abandon { test });
         self.finish(now, test, verdict, commands);
     }
+}
+
+/// What is to be noticed of a command that starts now. A hung test is looked at a little before its time is up: its
+/// executor may be far from here, and ends it to the millisecond.
+fn notices(now: Duration, timeout: Duration, slow_after: Option<Duration>) -> Vec<(Duration, Notice)> {
+    let left = (timeout / 10).min(LAST_LOOK);
+    let mut notices = vec![(now + timeout - left, Notice::Inspect { left })];
+    if let Some(after) = slow_after.filter(|after| *after < timeout) {
+        notices.push((now + after, Notice::Slow { after }));
+    }
+    notices.sort_by_key(|(at, _)| *at);
+    notices
 }
 
 #[cfg(test)]

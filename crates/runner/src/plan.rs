@@ -1,9 +1,13 @@
 //! From paths and filters to the tests of a run: suites found, globs expanded, files looked up.
 
+mod changed;
 mod error;
 mod expand;
 mod find;
 mod list;
+mod select;
+mod shard;
+mod variants;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +17,11 @@ use std::time::Duration;
 use testyard_model::{BackendName, EnvironmentLimits, ImageReference, Isolation, Network, Problem};
 
 pub use error::PlanError;
+pub use select::Selection;
+pub use shard::{Shard, ShardBy, ShardError, ShardInfo};
 
-use crate::filter::{Facts, Filter};
-use crate::history::TestKey;
+use crate::filter::Facts;
+use crate::history::{History, Known, TestKey};
 use crate::job::{Ability, Preparation};
 use crate::suite::{ConfigFault, Located, RunSettings, SuiteFile, TestUser, nearest};
 
@@ -26,6 +32,8 @@ pub struct Plan {
     pub suites: Vec<PlannedSuite>,
     /// The tests, in the order of their files.
     pub tests: Vec<PlannedTest>,
+    /// Which part of the tests these are, where only a part was asked for.
+    pub shard: Option<ShardInfo>,
 }
 
 /// A suite of a run.
@@ -39,6 +47,15 @@ pub struct PlannedSuite {
     pub file: Arc<SuiteFile>,
     /// What is done before its tests and after them.
     pub preparation: Option<Arc<Preparation>>,
+}
+
+/// A test as people name it: `suite::name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TestName<'a> {
+    /// The suite's name.
+    pub suite: &'a str,
+    /// The test's name, unique in the suite.
+    pub name: &'a str,
 }
 
 /// A test of a run, with every default filled in.
@@ -82,21 +99,42 @@ pub struct PlannedTest {
     pub outputs: Vec<String>,
     /// Files that are kept with the result.
     pub artifacts: Vec<String>,
+    /// Files that it depends on, as patterns below the suite's folder.
+    pub inputs: Vec<String>,
+    /// After how long it is called slow.
+    pub slow_after: Duration,
+    /// The variant of the suite's matrix, as it stands in the name's brackets.
+    pub variant: Option<String>,
+    /// The machine's backend; none means that the executor chooses.
+    pub backend: Option<BackendName>,
+    /// The machine's image; none means this host.
+    pub image: Option<ImageReference>,
+    /// Its quarantine, by its place in the suite's file; the first that means it.
+    pub quarantine: Option<usize>,
+    /// Which of several runs of the same test this is, from 1.
+    pub repetition: Option<u32>,
+    /// What earlier runs tell of it, once they were asked.
+    pub known: Option<Known>,
 }
 
 impl Plan {
-    /// Finds the tests at these paths (the current folder where there are none) that the filter means.
+    /// Finds the tests at these paths (the current folder where there are none) that are meant. The history is asked
+    /// only where the selection depends on it.
     ///
     /// A path is a suite's folder or file, a folder or file of tests inside a suite, or a folder below which
     /// suites lie.
     ///
     /// # Errors
     /// The first thing that is wrong with a path or a suite file; [`PlanError::NothingSelected`] where no test is left.
-    pub fn load(paths: &[PathBuf], current: &Path, filter: &Filter) -> Result<Self, PlanError> {
+    pub fn load(
+        paths: &[PathBuf],
+        current: &Path,
+        selection: &Selection,
+        history: &dyn History,
+    ) -> Result<Self, PlanError> {
         let here = [PathBuf::from(".")];
         let paths = if paths.is_empty() { here.as_slice() } else { paths };
-        let mut plan = Self { suites: Vec::new(), tests: Vec::new() };
-        let mut names: Vec<String> = Vec::new();
+        let mut plan = Self { suites: Vec::new(), tests: Vec::new(), shard: None };
         for found in find::suites(paths, current)? {
             let (suite, tests) = expand::suite(&found)?;
             if let Some(other) = plan.suites.iter().find(|other| other.name == suite.name) {
@@ -106,28 +144,38 @@ impl Plan {
                     second: found.file,
                 });
             }
-            let chosen = find::narrow(&found, &suite, tests)?;
-            let index = plan.suites.len();
-            names.extend(chosen.iter().map(|test| test.name.clone()));
-            let before = plan.tests.len();
-            plan.tests.extend(chosen.into_iter().filter(|test| filter.matches(&test.facts(&suite.name))).map(
-                |mut test| {
-                    test.suite = index;
-                    test
-                },
-            ));
-            if plan.tests.len() > before {
-                plan.suites.push(suite);
-            }
+            let mut chosen = find::narrow(&found, &suite, tests)?;
+            chosen.iter_mut().for_each(|test| test.suite = plan.suites.len());
+            plan.tests.append(&mut chosen);
+            plan.suites.push(suite);
         }
-        if plan.tests.is_empty() {
-            let nearest = match filter {
-                Filter::Contains(word) => nearest(word, names.iter().map(String::as_str)).map(str::to_owned),
-                _ => None,
-            };
-            return Err(PlanError::NothingSelected { candidates: names.len(), nearest });
-        }
+        select::apply(&mut plan, selection, history)?;
         Ok(plan)
+    }
+
+    /// Asks the history about each test of which nothing was asked yet.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn recall(&mut self, history: &dyn History) -> Result<(), Problem> {
+        if self.tests.iter().all(|test| test.known.is_some()) {
+            return Ok(());
+        }
+        let keys: Vec<_> = (0..self.tests.len()).map(|index| self.history_key(index)).collect();
+        let known = history.known(&keys)?;
+        self.tests.iter_mut().zip(known).for_each(|(test, known)| test.known = Some(known));
+        Ok(())
+    }
+
+    /// Keeps those of these suites that have a test, in their order.
+    fn keep_suites(&mut self, suites: Vec<PlannedSuite>) {
+        let mut places = vec![None; suites.len()];
+        let used: std::collections::BTreeSet<usize> = self.tests.iter().map(|test| test.suite).collect();
+        for (place, suite) in suites.into_iter().enumerate().filter(|(place, _)| used.contains(place)) {
+            places[place] = Some(self.suites.len());
+            self.suites.push(suite);
+        }
+        self.tests.iter_mut().for_each(|test| test.suite = places[test.suite].unwrap_or(0));
     }
 
     /// The suite of a test.
@@ -136,11 +184,18 @@ impl Plan {
         &self.suites[test.suite]
     }
 
+    /// A test as people name it.
+    #[must_use]
+    pub fn key(&self, index: usize) -> TestName<'_> {
+        let test = &self.tests[index];
+        TestName { suite: &self.suites[test.suite].name, name: &test.name }
+    }
+
     /// A test across runs.
     #[must_use]
-    pub fn key(&self, index: usize) -> TestKey<'_> {
+    pub fn history_key(&self, index: usize) -> TestKey<'_> {
         let test = &self.tests[index];
-        TestKey { suite: &self.suites[test.suite].name, name: &test.name }
+        TestKey { file: self.suites[test.suite].file.source.path(), name: test.once() }
     }
 
     /// What the suites say about running them: the first that says something wins, but one that asks for
@@ -186,8 +241,32 @@ impl Plan {
 }
 
 impl PlannedTest {
+    /// Its name without the repetition: the same test in every run.
+    #[must_use]
+    pub fn once(&self) -> &str {
+        let suffix = self.repetition.map(|number| format!(" #{number}"));
+        suffix.and_then(|suffix| self.name.strip_suffix(suffix.as_str())).unwrap_or(&self.name)
+    }
+
+    /// Its name without the variant.
+    #[must_use]
+    pub fn plain_name(&self) -> &str {
+        let variant = self.variant.as_ref().and_then(|label| {
+            self.once().strip_suffix(']').and_then(|name| name.strip_suffix(label.as_str()))?.strip_suffix('[')
+        });
+        variant.unwrap_or(self.once())
+    }
+
     fn facts<'a>(&'a self, suite: &'a str) -> Facts<'a> {
-        Facts { suite, name: &self.name, tags: &self.tags, needs: &self.needs, owner: self.owner.as_deref() }
+        Facts {
+            suite,
+            name: &self.name,
+            tags: &self.tags,
+            needs: &self.needs,
+            owner: self.owner.as_deref(),
+            variant: self.variant.as_deref(),
+            last: self.known.and_then(|known| known.last),
+        }
     }
 
     fn set_needs(&mut self, needs: Vec<Located<String>>) {
@@ -196,26 +275,14 @@ impl PlannedTest {
 }
 
 impl PlannedSuite {
-    /// The machine's backend; none means that the executor chooses.
-    #[must_use]
-    pub fn backend(&self) -> Option<&BackendName> {
-        self.file.backend.as_ref().map(|backend| &backend.value)
-    }
-
-    /// The machine's image; none means this host.
-    #[must_use]
-    pub fn image(&self) -> Option<&ImageReference> {
-        self.file.image.as_ref().map(|image| &image.value)
-    }
-
     /// Refuses a suite whose backend or image is not there, at its place in the file. What is there the caller knows.
     ///
     /// # Errors
     /// What the caller says of the backend or the image.
     pub fn check_place(
         &self,
-        backend: impl FnOnce(&BackendName) -> Result<(), Problem>,
-        image: impl FnOnce(&ImageReference) -> Result<(), Problem>,
+        backend: impl Fn(&BackendName) -> Result<(), Problem>,
+        image: impl Fn(&ImageReference) -> Result<(), Problem>,
     ) -> Result<(), PlanError> {
         let refused = |span: &std::ops::Range<usize>, problem: Problem| {
             let fault = ConfigFault::NotThere { message: problem.message, hint: problem.hints.into_iter().next() };
@@ -226,6 +293,10 @@ impl PlannedSuite {
         }
         if let Some(wanted) = &self.file.image {
             image(&wanted.value).map_err(|problem| refused(&wanted.span, problem))?;
+        }
+        for variant in &self.file.variants {
+            variant.backend.as_ref().map_or(Ok(()), &backend).map_err(|problem| refused(&self.file.matrix, problem))?;
+            variant.image.as_ref().map_or(Ok(()), &image).map_err(|problem| refused(&self.file.matrix, problem))?;
         }
         Ok(())
     }

@@ -61,13 +61,20 @@ pub enum Announcement {
         /// The news.
         event: JobEvent,
     },
-    /// An attempt met an infrastructure error and will be repeated.
+    /// An attempt met an infrastructure error, or failed and may be tried again: it will be repeated.
     AttemptFailed {
         /// Of which test.
         test: usize,
         /// The attempt.
         attempt: Attempt,
         /// When it will be repeated.
+        after: Duration,
+    },
+    /// A running test has become slow.
+    TestSlow {
+        /// Which.
+        test: usize,
+        /// How long it has run.
         after: Duration,
     },
     /// A test is done.
@@ -153,7 +160,7 @@ impl Reporting {
 
 /// Shows a run that is over, as it was shown when it ended.
 pub fn show(record: &RunRecord, terminal: &mut Terminal) {
-    let none = Plan { suites: Vec::new(), tests: Vec::new() };
+    let none = Plan { suites: Vec::new(), tests: Vec::new(), shard: None };
     let mut tell = |announcement| terminal.take(&none, Duration::ZERO, &announcement);
     for problem in &record.warnings {
         tell(Announcement::Warning(problem.clone()));

@@ -1,15 +1,23 @@
 //! Results, as values and as the JSON of `run` (see `docs/json.md`).
 
+mod summary;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use testyard_model::{ExitCode, Isolation, Problem, ProblemKind, Usage};
 
 use crate::capture::Captured;
+use crate::inspect::Inspection;
 use crate::report::safe_ends;
+
+pub use summary::{ExpiredQuarantine, RunSummary};
 
 /// Bytes of a stream of which the text goes into a result's JSON.
 const TEXT: usize = 64 << 10;
+
+/// The same for an attempt before the last.
+const EARLIER_TEXT: usize = 16 << 10;
 
 /// The version of the JSON of `run`; raised when a reader could break.
 pub const JSON_VERSION: u32 = testyard_model::machine::JSON_VERSION;
@@ -20,6 +28,11 @@ pub const JSON_VERSION: u32 = testyard_model::machine::JSON_VERSION;
 pub enum Verdict {
     /// It exited with 0.
     Passed,
+    /// It failed, and passed when it was tried again.
+    Flaky {
+        /// Attempts that failed.
+        failed_attempts: u32,
+    },
     /// It did not.
     Failed(Failure),
     /// Its deadline passed.
@@ -120,6 +133,7 @@ impl Verdict {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Passed => "passed",
+            Self::Flaky { .. } => "flaky",
             Self::Failed(_) => "failed",
             Self::TimedOut { .. } => "timed-out",
             Self::Skipped(_) => "skipped",
@@ -139,11 +153,17 @@ impl Verdict {
         matches!(self, Self::InfrastructureError { .. })
     }
 
+    /// Whether it ended as it should, at the first or at a later attempt.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Passed | Self::Flaky { .. })
+    }
+
     /// What this result alone makes of a run.
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Passed => ExitCode::Passed,
+            Self::Passed | Self::Flaky { .. } => ExitCode::Passed,
             Self::Failed(_) | Self::TimedOut { .. } => ExitCode::TestsFailed,
             Self::Skipped(_) => ExitCode::Skipped,
             Self::InfrastructureError { problem } if problem.kind == ProblemKind::Bug => ExitCode::Bug,
@@ -156,6 +176,8 @@ impl Verdict {
     pub fn detail(&self) -> Option<String> {
         Some(match self {
             Self::Passed => return None,
+            Self::Flaky { failed_attempts: 1 } => "failed once, then passed".to_owned(),
+            Self::Flaky { failed_attempts } => format!("failed {failed_attempts} times, then passed"),
             Self::Failed(Failure::Exit { code }) => format!("exit code {code}"),
             Self::Failed(Failure::Signal { signal }) => format!("signal {}", SignalName(*signal)),
             Self::Failed(Failure::NotStarted { problem }) => format!("not started: {}", whole(problem)),
@@ -229,6 +251,26 @@ pub struct Attempt {
     /// What came of it.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// Standard output, of an attempt before the last; the last one's is the result's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<OutputInfo>,
+    /// Standard error, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<OutputInfo>,
+    /// What its processes were doing when its time was nearly up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspection: Option<Inspection>,
+}
+
+/// Why a test's failures do not fail the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineMark {
+    /// Who cares about it.
+    pub owner: String,
+    /// Why its failures are borne.
+    pub reason: String,
+    /// The last day on which they are: `2027-03-31`.
+    pub until: String,
 }
 
 /// How much a stream gave, and where it is.
@@ -380,9 +422,29 @@ pub struct TestResult {
     /// What became of its files.
     #[serde(flatten)]
     pub aftermath: Aftermath,
+    /// The variant of its suite's matrix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Which of several runs of the same test in this run it is, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition: Option<u32>,
+    /// It took longer than its `slow-after`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub slow: bool,
+    /// It is quarantined: where it failed, that does not fail the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<QuarantineMark>,
     /// The output itself.
     #[serde(skip)]
     pub outputs: Outputs,
+    /// The output of each attempt before the last that has some, with the attempt's number.
+    #[serde(skip)]
+    pub earlier: Vec<(u32, Outputs)>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl TestResult {
@@ -402,19 +464,45 @@ impl TestResult {
     pub fn to_json_within(&self, most: usize) -> serde_json::Result<serde_json::Value> {
         let mut json = serde_json::to_value(self)?;
         if self.verdict != Verdict::Passed {
-            for (stream, captured) in [("stdout", &self.outputs.stdout), ("stderr", &self.outputs.stderr)] {
-                if let (Some(info), Ok(text)) = (json.get_mut(stream), safe_ends(captured, most.min(TEXT))) {
-                    info["text"] = text.into();
+            add_text(&mut json, &self.outputs, most.min(TEXT));
+            for attempt in json["attempts"].as_array_mut().into_iter().flatten() {
+                let earlier = self.earlier.iter().find(|(number, _)| attempt["number"] == *number);
+                if let Some((_, outputs)) = earlier {
+                    add_text(attempt, outputs, most.min(EARLIER_TEXT));
                 }
             }
         }
         Ok(json)
     }
 
+    /// Whether it failed and that is borne.
+    #[must_use]
+    pub fn is_excused(&self) -> bool {
+        self.quarantine.is_some() && self.verdict.is_failure()
+    }
+
+    /// What an attempt wrote, by its number.
+    #[must_use]
+    pub fn outputs_of(&self, attempt: u32) -> Option<&Outputs> {
+        if self.attempts.last().is_some_and(|last| last.number == attempt) {
+            return Some(&self.outputs);
+        }
+        self.earlier.iter().find(|(number, _)| *number == attempt).map(|(_, outputs)| outputs)
+    }
+
     /// How often it was tried again.
     #[must_use]
     pub fn retried(&self) -> usize {
         self.attempts.len().saturating_sub(1)
+    }
+}
+
+/// The text of outputs, beside what is said of their streams.
+fn add_text(json: &mut serde_json::Value, outputs: &Outputs, most: usize) {
+    for (stream, captured) in [("stdout", &outputs.stdout), ("stderr", &outputs.stderr)] {
+        if let (Some(info), Ok(text)) = (json.get_mut(stream), safe_ends(captured, most)) {
+            info["text"] = text.into();
+        }
     }
 }
 
@@ -432,87 +520,4 @@ pub struct TreeInfo {
     /// Its tests saw an immutable copy of the tree.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub frozen: bool,
-}
-
-/// A run in numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunSummary {
-    /// Tests that passed.
-    pub passed: usize,
-    /// Tests that failed or timed out.
-    pub failed: usize,
-    /// Those of the failed that timed out.
-    pub timed_out: usize,
-    /// Tests that were skipped or not run to their end.
-    pub skipped: usize,
-    /// Tests without a result because something other than the test failed.
-    pub infrastructure_errors: usize,
-    /// Attempts that were repeated because something other than the test failed.
-    pub retried: usize,
-    /// Results whose working tree had changed meanwhile.
-    pub source_changed: usize,
-    /// From the first start to the last end, in microseconds.
-    pub duration_us: u64,
-    /// The user stopped it.
-    pub interrupted: bool,
-    /// What each suite ran.
-    pub trees: Vec<TreeInfo>,
-    /// Testyard's exit code.
-    pub exit_code: u8,
-}
-
-impl RunSummary {
-    /// Counts results.
-    #[must_use]
-    pub fn of<'a>(results: impl IntoIterator<Item = &'a TestResult>, interrupted: bool) -> Self {
-        let mut summary = Self {
-            passed: 0,
-            failed: 0,
-            timed_out: 0,
-            skipped: 0,
-            infrastructure_errors: 0,
-            retried: 0,
-            source_changed: 0,
-            duration_us: 0,
-            interrupted,
-            trees: Vec::new(),
-            exit_code: 0,
-        };
-        let mut code = if interrupted { ExitCode::Interrupted } else { ExitCode::Passed };
-        for result in results {
-            match &result.verdict {
-                Verdict::Passed => summary.passed += 1,
-                Verdict::Failed(_) => summary.failed += 1,
-                Verdict::TimedOut { .. } => {
-                    summary.failed += 1;
-                    summary.timed_out += 1;
-                }
-                Verdict::Skipped(_) => summary.skipped += 1,
-                Verdict::InfrastructureError { .. } => summary.infrastructure_errors += 1,
-            }
-            summary.retried += result.retried();
-            summary.source_changed += usize::from(result.source_changed);
-            // One skipped test among others says nothing about the run; only all of them do.
-            if !matches!(result.verdict, Verdict::Skipped(_)) {
-                code = code.worse(result.verdict.exit_code());
-            }
-        }
-        if summary.skipped > 0 && summary.passed + summary.failed + summary.infrastructure_errors == 0 {
-            code = code.worse(ExitCode::Skipped);
-        }
-        summary.exit_code = code.code();
-        summary
-    }
-
-    /// Raises the exit code where this one is more telling.
-    pub fn raise(&mut self, code: ExitCode) {
-        let own = ExitCode::PRECEDENCE.into_iter().find(|known| known.code() == self.exit_code);
-        self.exit_code = own.map_or(code, |own| own.worse(code)).code();
-    }
-
-    /// The line that ends every run: `N passed, N failed, N skipped`.
-    #[must_use]
-    pub fn line(&self) -> String {
-        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
-    }
 }

@@ -4,9 +4,13 @@
 //! interrupts. Workers run jobs and never print; what people and files see goes through the reports' own thread,
 //! so that a terminal that is stopped stops nothing else.
 
+mod attempts;
+mod look;
 mod prepare;
+mod quarantine;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,13 +23,17 @@ use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::dispatch::{Command, Dispatch, Input, Moment};
 use crate::history::History;
+use crate::inspect::Inspection;
 use crate::job::Executor;
+use crate::order::Order;
 use crate::plan::{Plan, PlanError};
 use crate::report::{Announcement, Reporting, RunInfo};
-use crate::result::{Attempt, RunSummary, TestResult, TreeInfo, Verdict};
+use crate::result::{Attempt, ExpiredQuarantine, QuarantineMark, RunSummary, TestResult, TreeInfo, Verdict};
 use crate::schedule::Capacity;
 use crate::suite::RunSettings;
 
+use attempts::PastAttempts;
+use look::Looker;
 use prepare::Prepared;
 use worker::{Assignment, Payload, Workers};
 
@@ -52,7 +60,13 @@ pub struct RunOptions {
     pub run: String,
     /// Bytes of one stream held in memory.
     pub output_limit: usize,
-    /// Decides the jitter of repetitions.
+    /// How often a failure is tried again; replaces every test's own.
+    pub retries: Option<u32>,
+    /// Which tests are started first.
+    pub order: Order,
+    /// Those that failed last before all others.
+    pub failed_first: bool,
+    /// Decides the jitter of repetitions, and a random order.
     pub seed: u64,
     /// Called at the steps at which a runner can die and leave something.
     pub step: fn(Step),
@@ -84,6 +98,9 @@ impl RunOptions {
             keep_failed: None,
             run: String::new(),
             output_limit: crate::capture::CaptureOptions::LIMIT,
+            retries: None,
+            order: Order::Longest,
+            failed_first: false,
             seed: 0,
             step: |_| (),
         }
@@ -150,6 +167,8 @@ pub(crate) enum Event {
     Interrupt,
     /// News of a running job.
     Job { test: usize, attempt: u32, event: crate::job::JobEvent },
+    /// What a running job's processes were doing.
+    Inspected { test: usize, attempt: u32, inspection: Box<Inspection> },
     /// A job ended, and its worker is free again.
     Ended { worker: usize, test: usize, attempt: u32, payload: Box<Payload> },
 }
@@ -208,7 +227,7 @@ pub fn run(
     mut reporting: Reporting,
 ) -> Result<RunReport, RunError> {
     let run_id = uuid::Uuid::now_v7().to_string();
-    let Prepared { tests, trees, problems } = prepare::prepare(plan, options, around)?;
+    let Prepared { tests, order, trees, problems, quarantined, expired } = prepare::prepare(plan, options, around)?;
     for problem in problems {
         reporting.announce(Announcement::Warning(problem));
     }
@@ -219,6 +238,8 @@ pub fn run(
         tests: plan.tests.len(),
         jobs: options.jobs,
         trees: trees.clone(),
+        seed: (options.order == Order::Random).then_some(options.seed),
+        shard: plan.shard.clone(),
     }));
     let policy = prepare::policy(options);
     let options = &RunOptions { output: options.output.join(&run_id), run: run_id.clone(), ..options.clone() };
@@ -228,14 +249,19 @@ pub fn run(
         around,
         trees: &trees,
         reporting,
+        looker: Looker::new(control.sender.clone()),
         workers: Workers::new(around.executor.clone(), control.sender, options.step),
         cancels: vec![Cancel::new(); plan.tests.len()],
         payloads: (0..plan.tests.len()).map(|_| None).collect(),
         ran_by: vec![Vec::new(); plan.tests.len()],
+        past: PastAttempts::default(),
+        slow: BTreeSet::new(),
+        quarantined,
+        expired,
         results: (0..plan.tests.len()).map(|_| None).collect(),
         killed: false,
     };
-    let dispatch = Dispatch::new(tests, policy);
+    let dispatch = Dispatch::new(tests, order, policy);
     let interrupted = driver.drive(dispatch, &control.receiver);
     let duration = around.clock.now().saturating_sub(started);
     Ok(driver.close(run_id, interrupted, duration))
@@ -252,6 +278,11 @@ struct Driver<'a> {
     payloads: Vec<Option<Box<Payload>>>,
     /// The worker of each attempt of each test.
     ran_by: Vec<Vec<Option<u32>>>,
+    past: PastAttempts,
+    looker: Looker,
+    slow: BTreeSet<usize>,
+    quarantined: Vec<Option<QuarantineMark>>,
+    expired: Vec<ExpiredQuarantine>,
     results: Vec<Option<Arc<TestResult>>>,
     killed: bool,
 }
@@ -268,6 +299,10 @@ impl Driver<'_> {
                 Some(Event::Job { test, attempt, event }) => {
                     self.reporting.announce(Announcement::TestProgress { test, event: event.clone() });
                     Input::Job { test, attempt, event }
+                }
+                Some(Event::Inspected { test, attempt, inspection }) => {
+                    self.past.inspected(test, attempt, *inspection);
+                    Input::Tick
                 }
                 Some(Event::Ended { worker, test, attempt, payload }) => {
                     self.workers.free(worker);
@@ -299,9 +334,14 @@ impl Driver<'_> {
                 Command::Abandon { test } => self.workers.abandon(test),
                 Command::Retry { test, mut attempt, after } => {
                     attempt.worker = self.ran_by[test].last().copied().flatten();
-                    self.payloads[test] = None;
+                    let attempt = self.past.ended(test, attempt, self.payloads[test].take());
                     self.reporting.announce(Announcement::AttemptFailed { test, attempt, after });
                 }
+                Command::Slow { test, after } => {
+                    self.slow.insert(test);
+                    self.reporting.announce(Announcement::TestSlow { test, after });
+                }
+                Command::Inspect { test, attempt, left } => self.inspect(test, attempt, left),
                 Command::Result { test, verdict, attempts } => self.finish(test, verdict, attempts),
                 Command::Stopping(stop) => self.reporting.announce(Announcement::Stopping(stop)),
                 Command::Kill => {
@@ -322,13 +362,22 @@ impl Driver<'_> {
         self.ran_by[test].push(worker);
     }
 
+    fn inspect(&self, test: usize, attempt: u32, left: Duration) {
+        let job = prepare::job(self.plan, test, attempt, self.options);
+        self.looker.look(test, attempt, &job, left);
+    }
+
     fn finish(&mut self, test: usize, verdict: Verdict, mut attempts: Vec<Attempt>) {
         for (attempt, worker) in attempts.iter_mut().zip(&self.ran_by[test]) {
             attempt.worker = *worker;
         }
         let payload = self.payloads[test].take();
         let tree = &self.trees[self.plan.tests[test].suite];
-        let result = Arc::new(prepare::result(self.plan, test, verdict, attempts, payload, tree));
+        let mut result = prepare::result(self.plan, test, verdict, attempts, payload, tree);
+        self.past.complete(&mut result);
+        result.slow = self.slow.contains(&test);
+        result.quarantine = self.quarantined[test].take();
+        let result = Arc::new(result);
         self.results[test] = Some(result.clone());
         (self.options.step)(Step::RunnerResult);
         self.reporting.announce(Announcement::TestFinished(result));
@@ -339,6 +388,7 @@ impl Driver<'_> {
         let mut summary = RunSummary::of(results.iter().map(AsRef::as_ref), interrupted);
         summary.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         summary.trees = self.trees.to_vec();
+        summary.add_expired(self.expired);
         let mut problems = Vec::new();
         // What passed tests had put there is gone; a folder that holds something stays.
         let _ = std::fs::remove_dir(&self.options.output);
@@ -346,8 +396,10 @@ impl Driver<'_> {
         if !self.killed {
             self.workers.join();
             problems.extend(self.around.executor.finish());
-            let remembered: Vec<&TestResult> = results.iter().map(AsRef::as_ref).collect();
-            problems.extend(self.around.history.record(&run, &remembered).err());
+            let known: Vec<_> =
+                results.iter().map(|result| (self.plan.history_key(result.index), result.as_ref())).collect();
+            problems.extend(self.around.history.record(&run, &known).err());
+            problems.extend(self.around.history.remark());
         }
         let mut reporting = self.reporting;
         reporting.announce(Announcement::RunFinished(Arc::new(summary.clone())));

@@ -1,10 +1,8 @@
 //! Which test is next: a pure decision over what waits and what is in use.
 //!
-//! The longest-known go first, so that no long test is left for the end. A test that does not fit yet is passed
-//! over, but not for ever: after [`PATIENCE`] others, what it needs is kept free for it.
+//! The order is given (see [`crate::order`]). A test that does not fit yet is passed over, but not for ever: after [`PATIENCE`] others, what it needs is kept free for it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
 
 /// How many others may overtake a test that does not fit yet.
 const PATIENCE: u32 = 16;
@@ -42,15 +40,9 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// All tests wait; `expected` says how long each is known to take. Of those of which nothing is known it is
-    /// taken that they are neither long nor short.
+    /// All tests wait, in this order.
     #[must_use]
-    pub fn new(demands: Vec<Demand>, expected: &[Option<Duration>], capacity: Capacity) -> Self {
-        let mut known: Vec<Duration> = expected.iter().flatten().copied().collect();
-        known.sort_unstable();
-        let usual = known.get(known.len() / 2).copied().unwrap_or_default();
-        let mut order: Vec<usize> = (0..demands.len()).collect();
-        order.sort_by_key(|test| std::cmp::Reverse(expected.get(*test).copied().flatten().unwrap_or(usual)));
+    pub fn new(demands: Vec<Demand>, order: Vec<usize>, capacity: Capacity) -> Self {
         let overtaken = vec![0; demands.len()];
         Self { demands, waiting: order.into(), overtaken, capacity, milli_cpus: 0, memory: 0, held: BTreeSet::new() }
     }
@@ -121,23 +113,11 @@ mod tests {
 
     const CAPACITY: Capacity = Capacity { milli_cpus: 2_000, memory: 100 };
 
-    fn seconds(numbers: &[Option<u64>]) -> Vec<Option<Duration>> {
-        numbers.iter().map(|number| number.map(Duration::from_secs)).collect()
-    }
-
-    #[test]
-    fn the_longest_known_go_first_and_ties_keep_their_order() {
-        let expected = seconds(&[Some(1), None, Some(9), Some(5), None, Some(5)]);
-        let mut schedule = Schedule::new(vec![Demand::default(); 6], &expected, CAPACITY);
-        let order: Vec<usize> = std::iter::from_fn(|| schedule.take()).collect();
-        assert_eq!(order, [2, 1, 3, 4, 5, 0]);
-    }
-
     #[test]
     fn one_that_asks_for_more_than_there_is_runs_alone() {
         let large = Demand { milli_cpus: 9_000, ..Demand::default() };
         let small = Demand { milli_cpus: 500, ..Demand::default() };
-        let mut schedule = Schedule::new(vec![small.clone(), large, small], &[None; 3], CAPACITY);
+        let mut schedule = Schedule::new(vec![small.clone(), large, small], vec![0, 1, 2], CAPACITY);
         assert_eq!(schedule.take(), Some(0));
         assert_eq!(schedule.take(), Some(2));
         assert_eq!(schedule.take(), None);
@@ -152,7 +132,7 @@ mod tests {
         let both = Demand { exclusive: vec![0, 1], ..Demand::default() };
         let mut demands = vec![both];
         demands.extend((0..200).map(|index| Demand { exclusive: vec![index % 2], ..Demand::default() }));
-        let mut schedule = Schedule::new(demands, &[None; 201], CAPACITY);
+        let mut schedule = Schedule::new(demands, (0..201).collect(), CAPACITY);
         // Another holds one of the names first, and each that ends makes room for its like.
         schedule.held.insert(0);
         let mut running = vec![schedule.take().expect("one of the other name")];
@@ -184,7 +164,7 @@ mod tests {
                     exclusive: names.into_iter().collect(),
                 })
                 .collect();
-            let mut schedule = Schedule::new(demands.clone(), &vec![None; demands.len()], CAPACITY);
+            let mut schedule = Schedule::new(demands.clone(), (0..demands.len()).collect(), CAPACITY);
             let (mut running, mut done) = (Vec::new(), Vec::new());
             for end in ends {
                 while let Some(test) = schedule.take() {

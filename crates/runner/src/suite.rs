@@ -7,9 +7,12 @@ mod check;
 mod error;
 mod keys;
 mod parse;
+mod quarantine;
 mod read;
+mod schema;
 mod settings;
 mod source;
+mod variant;
 
 use std::ops::Range;
 
@@ -19,8 +22,11 @@ pub(crate) use check::PLACEHOLDERS;
 pub(crate) use error::nearest;
 pub use error::{ConfigError, ConfigFault};
 pub use parse::parse;
+pub use quarantine::QuarantineEntry;
+pub use schema::schema;
 pub use settings::{Resources, Settings, TestUser};
 pub use source::SuiteSource;
+pub use variant::Variant;
 
 /// The name of a suite's file.
 pub const FILE_NAME: &str = "testyard.toml";
@@ -50,6 +56,10 @@ pub struct SuiteFile {
     pub image: Option<Located<ImageReference>>,
     /// `suite.prepare`, `suite.restore` and what they depend on.
     pub preparation: WrittenPreparation,
+    /// The variants of `suite.matrix`, in order; none means that each test runs once, as it is.
+    pub variants: Vec<Variant>,
+    /// Where they are written; empty where they are not.
+    pub matrix: Range<usize>,
     /// `suite.defaults`: what each test gets unless it says otherwise.
     pub defaults: Settings,
     /// `run`: how to run this suite unless the command line says otherwise.
@@ -58,6 +68,8 @@ pub struct SuiteFile {
     pub tests: Vec<TestEntry>,
     /// Each `[[tests]]`, in order.
     pub globs: Vec<GlobEntry>,
+    /// Each `[[quarantine]]`, in order.
+    pub quarantine: Vec<QuarantineEntry>,
 }
 
 /// What is done before a suite's tests, and after them.

@@ -10,8 +10,9 @@ use testyard_runner::capture::Stream;
 use testyard_runner::clock::SystemClock;
 use testyard_runner::filter::Filter;
 use testyard_runner::history::NoHistory;
+
 use testyard_runner::job::{Ability, EnvironmentUsed, Executor, Finished, Job, JobEvent, JobOutcome, SourceTree};
-use testyard_runner::plan::Plan;
+use testyard_runner::plan::{Plan, Selection};
 use testyard_runner::report::{Audience, ReportKind, ReportSpec, Reporting, Style, Terminal};
 use testyard_runner::run::{Control, RunOptions, Surroundings, run};
 
@@ -57,7 +58,7 @@ fn a_thousand_tests_cost_little() {
     let tests: String = (0..TESTS).map(|n| format!("[[test]]\nname = \"t{n}\"\ncommand = \"true\"\n")).collect();
     std::fs::write(folder.path().join("testyard.toml"), format!("format = 1\n{tests}")).expect("written");
     let before = processor_us();
-    let plan = Arc::new(Plan::load(&[], folder.path(), &Filter::All).expect("a plan"));
+    let plan = Arc::new(Plan::load(&[], folder.path(), &Selection::of(Filter::All), &NoHistory).expect("a plan"));
     let planned = processor_us();
     let clock = Arc::new(SystemClock::start());
     let out = std::fs::File::create(folder.path().join("out")).expect("made");

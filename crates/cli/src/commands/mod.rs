@@ -7,6 +7,7 @@ mod delete;
 mod doctor;
 mod env;
 mod exec;
+mod history;
 mod image;
 mod info;
 mod list;
@@ -18,6 +19,7 @@ mod rename;
 mod report;
 mod restart;
 mod run;
+mod schema;
 mod shell;
 mod start;
 mod stop;
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Env(env::Env),
     Run(run::Run),
     Report(report::Report),
+    History(history::History),
+    Schema(schema::Schema),
     Image(image::Image),
     Reap(reap::Reap),
     Bench(bench::Bench),
@@ -82,6 +86,8 @@ impl Command {
             Self::Env(command) => command.run(output),
             Self::Run(command) => command.run(output),
             Self::Report(command) => command.run(output),
+            Self::History(command) => command.run(output),
+            Self::Schema(command) => command.run(output),
             Self::Image(command) => command.run(output),
             Self::Reap(command) => command.run(output),
             Self::Bench(command) => command.run(output),

@@ -1,6 +1,7 @@
 //! The registry in real folders, with real processes.
 
 mod damage;
+mod history;
 mod homes;
 mod leases;
 mod machines;

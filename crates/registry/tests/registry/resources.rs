@@ -1,14 +1,8 @@
 //! Intent before creation, proof after it, and a row that cannot go before what it owns.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use proptest::prelude::*;
 use testyard_model::EnvironmentId;
-use testyard_registry::{
-    DestroyError, KernelIdentity, ProcessIdentity, ResourceKind, ResourceState, TestDuration, TestOutcome,
-    TransitionError,
-};
+use testyard_registry::{DestroyError, KernelIdentity, ProcessIdentity, ResourceKind, ResourceState, TransitionError};
 
 use crate::support::{Yard, reserved};
 
@@ -58,24 +52,9 @@ fn slots_are_never_given_twice() {
 }
 
 #[test]
-fn runs_and_durations_are_remembered() {
+fn runs_are_remembered() {
     let yard = Yard::new();
     let registry = yard.registry();
-    let suite = PathBuf::from("/w/testyard.toml");
-    let took = |test: &str, millis| TestDuration {
-        test: test.to_owned(),
-        duration: Duration::from_millis(millis),
-        outcome: if millis == 9 { TestOutcome::TimedOut } else { TestOutcome::Passed },
-    };
-    for millis in 1..=7 {
-        registry.save_durations(&suite, &[took("a", millis), took("b c/d", 10 * millis)], 50).expect("a registry");
-    }
-    registry.save_durations(&suite, &[took("a", 9)], 60).expect("a registry");
-    let known = registry.load_durations(&suite).expect("a registry");
-    assert_eq!(known["a"].durations, [9, 7, 6, 5, 4].map(Duration::from_millis));
-    assert_eq!((known["a"].outcome, known["a"].expected()), (TestOutcome::TimedOut, Duration::from_millis(6)));
-    assert!(registry.load_durations(&PathBuf::from("/other")).expect("a registry").is_empty());
-
     let ids = [uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2)];
     registry.record_run(ids[0], 10, &yard.path()).expect("a registry");
     registry.record_run(ids[1], 20, &yard.path()).expect("a registry");
@@ -85,8 +64,7 @@ fn runs_and_durations_are_remembered() {
         runs.iter().map(|run| (run.id, run.summary.is_some())).collect::<Vec<_>>(),
         [(ids[1], true), (ids[0], false)]
     );
-    assert_eq!(registry.forget_history_before(55).expect("a registry"), 3);
-    assert_eq!(registry.load_durations(&suite).expect("a registry").len(), 1);
+    assert_eq!(registry.forget_runs_before(15).expect("a registry"), 1);
 }
 
 fn identity() -> impl Strategy<Value = KernelIdentity> {

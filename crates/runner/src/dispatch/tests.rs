@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::schedule::{Capacity, Demand};
 
 const POLICY: Policy = Policy {
     jobs: 2,
@@ -17,6 +18,11 @@ fn at(seconds: u64) -> Moment {
 
 fn tests(count: usize) -> Vec<Dispatched> {
     vec![Dispatched { timeout: Duration::from_secs(5), ..Dispatched::default() }; count]
+}
+
+fn dispatch(tests: Vec<Dispatched>, policy: Policy) -> Dispatch {
+    let order = (0..tests.len()).collect();
+    Dispatch::new(tests, order, policy)
 }
 
 fn ended(test: usize, attempt: u32, end: End) -> Input {
@@ -43,7 +49,7 @@ fn started(dispatch: &mut Dispatch, test: usize, second: u64) {
 
 #[test]
 fn fail_fast_lets_the_running_end_and_skips_the_rest() {
-    let mut dispatch = Dispatch::new(tests(4), Policy { fail_fast: true, ..POLICY });
+    let mut dispatch = dispatch(tests(4), Policy { fail_fast: true, ..POLICY });
     dispatch.step(at(0), Input::Tick);
     let commands = dispatch.step(at(1), exited(0, 1));
     assert_eq!(verdicts(&commands), [(0, "failed"), (2, "skipped"), (3, "skipped")]);
@@ -54,7 +60,7 @@ fn fail_fast_lets_the_running_end_and_skips_the_rest() {
 
 #[test]
 fn only_transient_infrastructure_errors_are_repeated_and_not_for_ever() {
-    let mut dispatch = Dispatch::new(tests(2), POLICY);
+    let mut dispatch = dispatch(tests(2), POLICY);
     dispatch.step(at(0), Input::Tick);
     let lasting = End::Infrastructure(Problem::new(ProblemKind::Exhausted, "no ports"));
     assert_eq!(verdicts(&dispatch.step(at(1), ended(0, 1, lasting))), [(0, "infrastructure-error")]);
@@ -75,8 +81,69 @@ fn only_transient_infrastructure_errors_are_repeated_and_not_for_ever() {
 }
 
 #[test]
+fn a_failure_is_tried_again_as_often_as_the_test_says_and_is_then_flaky_or_failed() {
+    let mut two = tests(2);
+    two.iter_mut().for_each(|test| test.retries = 2);
+    let mut dispatch = dispatch(two, POLICY);
+    dispatch.step(at(0), Input::Tick);
+    let commands = dispatch.step(at(1), exited(0, 7));
+    let Command::Retry { test: 0, attempt, after: Duration::ZERO } = &commands[0] else { panic!("{commands:?}") };
+    assert_eq!((attempt.number, attempt.verdict.as_str()), (1, "failed"));
+    assert_eq!(commands[1], Command::Start { test: 0, attempt: 2 });
+    // A passing trouble of the infrastructure uses up no retry, and is none.
+    let gone = End::Infrastructure(Problem::new(ProblemKind::Unavailable, "gone"));
+    assert!(matches!(&dispatch.step(at(2), ended(0, 2, gone))[..], [Command::Retry { .. }]));
+    dispatch.step(at(10), Input::Tick);
+    let commands = dispatch.step(at(11), ended(0, 3, End::Status(CommandStatus::Exited(0))));
+    let [Command::Result { verdict, attempts, .. }] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!((verdict, attempts.len()), (&Verdict::Flaky { failed_attempts: 1 }, 3));
+    for attempt in 1..3 {
+        dispatch.step(at(12), ended(1, attempt, End::Status(CommandStatus::TimedOut)));
+    }
+    let commands = dispatch.step(at(13), ended(1, 3, End::Status(CommandStatus::Signalled(9))));
+    assert_eq!(verdicts(&commands), [(1, "failed")]);
+}
+
+#[test]
+fn what_no_repetition_can_change_is_not_repeated() {
+    let mut two = tests(2);
+    two.iter_mut().for_each(|test| test.retries = 5);
+    let mut dispatch = dispatch(two, POLICY);
+    dispatch.step(at(0), Input::Tick);
+    let missing = End::Infrastructure(Problem::new(ProblemKind::Command, "cannot run `x`"));
+    assert_eq!(verdicts(&dispatch.step(at(1), ended(0, 1, missing))), [(0, "failed")]);
+    let lasting = End::Infrastructure(Problem::new(ProblemKind::System, "broken"));
+    assert_eq!(verdicts(&dispatch.step(at(1), ended(1, 1, lasting))), [(1, "infrastructure-error")]);
+}
+
+#[test]
+fn a_quarantined_failure_stops_nothing() {
+    let mut three = tests(3);
+    three[0].quarantined = true;
+    let mut dispatch = dispatch(three, Policy { jobs: 1, fail_fast: true, ..POLICY });
+    dispatch.step(at(0), Input::Tick);
+    let commands = dispatch.step(at(1), exited(0, 1));
+    assert_eq!(commands.last(), Some(&Command::Start { test: 1, attempt: 1 }));
+}
+
+#[test]
+fn a_slow_test_is_noticed_and_one_that_hangs_is_looked_at_before_its_time_is_up() {
+    let mut one = tests(1);
+    one[0].slow_after = Some(Duration::from_secs(2));
+    let mut dispatch = dispatch(one, POLICY);
+    dispatch.step(at(0), Input::Tick);
+    started(&mut dispatch, 0, 10);
+    assert_eq!(dispatch.next_wake(), Some(at(12).since));
+    assert_eq!(dispatch.step(at(12), Input::Tick), [Command::Slow { test: 0, after: Duration::from_secs(2) }]);
+    assert_eq!(dispatch.next_wake(), Some(Duration::from_millis(14_500)));
+    let left = Duration::from_millis(500);
+    assert_eq!(dispatch.step(at(15), Input::Tick), [Command::Inspect { test: 0, attempt: 1, left }]);
+    assert_eq!(dispatch.next_wake(), Some(at(25).since));
+}
+
+#[test]
 fn a_command_that_cannot_start_is_the_tests_own_failure() {
-    let mut dispatch = Dispatch::new(tests(1), POLICY);
+    let mut dispatch = dispatch(tests(1), POLICY);
     dispatch.step(at(0), Input::Tick);
     let end = End::Infrastructure(Problem::new(ProblemKind::Command, "cannot run `x`"));
     assert_eq!(verdicts(&dispatch.step(at(1), ended(0, 1, end))), [(0, "failed")]);
@@ -84,9 +151,10 @@ fn a_command_that_cannot_start_is_the_tests_own_failure() {
 
 #[test]
 fn an_executor_that_does_not_end_a_test_is_pressed_and_then_given_up() {
-    let mut dispatch = Dispatch::new(tests(1), POLICY);
+    let mut dispatch = dispatch(tests(1), POLICY);
     dispatch.step(at(0), Input::Tick);
     started(&mut dispatch, 0, 100);
+    assert_eq!(dispatch.step(at(105), Input::Tick).len(), 1, "it is looked at");
     assert_eq!(dispatch.next_wake(), Some(at(115).since));
     assert!(dispatch.step(at(114), Input::Tick).is_empty());
     let cancel = |reason| vec![Command::Cancel { test: 0, reason }];
@@ -101,7 +169,7 @@ fn an_executor_that_does_not_end_a_test_is_pressed_and_then_given_up() {
 
 #[test]
 fn one_that_obeys_the_late_request_timed_out() {
-    let mut dispatch = Dispatch::new(tests(1), POLICY);
+    let mut dispatch = dispatch(tests(1), POLICY);
     dispatch.step(at(0), Input::Tick);
     started(&mut dispatch, 0, 0);
     dispatch.step(at(15), Input::Tick);
@@ -111,7 +179,7 @@ fn one_that_obeys_the_late_request_timed_out() {
 
 #[test]
 fn an_interrupt_ends_the_running_and_a_second_one_leaves() {
-    let mut dispatch = Dispatch::new(tests(4), POLICY);
+    let mut dispatch = dispatch(tests(4), POLICY);
     dispatch.step(at(0), Input::Tick);
     let commands = dispatch.step(at(1), Input::Interrupt);
     assert_eq!(verdicts(&commands), [(2, "skipped"), (3, "skipped")]);
@@ -132,7 +200,7 @@ fn what_is_missing_is_skipped_or_with_no_skip_failed() {
         let refused = Refusal { missing: "kvm".to_owned(), reason: "no /dev/kvm".to_owned(), hint: None };
         let mut all = tests(2);
         all[0].refused = Some(refused.clone());
-        let mut dispatch = Dispatch::new(all, Policy { no_skip, ..POLICY });
+        let mut dispatch = dispatch(all, Policy { no_skip, ..POLICY });
         let commands = dispatch.step(at(0), Input::Tick);
         assert_eq!(verdicts(&commands), [(0, expected)]);
         assert_eq!(verdicts(&dispatch.step(at(0), ended(1, 1, End::Refused(refused)))), [(1, expected)]);
@@ -161,9 +229,11 @@ impl Simulation {
             let refusal = Refusal { missing: "x".to_owned(), reason: "y".to_owned(), hint: None };
             tests.push(Dispatched {
                 timeout: Duration::from_secs(1 + random.below(20)),
-                expected: (random.below(2) == 0).then(|| Duration::from_secs(random.below(9))),
                 demand: Demand { milli_cpus, memory: 0, exclusive },
                 refused: (random.below(10) == 0).then_some(refusal),
+                retries: random.below(3) as u32,
+                quarantined: random.below(4) == 0,
+                slow_after: (random.below(2) == 0).then(|| Duration::from_secs(random.below(9))),
             });
         }
         let policy = Policy {
@@ -174,7 +244,7 @@ impl Simulation {
             seed,
             ..POLICY
         };
-        let dispatch = Dispatch::new(tests, policy);
+        let dispatch = dispatch(tests, policy);
         Self { random, dispatch, now: Duration::ZERO, due: BTreeMap::new(), results: vec![0; count], killed: false }
     }
 
@@ -205,7 +275,11 @@ impl Simulation {
             Command::Cancel { test, reason } => self.cancel(test, reason),
             Command::Result { test, .. } => self.results[test] += 1,
             Command::Kill => self.killed = true,
-            Command::Abandon { .. } | Command::Retry { .. } | Command::Stopping(_) => {}
+            Command::Abandon { .. }
+            | Command::Retry { .. }
+            | Command::Slow { .. }
+            | Command::Inspect { .. }
+            | Command::Stopping(_) => {}
         }
     }
 

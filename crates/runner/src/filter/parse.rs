@@ -1,9 +1,10 @@
 //! Reading a filter: tokens, then precedence climbing (`or` < `and` < `not`).
 
 use globset::GlobBuilder;
+use regex::RegexBuilder;
 use testyard_model::{Problem, ProblemKind};
 
-use super::{Fact, Filter, Matcher};
+use super::{Fact, Filter, LastResult, Matcher};
 use crate::suite::nearest;
 
 /// Parentheses deeper than this are refused rather than followed.
@@ -39,6 +40,22 @@ pub enum FilterFault {
         /// What the pattern reader says.
         reason: String,
     },
+    /// A malformed regular expression.
+    #[error("`{pattern}` is not a valid regular expression: {reason}")]
+    BadRegex {
+        /// The expression.
+        pattern: String,
+        /// What its reader says.
+        reason: String,
+    },
+    /// No such result.
+    #[error("unknown result `{word}`")]
+    UnknownResult {
+        /// What was written.
+        word: String,
+        /// The nearest that exists.
+        nearest: Option<&'static str>,
+    },
     /// Too many parentheses inside each other.
     #[error("parentheses are nested too deeply")]
     TooDeep,
@@ -65,8 +82,15 @@ impl FilterError {
     pub fn problem(&self) -> Problem {
         let hint = match &self.fault {
             FilterFault::UnknownPredicate { nearest: Some(nearest), .. } => format!("did you mean `{nearest}()`?"),
+            FilterFault::UnknownResult { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
+            FilterFault::UnknownResult { .. } => {
+                let words = LastResult::ALL.map(|(word, _)| word);
+                format!("results are {}", words.join(", "))
+            }
+            FilterFault::BadRegex { .. } => "a plain part of a name is written name(~part)".to_owned(),
             FilterFault::UnknownPredicate { .. } => {
-                "predicates are name(), suite(), tag(), needs(), owner(), all() and none()".to_owned()
+                "predicates are name(), suite(), tag(), needs(), owner(), variant(), result(), all() and none()"
+                    .to_owned()
             }
             _ => {
                 "such as: --filter 'name(~boot) and not tag(slow)'; a plain word selects by part of the name".to_owned()
@@ -101,7 +125,10 @@ fn reads_like_expression(text: &str) -> bool {
         let before = &text[..open];
         let word = before.trim_end().rsplit(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or("");
         let known = Fact::ALL.iter().any(|(name, _)| *name == word) || matches!(word, "all" | "none");
-        known || nearest(word, Fact::ALL.map(|(name, _)| name)).is_some() || before.trim().is_empty()
+        known
+            || word == "result"
+            || nearest(word, Fact::ALL.map(|(name, _)| name)).is_some()
+            || before.trim().is_empty()
     });
     let operator = text.split_whitespace().any(|word| matches!(word, "and" | "or" | "not" | "&" | "|" | "!"));
     call || operator || starts("!")
@@ -192,12 +219,21 @@ impl Reader<'_> {
     fn predicate(&mut self, start: usize, word: &str) -> Fallible<Filter> {
         let body_start = self.at;
         let body = self.body()?;
+        if word == "result" {
+            return match LastResult::ALL.into_iter().find(|(known, _)| *known == body) {
+                Some((_, result)) => Ok(Filter::Result(result)),
+                None => {
+                    let nearest = nearest(&body, LastResult::ALL.map(|(known, _)| known));
+                    Err((body_start, FilterFault::UnknownResult { word: body, nearest }))
+                }
+            };
+        }
         let Some((_, fact)) = Fact::ALL.into_iter().find(|(name, _)| *name == word) else {
             return match word {
                 "all" if body.is_empty() => Ok(Filter::All),
                 "none" if body.is_empty() => Ok(Filter::None),
                 _ => {
-                    let nearest = nearest(word, Fact::ALL.map(|(name, _)| name));
+                    let nearest = nearest(word, Fact::ALL.map(|(name, _)| name).into_iter().chain(["result"]));
                     Err((start, FilterFault::UnknownPredicate { name: word.to_owned(), nearest }))
                 }
             };
@@ -215,14 +251,29 @@ impl Reader<'_> {
                     return Err((body_start, fault));
                 }
             },
+            _ if regex_in(&body).is_some() => self.regex(body_start, regex_in(&body).unwrap_or_default())?,
             _ if fact == Fact::Name => Matcher::Contains(body.to_owned()),
             _ => Matcher::Equals(body.to_owned()),
         };
         Ok(Filter::Fact(fact, matcher))
     }
 
-    /// Up to the parenthesis that closes the predicate; those in between must be balanced.
+    fn regex(&self, start: usize, pattern: &str) -> Fallible<Matcher> {
+        RegexBuilder::new(pattern).size_limit(1 << 20).build().map(Matcher::Regex).map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            (start, FilterFault::BadRegex { pattern: pattern.to_owned(), reason })
+        })
+    }
+
+    /// Up to the parenthesis that closes the predicate; those in between must be balanced, but for a regular
+    /// expression's, which ends at its slash.
     fn body(&mut self) -> Fallible<String> {
+        if let Some(end) = regex_end(&self.text[self.at..]) {
+            let body = self.text[self.at..self.at + end].trim().to_owned();
+            self.at += end;
+            return if self.take(")") { Ok(body) } else { Err((self.at, self.expected("`)`"))) };
+        }
         let mut open = 0_usize;
         for (offset, character) in self.text[self.at..].char_indices() {
             match character {
@@ -241,6 +292,26 @@ impl Reader<'_> {
     }
 }
 
+/// The regular expression in `/…/`.
+fn regex_in(body: &str) -> Option<&str> {
+    body.strip_prefix('/')?.strip_suffix('/')
+}
+
+/// Where a regular expression ends that begins here: behind the first slash, not escaped, that a parenthesis follows.
+fn regex_end(text: &str) -> Option<usize> {
+    let begin = text.len() - text.trim_start().len();
+    let inner = text[begin..].strip_prefix('/')?;
+    let mut escaped = false;
+    for (at, character) in inner.char_indices() {
+        match character {
+            '\\' => escaped = !escaped,
+            '/' if !escaped && inner[at + 1..].trim_start().starts_with(')') => return Some(begin + 1 + at + 1),
+            _ => escaped = false,
+        }
+    }
+    None
+}
+
 fn ends_word(character: char) -> bool {
     character.is_whitespace() || matches!(character, '(' | ')' | '&' | '|')
 }
@@ -255,8 +326,15 @@ mod tests {
     fn check(filter: &str, expected: bool) {
         let tags = ["slow".to_owned()];
         let needs = ["kvm".to_owned()];
-        let facts =
-            Facts { suite: "quick", name: "tests/boot (one).sh", tags: &tags, needs: &needs, owner: Some("ana") };
+        let facts = Facts {
+            suite: "quick",
+            name: "tests/boot (one).sh",
+            tags: &tags,
+            needs: &needs,
+            owner: Some("ana"),
+            variant: Some("image=host"),
+            last: Some("timed-out"),
+        };
         let parsed = Filter::parse(filter).expect(filter);
         assert_eq!(parsed.matches(&facts), expected, "{filter}: {parsed:?}");
     }
@@ -281,6 +359,12 @@ mod tests {
             ("all()", true),
             ("none() or boot and tag(slow)", true),
             ("android", false),
+            ("name(/boot \\(o.e\\)/) and tag(slow)", true),
+            ("name(/^boot/)", false),
+            ("name(/a|(b)oot/)", true),
+            ("variant(~host)", true),
+            ("result(failed) and not result(none)", true),
+            ("result(passed)", false),
         ] {
             check(filter, expected);
         }
@@ -292,6 +376,8 @@ mod tests {
             ("", "filter ``, at character 1: a filter cannot be empty"),
             ("nam(x)", "filter `nam(x)`, at character 1: unknown predicate `nam()`"),
             ("a and", "filter `a and`, at character 6: expected a word or a predicate, found the end"),
+            ("name(/(/)", "filter `name(/(/)`, at character 6: `(` is not a valid regular expression: unclosed group"),
+            ("result(fialed)", "filter `result(fialed)`, at character 8: unknown result `fialed`"),
             ("name(x", "filter `name(x`, at character 7: expected `)`, found the end"),
             ("(a or b", "filter `(a or b`, at character 8: expected `)`, found the end"),
             ("tag(a) tag(b)", "filter `tag(a) tag(b)`, at character 8: expected `and`, `or` or the end, found 't'"),
@@ -308,7 +394,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in "[a-z()~=#!&| \\[ä]{0,40}") {
+        fn never_panics(text in "[a-z()~=#!&|/ \\\\\\[ä]{0,40}") {
             let _ = Filter::parse(&text);
         }
     }

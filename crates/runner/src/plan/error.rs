@@ -51,13 +51,38 @@ pub enum PlanError {
         source: std::io::Error,
     },
     /// No test is left.
-    #[error("nothing selected: none of {candidates} tests matches the filter")]
+    #[error("nothing selected: none of {candidates} tests {why}")]
     NothingSelected {
-        /// How many tests there are without the filter.
+        /// How many tests there are without the selection.
         candidates: usize,
+        /// What none of them does.
+        why: String,
         /// The name nearest to the filter's word.
         nearest: Option<String>,
     },
+    /// What has changed cannot be told.
+    #[error("cannot tell what changed since `{reference}` in {folder}: {reason}", folder = folder.display())]
+    Changed {
+        /// The commit that was named.
+        reference: String,
+        /// Where git was asked.
+        folder: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+    /// Too many repetitions.
+    #[error("{tests} tests {times} times are more than {most} runs")]
+    TooManyRuns {
+        /// How many tests.
+        tests: usize,
+        /// How often each.
+        times: u32,
+        /// How many runs of tests are allowed.
+        most: usize,
+    },
+    /// The selection depends on earlier runs, and they cannot be told.
+    #[error("cannot tell how the tests ended last: {}", .0.message)]
+    History(Problem),
 }
 
 impl PlanError {
@@ -66,12 +91,19 @@ impl PlanError {
     pub fn problem(&self) -> Problem {
         let problem = match self {
             Self::Config(error) => return error.problem(),
+            Self::History(inner) => {
+                let mut problem = inner.clone();
+                problem.message = self.to_string();
+                return problem;
+            }
             // A suite that cannot be read is wrong configuration.
             Self::Read { .. } => Problem::from_error(ProblemKind::Usage, self),
             _ => Problem::from_error(ProblemKind::Usage, self),
         };
         match self {
-            Self::Config(_) => problem,
+            Self::Config(_) | Self::History(_) => problem,
+            Self::Changed { .. } => problem.hint("give a commit, branch or tag that git knows: git log --oneline"),
+            Self::TooManyRuns { .. } => problem.hint("select fewer tests with --filter, or repeat them less often"),
             Self::NoSuchPath { .. } => problem.hint("give a suite's folder, or a test's file"),
             Self::NoSuite { .. } => {
                 problem.hint(format!("write a {FILE_NAME} there (see docs/suite.md), or give a path that has one"))

@@ -13,6 +13,7 @@ use testyard_model::{EnvironmentLimits, Isolation, Network};
 
 use super::error::PlanError;
 use super::find::Found;
+use super::variants;
 use super::{PlannedSuite, PlannedTest};
 use crate::job::Preparation;
 use crate::suite::{
@@ -21,6 +22,8 @@ use crate::suite::{
 
 /// How long `prepare` and `restore` may take where the suite does not say.
 const PREPARATION: Duration = Duration::from_secs(600);
+/// After how long a test is called slow that does not say.
+const SLOW_AFTER: Duration = Duration::from_secs(60);
 
 /// A suite's tests, in the order of its file; those of one glob sorted by path.
 pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), PlanError> {
@@ -49,6 +52,8 @@ pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), P
             tests.push(test(&file, &root, name, command, &entry.settings)?);
         }
     }
+    let mut tests = variants::expand(&file, tests);
+    variants::quarantine(&file, &mut tests)?;
     let preparation = preparation(&file);
     Ok((PlannedSuite { name, root, file: Arc::new(file), preparation }, tests))
 }
@@ -117,6 +122,14 @@ fn test(
         retries: settings.retries.unwrap_or(0),
         outputs: settings.outputs,
         artifacts: settings.artifacts,
+        inputs: settings.inputs,
+        slow_after: settings.slow_after_ms.map_or(SLOW_AFTER, Duration::from_millis),
+        variant: None,
+        backend: file.backend.as_ref().map(|backend| backend.value.clone()),
+        image: file.image.as_ref().map(|image| image.value.clone()),
+        quarantine: None,
+        repetition: None,
+        known: None,
     };
     test.set_needs(settings.needs);
     Ok(test)

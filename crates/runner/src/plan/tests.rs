@@ -4,6 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
+use crate::filter::Filter;
+use crate::history::NoHistory;
+use crate::result::TestResult;
 
 /// A folder with these files; those that end in `.sh` are executable.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -22,7 +25,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 fn load(folder: &TempDir, paths: &[&str], filter: &str) -> Result<Plan, PlanError> {
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
     let filter = if filter.is_empty() { Filter::All } else { Filter::parse(filter).expect(filter) };
-    Plan::load(&paths, folder.path(), &filter)
+    Plan::load(&paths, folder.path(), &Selection::of(filter), &NoHistory)
 }
 
 fn names(plan: &Plan) -> Vec<&str> {
@@ -185,4 +188,152 @@ fn lists_for_people_and_programs() {
     plan.list_json(&mut json).expect("written");
     let json: serde_json::Value = serde_json::from_slice(&json).expect("valid");
     assert_eq!((&json["version"], &json["tests"][0]["tags"][0]), (&1.into(), &"fast".into()));
+}
+
+#[test]
+fn variants_are_tests_of_their_own_with_their_own_machine() {
+    let suite = "format = 1\n[suite]\nname = \"m\"\nmatrix = { image = [\"host\", \"debian:12\"], env = [{ DB = \"a\" }] }\n\
+                 [[test]]\nname = \"t\"\ncommand = \"x\"\nenv = { DB = \"own\" }\n\
+                 [[quarantine]]\ntest = \"t\"\nowner = \"o\"\nreason = \"r\"\nuntil = 2000-01-01\n";
+    let folder = folder(&[("testyard.toml", suite)]);
+    let plan = load(&folder, &[], "").expect("a plan");
+    assert_eq!(names(&plan), ["t[image=host,DB=a]", "t[image=debian:12,DB=a]"]);
+    let second = &plan.tests[1];
+    assert_eq!(second.image.as_ref().map(ToString::to_string).as_deref(), Some("debian:12"));
+    assert_eq!((second.env["DB"].as_str(), second.plain_name(), second.quarantine), ("a", "t", Some(0)));
+}
+
+#[test]
+fn a_quarantine_of_nothing_is_refused() {
+    let suite = "format = 1\n[[test]]\nname = \"starts\"\ncommand = \"x\"\n\
+                 [[quarantine]]\ntest = \"strats\"\nowner = \"o\"\nreason = \"r\"\nuntil = 2000-01-01\n";
+    assert_eq!(
+        refused(&folder(&[("testyard.toml", suite)]), &[], ""),
+        "ROOT/testyard.toml:6:8: `strats` means no test of this suite\ndid you mean `starts`? Remove the entry if its test is gone"
+    );
+}
+
+/// Knows how tests ended last, and how many seconds they take.
+struct Past(Vec<(&'static str, &'static str, u64)>);
+
+impl History for Past {
+    fn known(&self, tests: &[TestKey<'_>]) -> Result<Vec<Known>, Problem> {
+        let known = |key: &TestKey<'_>| {
+            let (_, last, seconds) = self.0.iter().find(|(name, ..)| *name == key.name)?;
+            Some(Known { duration: Some(Duration::from_secs(*seconds)), last: Some(last) })
+        };
+        Ok(tests.iter().map(|key| known(key).unwrap_or_default()).collect())
+    }
+
+    fn record(&self, _run: &str, _results: &[(TestKey<'_>, &TestResult)]) -> Result<(), Problem> {
+        unreachable!("nothing is run")
+    }
+
+    fn remark(&self) -> Option<Problem> {
+        None
+    }
+}
+
+fn inline(names: &[&str]) -> TempDir {
+    let tests: String = names.iter().map(|name| format!("[[test]]\nname = \"{name}\"\ncommand = \"x\"\n")).collect();
+    folder(&[("testyard.toml", &format!("format = 1\n[suite]\nname = \"s\"\n{tests}"))])
+}
+
+fn select(folder: &TempDir, selection: &Selection, past: &Past) -> Result<Vec<String>, String> {
+    let plan = Plan::load(&[], folder.path(), selection, past).map_err(|error| error.to_string())?;
+    Ok(plan.tests.into_iter().map(|test| test.name).collect())
+}
+
+#[test]
+fn results_of_earlier_runs_select() {
+    let folder = inline(&["a", "b", "c", "d"]);
+    let past = Past(vec![("a", "failed", 1), ("b", "flaky", 1), ("c", "timed-out", 1)]);
+    let filter = |text: &str| Selection::of(Filter::parse(text).expect(text));
+    assert_eq!(select(&folder, &filter("result(failed)"), &past).expect("some"), ["a", "c"]);
+    assert_eq!(select(&folder, &filter("result(flaky) or result(none)"), &past).expect("some"), ["b", "d"]);
+    let last_failed = Selection { last_failed: true, ..filter("not name(a)") };
+    assert_eq!(select(&folder, &last_failed, &past).expect("some"), ["c"]);
+    let none = select(&folder, &Selection { last_failed: true, ..filter("b") }, &past);
+    let expected = "nothing selected: none of 4 tests matches the filter and failed in its last run";
+    assert_eq!(none, Err(expected.to_owned()));
+}
+
+#[test]
+fn shards_are_balanced_by_duration_have_each_test_once_and_are_always_the_same() {
+    let folder = inline(&["a", "b", "c", "d", "e", "f"]);
+    let past =
+        Past(vec![("a", "passed", 10), ("b", "passed", 9), ("c", "passed", 8), ("d", "passed", 1), ("e", "passed", 2)]);
+    let of = |text: &str, shard_by| {
+        let shard = Some(text.parse().expect(text));
+        let selection = Selection { shard, shard_by, ..Selection::of(Filter::All) };
+        select(&folder, &selection, &past)
+    };
+    // What nobody knows, f, is taken for the usual 8 seconds.
+    assert_eq!(of("1/3", ShardBy::Durations).expect("some"), ["a", "d"]);
+    assert_eq!(of("2/3", ShardBy::Durations).expect("some"), ["b", "e"]);
+    assert_eq!(of("3/3", ShardBy::Durations).expect("some"), ["c", "f"]);
+    assert_eq!(of("1/2", ShardBy::Names).expect("some"), ["a", "c", "e"]);
+    assert_eq!(of("2/2", ShardBy::Names).expect("some"), ["b", "d", "f"]);
+    let empty = of("9/9", ShardBy::Durations);
+    assert_eq!(empty, Err("nothing selected: none of 6 tests is in shard 9/9".to_owned()));
+}
+
+#[test]
+fn repetitions_are_runs_of_their_own_of_the_same_test() {
+    let folder = inline(&["a", "b"]);
+    let twice = Selection { repeat: Some(2), ..Selection::of(Filter::All) };
+    assert_eq!(select(&folder, &twice, &Past(Vec::new())).expect("some"), ["a #1", "b #1", "a #2", "b #2"]);
+    let plan = Plan::load(&[], folder.path(), &twice, &NoHistory).expect("a plan");
+    assert_eq!((plan.history_key(2).name, plan.tests[2].repetition), ("a", Some(2)));
+    let many = Selection { repeat: Some(60_000), ..Selection::of(Filter::All) };
+    let refused = select(&folder, &many, &Past(Vec::new()));
+    assert_eq!(refused, Err("2 tests 60000 times are more than 100000 runs".to_owned()));
+}
+
+#[test]
+fn what_a_change_concerns_is_told_by_declared_inputs() {
+    let suite = "format = 1\n[[tests]]\nglob = \"*.sh\"\ninputs = [\"lib/**\", \"../shared/*.c\"]\n\
+                 [[test]]\nname = \"anything\"\ncommand = \"x\"\n\
+                 [[test]]\nname = \"other\"\ncommand = \"x\"\ninputs = \"docs/**\"\n";
+    let folder = folder(&[
+        ("s/testyard.toml", suite),
+        ("s/a.sh", ""),
+        ("s/b.sh", ""),
+        ("s/lib/x/y.py", ""),
+        ("shared/z.c", ""),
+        ("s/docs/d.md", ""),
+    ]);
+    let git = |arguments: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.arg("-C").arg(folder.path()).args([
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@t",
+            "-c",
+            "commit.gpgsign=false",
+        ]);
+        let output = git.args(arguments).env("GIT_CONFIG_GLOBAL", "/dev/null").output().expect("git is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-qm", "one"]);
+    let since = |reference: &str| {
+        let selection = Selection { changed_since: Some(reference.to_owned()), ..Selection::of(Filter::All) };
+        select(&folder, &selection, &Past(Vec::new()))
+    };
+    assert_eq!(since("HEAD").expect("some"), ["anything"], "what says nothing may depend on anything");
+    fs::write(folder.path().join("s/b.sh"), "changed").expect("written");
+    assert_eq!(since("HEAD").expect("some"), ["anything", "b.sh"]);
+    fs::write(folder.path().join("shared/z.c"), "changed").expect("written");
+    assert_eq!(since("HEAD").expect("some"), ["anything", "a.sh", "b.sh"]);
+    git(&["commit", "-qam", "two"]);
+    fs::write(folder.path().join("s/docs/new.md"), "untracked").expect("written");
+    assert_eq!(since("HEAD").expect("some"), ["anything", "other"]);
+    assert_eq!(since("HEAD~1").expect("some").len(), 4);
+    let unknown = since("no-such").expect_err("git knows none");
+    assert!(unknown.starts_with("cannot tell what changed since `no-such`"), "{unknown}");
+    let option = since("--output=x").expect_err("it is no commit");
+    assert!(option.starts_with("cannot tell what changed since `--output=x`"), "{option}");
 }

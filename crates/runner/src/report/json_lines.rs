@@ -11,7 +11,7 @@ use testyard_model::Problem;
 
 use super::{Announcement, ReportError};
 use crate::job::JobEvent;
-use crate::plan::Plan;
+use crate::plan::{Plan, ShardInfo};
 use crate::result::{Attempt, JSON_VERSION, RunSummary, Stop, TestResult, TreeInfo, Verdict};
 
 #[derive(Serialize)]
@@ -30,6 +30,10 @@ enum Event<'a> {
         tests: usize,
         jobs: usize,
         trees: &'a [TreeInfo],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seed: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        shard: Option<&'a ShardInfo>,
     },
     TestStarted {
         suite: &'a str,
@@ -46,6 +50,11 @@ enum Event<'a> {
         name: &'a str,
         attempt: &'a Attempt,
         retry_after_ms: u64,
+    },
+    TestSlow {
+        suite: &'a str,
+        name: &'a str,
+        after_ms: u64,
     },
     TestFinished(&'a TestResult),
     #[serde(rename = "test-finished")]
@@ -111,9 +120,14 @@ impl JsonLines {
             (key.suite, key.name)
         };
         let event = match announcement {
-            Announcement::RunStarted(info) => {
-                Event::RunStarted { run: &info.run, tests: info.tests, jobs: info.jobs, trees: &info.trees }
-            }
+            Announcement::RunStarted(info) => Event::RunStarted {
+                run: &info.run,
+                tests: info.tests,
+                jobs: info.jobs,
+                trees: &info.trees,
+                seed: info.seed,
+                shard: info.shard.as_ref(),
+            },
             Announcement::TestStarted { test, attempt } => {
                 let (suite, name) = name(*test);
                 Event::TestStarted { suite, name, attempt: *attempt }
@@ -127,6 +141,10 @@ impl JsonLines {
                 let (suite, name) = name(*test);
                 let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 Event::AttemptFailed { suite, name, attempt, retry_after_ms }
+            }
+            Announcement::TestSlow { test, after } => {
+                let (suite, name) = name(*test);
+                Event::TestSlow { suite, name, after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX) }
             }
             // Only those that did not pass have text to add.
             Announcement::TestFinished(result) if result.verdict == Verdict::Passed => Event::TestFinished(result),

@@ -38,6 +38,8 @@ impl Kind {
     /// A test that did not pass in the end counts as its first attempt: the others are its repetitions.
     fn of_test(result: &TestResult) -> Self {
         match (Self::of(&result.verdict), result.attempts.first()) {
+            // A reader that knows no quarantine must not take it for a failure.
+            _ if result.is_excused() => Self::Skipped,
             (Self::Failure | Self::Error, Some(first)) if result.attempts.len() > 1 => Self::of(&first.verdict),
             (own, _) => own,
         }

@@ -13,6 +13,7 @@ use testyard_model::Problem;
 
 use super::Announcement;
 use crate::capture::Captured;
+use crate::plan::ShardInfo;
 use crate::result::{JSON_VERSION, OutputInfo, RunSummary, TestResult, TreeInfo};
 
 /// A line of a kept run is never longer: a result has two texts of 64 KiB, in JSON up to six times as long.
@@ -32,6 +33,12 @@ pub struct RunInfo {
     pub jobs: usize,
     /// What each suite runs.
     pub trees: Vec<TreeInfo>,
+    /// What the order follows from, where it is random.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// Which part of the tests these are, where they are a part.
+    #[serde(default)]
+    pub shard: Option<ShardInfo>,
 }
 
 /// A run, as far as it came.

@@ -12,8 +12,10 @@ use super::safe_text::{SafeText, safe_ends, safe_line};
 use super::status_line::{Counts, columns, seconds, status_line};
 use crate::capture::Captured;
 use crate::job::JobEvent;
-use crate::plan::Plan;
-use crate::result::{Aftermath, FileChanges, RunSummary, SkipReason, Stop, TestResult, Verdict, whole};
+use crate::plan::{Plan, ShardInfo};
+use crate::result::{
+    Aftermath, FileChanges, Outputs, QuarantineMark, RunSummary, SkipReason, Stop, TestResult, Verdict, whole,
+};
 
 /// How to show a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +133,14 @@ impl Terminal {
                     1 => "1 suite".to_owned(),
                     many => format!("{many} suites"),
                 };
-                self.line(&format!("running {} tests of {suites}, {jobs} at once", info.tests))
+                let mut line = format!("running {} tests of {suites}, {jobs} at once", info.tests);
+                if let Some(seed) = info.seed {
+                    line.push_str(&format!("; random order, --seed {seed}"));
+                }
+                if let Some(ShardInfo { index, count, of, basis }) = &info.shard {
+                    line.push_str(&format!("; shard {index}/{count} of {of} tests, basis {basis}"));
+                }
+                self.line(&line)
             }
             Announcement::TestStarted { test, .. } => {
                 let key = plan.key(*test);
@@ -162,6 +171,12 @@ impl Terminal {
                 let label = self.colored(33, "RETRY  ");
                 self.line(&format!("{label}          {}", safe_line(&text)))
             }
+            Announcement::TestSlow { test, after } => {
+                let key = plan.key(*test);
+                let label = self.colored(33, "SLOW   ");
+                let name = safe_line(&format!("{}::{}", key.suite, key.name));
+                self.line(&format!("{label} {:>8}  {name}", format!(">{}", seconds(*after))))
+            }
             Announcement::TestFinished(result) => self.finished(result),
             Announcement::Stopping(Stop::Interrupted) => {
                 let running = self.running.len();
@@ -181,14 +196,17 @@ impl Terminal {
         self.running.retain(|shown| shown.test != result.index);
         self.counts.done += 1;
         let (label, color) = match &result.verdict {
+            _ if result.is_excused() => ("QUARANT", 33),
             Verdict::Passed => ("PASS   ", 32),
+            Verdict::Flaky { .. } => ("FLAKY  ", 33),
             Verdict::Failed(_) => ("FAIL   ", 31),
             Verdict::TimedOut { .. } => ("TIMEOUT", 31),
             Verdict::Skipped(_) => ("SKIP   ", 33),
             Verdict::InfrastructureError { .. } => ("ERROR  ", 35),
         };
         match &result.verdict {
-            Verdict::Passed => {}
+            Verdict::Passed | Verdict::Flaky { .. } => {}
+            _ if result.is_excused() => {}
             Verdict::Failed(_) | Verdict::TimedOut { .. } => self.counts.failed += 1,
             Verdict::Skipped(_) => self.counts.skipped += 1,
             Verdict::InfrastructureError { .. } => self.counts.errors += 1,
@@ -268,6 +286,11 @@ impl Terminal {
             about.push(format!("tree {}{how}{named}{but}", hash.chars().take(12).collect::<String>()));
         }
         writeln!(self.out, "{}", safe_line(&about.join("; ")))?;
+        for expired in &summary.expired_quarantines {
+            let label = self.colored(31, "error");
+            writeln!(self.out, "{label}: {}", safe_line(&expired.to_string()))?;
+            writeln!(self.out, "hint: mend the test and remove the entry, or give it another day and a reason for it")?;
+        }
         writeln!(self.out, "{}", summary.line())?;
         self.out.flush()
     }
@@ -277,6 +300,11 @@ impl Terminal {
         let name = safe_line(&format!("{}::{}", result.suite, result.name));
         let title = self.colored(31, &format!("==== {} {name}", result.verdict.as_str()));
         writeln!(self.out, "\n{title}: {}", safe_line(&detail))?;
+        if let Some(quarantine) = result.quarantine.as_ref().filter(|_| result.is_excused()) {
+            let QuarantineMark { owner, reason, until } = quarantine;
+            let text = format!("in quarantine until {until} ({owner}: {reason}): this does not fail the run");
+            writeln!(self.out, "{}", safe_line(&text))?;
+        }
         if result.usage.as_ref().is_some_and(|usage| usage.out_of_memory) {
             writeln!(self.out, "its memory limit ended something in it")?;
         }
@@ -287,6 +315,16 @@ impl Terminal {
         for hint in result.verdict.hints() {
             writeln!(self.out, "hint: {}", safe_line(hint))?;
         }
+        for (number, outputs) in &result.earlier {
+            self.streams(&format!(" of attempt {number}"), outputs)?;
+        }
+        let seen = result.attempts.last().and_then(|attempt| attempt.inspection.as_ref());
+        if let Some(inspection) = seen {
+            writeln!(self.out, "---- its processes, just before its time was up")?;
+            for line in inspection.text().lines() {
+                writeln!(self.out, "{}", safe_line(line))?;
+            }
+        }
         for line in after(&result.aftermath) {
             writeln!(self.out, "{}", safe_line(&line))?;
         }
@@ -294,9 +332,13 @@ impl Terminal {
         if result.environment.is_some() && outputs.iter().all(|(_, captured)| captured.bytes() == 0) {
             writeln!(self.out, "(no output)")?;
         }
-        for (stream, captured) in outputs {
+        self.streams("", &result.outputs)
+    }
+
+    fn streams(&mut self, whose: &str, outputs: &Outputs) -> io::Result<()> {
+        for (stream, captured) in [("stdout", &outputs.stdout), ("stderr", &outputs.stderr)] {
             if captured.bytes() > 0 {
-                writeln!(self.out, "---- {stream}")?;
+                writeln!(self.out, "---- {stream}{whose}")?;
                 // What a test printed is shown, not obeyed; nobody can know this word beforehand.
                 let word = self.style.obeyed.then(|| uuid::Uuid::now_v7().simple());
                 if let Some(word) = word {

@@ -4,19 +4,28 @@ use std::collections::{BTreeMap, HashMap};
 
 use testyard_model::Problem;
 
+use super::quarantine;
 use super::worker::Payload;
 use super::{RunError, RunOptions, Surroundings};
 use crate::capture::{CaptureOptions, Captured};
 use crate::dispatch::{Dispatched, Policy};
+use crate::history::Known;
 use crate::job::{Ability, Job, Refusal};
 use crate::plan::{Plan, PlannedTest};
-use crate::result::{Aftermath, Attempt, OutputInfo, Outputs, TestResult, TreeInfo, Verdict};
+use crate::result::{
+    Aftermath, Attempt, ExpiredQuarantine, OutputInfo, Outputs, QuarantineMark, TestResult, TreeInfo, Verdict,
+};
 use crate::schedule::Demand;
 
 pub(super) struct Prepared {
     pub(super) tests: Vec<Dispatched>,
+    /// In which order they are started.
+    pub(super) order: Vec<usize>,
     pub(super) trees: Vec<TreeInfo>,
     pub(super) problems: Vec<Problem>,
+    /// Each test's quarantine, where it has one that is not past its day.
+    pub(super) quarantined: Vec<Option<QuarantineMark>>,
+    pub(super) expired: Vec<ExpiredQuarantine>,
 }
 
 /// Asks executor and history everything that must be known before the first start.
@@ -36,22 +45,35 @@ pub(super) fn prepare(plan: &Plan, options: &RunOptions, around: &Surroundings) 
             frozen: tree.frozen,
         });
     }
-    let keys: Vec<_> = (0..plan.tests.len()).map(|index| plan.key(index)).collect();
-    let (known, problems) = match around.history.known(&keys) {
+    let (known, problems) = match recalled(plan, around) {
         Ok(known) => (known, Vec::new()),
-        Err(problem) => (Vec::new(), vec![problem]),
+        Err(problem) => (vec![Known::default(); plan.tests.len()], vec![problem]),
     };
+    let order = crate::order::order(&known, options.order, options.failed_first, options.seed);
+    let (quarantined, expired) = quarantine::judge(plan, around.clock.unix_ms());
     let mut names = HashMap::new();
     let mut tests = Vec::with_capacity(plan.tests.len());
     for (index, test) in plan.tests.iter().enumerate() {
         tests.push(Dispatched {
             timeout: timeout(test, options),
-            expected: known.get(index).and_then(|known| known.duration),
             demand: demand(test, &mut names),
             refused: test.needs.iter().find_map(|need| refusal(need, abilities.get(need))),
+            retries: options.retries.unwrap_or(test.retries),
+            quarantined: quarantined[index].is_some(),
+            slow_after: Some(test.slow_after),
         });
     }
-    Ok(Prepared { tests, trees, problems })
+    Ok(Prepared { tests, order, trees, problems, quarantined, expired })
+}
+
+/// What is known of each test; the history is asked where the plan has not.
+fn recalled(plan: &Plan, around: &Surroundings) -> Result<Vec<Known>, Problem> {
+    let known: Vec<Known> = plan.tests.iter().filter_map(|test| test.known).collect();
+    if known.len() == plan.tests.len() {
+        return Ok(known);
+    }
+    let keys: Vec<_> = (0..plan.tests.len()).map(|index| plan.history_key(index)).collect();
+    around.history.known(&keys)
 }
 
 pub(super) fn policy(options: &RunOptions) -> Policy {
@@ -98,6 +120,13 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions)
     env.insert("TESTYARD_SUITE".to_owned(), suite.name.clone());
     env.insert("TESTYARD_TEST".to_owned(), test.name.clone());
     env.insert("TESTYARD_ATTEMPT".to_owned(), attempt.to_string());
+    env.insert("TESTYARD_RUN".to_owned(), options.run.clone());
+    if let Some(variant) = &test.variant {
+        env.insert("TESTYARD_VARIANT".to_owned(), variant.clone());
+    }
+    if let Some(repetition) = test.repetition {
+        env.insert("TESTYARD_REPETITION".to_owned(), repetition.to_string());
+    }
     if let Some(file) = &test.file {
         env.insert("TESTYARD_FILE".to_owned(), file.to_string_lossy().into_owned());
     }
@@ -109,8 +138,8 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions)
         argv: test.argv.clone(),
         cwd: test.cwd.clone(),
         env,
-        backend: suite.backend().cloned(),
-        image: suite.image().cloned(),
+        backend: test.backend.clone(),
+        image: test.image.clone(),
         needs: test.needs.clone(),
         isolation: test.isolation,
         network: test.network,
@@ -150,7 +179,7 @@ pub(super) fn result(
     let test = &plan.tests[index];
     let source_changed = payload.as_ref().is_some_and(|payload| payload.source_changed);
     let finished = payload.and_then(|payload| payload.finished);
-    let kept = verdict != Verdict::Passed;
+    let kept = !verdict.is_success();
     let mut result = TestResult {
         index,
         suite: plan.suite_of(test).name.clone(),
@@ -169,7 +198,12 @@ pub(super) fn result(
         stdout: None,
         stderr: None,
         aftermath: Aftermath::default(),
+        variant: test.variant.clone(),
+        repetition: test.repetition,
+        slow: false,
+        quarantine: None,
         outputs: Outputs::default(),
+        earlier: Vec::new(),
     };
     if let Some(finished) = finished {
         result.duration_us = finished.usage.wall_us;
@@ -179,12 +213,14 @@ pub(super) fn result(
         result.stdout = Some(info(&finished.stdout, kept));
         result.stderr = Some(info(&finished.stderr, kept));
         result.aftermath = *finished.aftermath;
-        result.outputs = Outputs { stdout: finished.stdout, stderr: finished.stderr };
+        if kept {
+            result.outputs = Outputs { stdout: finished.stdout, stderr: finished.stderr };
+        }
     }
     result
 }
 
-fn info(captured: &Captured, kept: bool) -> OutputInfo {
+pub(super) fn info(captured: &Captured, kept: bool) -> OutputInfo {
     OutputInfo {
         bytes: captured.bytes(),
         lost: if kept { captured.lost() } else { 0 },

@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::filter::Filter;
 use crate::history::{Known, NoHistory, TestKey};
 use crate::job::{Ability, EnvironmentUsed, Finished, Job, JobEvent, JobOutcome, SourceTree};
+use crate::plan::Selection;
 use crate::process::ProcessExecutor;
 use crate::report::{Audience, ReportKind, ReportSpec};
 use crate::result::{Failure, SkipReason, Stop};
@@ -68,7 +69,7 @@ impl Bench {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("testyard.toml"), format!("format = 1\n[suite]\nname = \"s\"\n{tests}"))
             .expect("written");
-        let plan = Plan::load(&[], folder.path(), &Filter::All).expect("a plan");
+        let plan = Plan::load(&[], folder.path(), &Selection::of(Filter::All), &NoHistory).expect("a plan");
         let mut options = RunOptions::new(folder.path().join("output"));
         options.jobs = 2;
         Self {
@@ -148,6 +149,60 @@ fn transient_errors_are_repeated() {
     assert_eq!(words(&report), ["passed"]);
     assert_eq!((report.summary.retried, report.results[0].attempts.len()), (1, 2));
     assert_eq!(report.results[0].attempts[0].verdict.as_str(), "infrastructure-error");
+}
+
+#[test]
+fn a_test_that_fails_and_then_passes_is_flaky_and_keeps_what_it_wrote() {
+    let mut bench = Bench::new(&format!("[suite.defaults]\nretries = 1\n{}", tests(2)));
+    let act = |job: &Job| finished(CommandStatus::Exited(u8::from(job.attempt == 1 || job.test == "t1")));
+    let report = bench.fake(move |job, _, _| act(job));
+    assert_eq!(words(&report), ["flaky", "failed"]);
+    let flaky = &report.results[0];
+    assert_eq!(flaky.attempts.iter().map(|one| one.verdict.as_str()).collect::<Vec<_>>(), ["failed", "flaky"]);
+    assert_eq!(flaky.attempts[0].stdout.as_ref().map(|stdout| stdout.bytes), Some(3));
+    assert_eq!(flaky.outputs_of(1).map(|outputs| outputs.stdout.bytes()), Some(3));
+    assert_eq!(flaky.to_json().expect("plain data")["attempts"][0]["stdout"]["text"], "out");
+    assert_eq!(report.summary.line(), "0 passed, 1 failed, 0 skipped, 1 flaky");
+    bench.options.retries = Some(0);
+    assert_eq!(words(&bench.fake(move |job, _, _| act(job))), ["failed", "failed"]);
+}
+
+#[test]
+fn quarantined_failures_are_apart_until_their_day() {
+    let entry = "[[quarantine]]\ntest = \"t[01]\"\nowner = \"ana\"\nreason = \"mirror\"\nuntil = 1970-01-02\n";
+    let mut bench = Bench::new(&format!("{}{entry}", tests(3)));
+    let act = |job: &Job| finished(CommandStatus::Exited(u8::from(job.test == "t0")));
+    let day = |number: i64| number * 24 * 3_600 * 1_000;
+    bench.clock = Arc::new(On(day(1) + 5));
+    let report = bench.fake(move |job, _, _| act(job));
+    assert_eq!(words(&report), ["failed", "passed", "passed"]);
+    assert_eq!(
+        (report.summary.line().as_str(), report.summary.exit_code),
+        ("2 passed, 0 failed, 0 skipped, 1 quarantined", 0)
+    );
+    assert_eq!(report.results[1].quarantine.as_ref().map(|mark| mark.until.as_str()), Some("1970-01-02"));
+    // The day after it counts again, and the entry fails the run also where its tests pass.
+    bench.clock = Arc::new(On(day(2)));
+    let report = bench.fake(move |job, _, _| act(job));
+    assert_eq!((report.summary.failed, report.summary.quarantined, report.summary.exit_code), (1, 0, 1));
+    let report = bench.fake(|_, _, _| finished(CommandStatus::Exited(0)));
+    assert_eq!((report.summary.failed, report.summary.exit_code), (0, 1));
+    let told = report.summary.expired_quarantines[0].to_string();
+    let expected = "testyard.toml:14: the quarantine of `t[01]` (owner ana: mirror) ended on 1970-01-02";
+    assert!(told.ends_with(expected), "{told}");
+}
+
+/// A day, for as long as a run takes.
+struct On(i64);
+
+impl Clock for On {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn unix_ms(&self) -> i64 {
+        self.0
+    }
 }
 
 #[test]
@@ -236,12 +291,16 @@ fn the_longest_known_start_first_and_results_are_remembered() {
     impl History for Remembers {
         fn known(&self, tests: &[TestKey<'_>]) -> Result<Vec<Known>, Problem> {
             let seconds = |key: &TestKey<'_>| key.name[1..].parse().ok().map(Duration::from_secs);
-            Ok(tests.iter().map(|key| Known { duration: seconds(key) }).collect())
+            Ok(tests.iter().map(|key| Known { duration: seconds(key), last: None }).collect())
         }
 
-        fn record(&self, _run: &str, results: &[&TestResult]) -> Result<(), Problem> {
-            self.0.lock().expect("no panic").extend(results.iter().map(|result| result.name.clone()));
+        fn record(&self, _run: &str, results: &[(TestKey<'_>, &TestResult)]) -> Result<(), Problem> {
+            self.0.lock().expect("no panic").extend(results.iter().map(|(_, result)| result.name.clone()));
             Err(Problem::new(ProblemKind::System, "disk full"))
+        }
+
+        fn remark(&self) -> Option<Problem> {
+            None
         }
     }
     let mut bench = Bench::new(&tests(4));

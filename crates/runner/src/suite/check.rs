@@ -53,6 +53,13 @@ fn check_settings(file: &SuiteFile, own: &Settings, over: &Settings, on_host: bo
     Ok(())
 }
 
+/// Refuses a pattern over names that cannot be read.
+pub(super) fn name_pattern(source: &SuiteSource, pattern: &Located<String>) -> Result<(), ConfigError> {
+    let Err(error) = globset::GlobBuilder::new(&pattern.value).build() else { return Ok(()) };
+    let (pattern_text, reason) = (super::read::shortened(&pattern.value), error.kind().to_string());
+    Err(source.fault(pattern.span.clone(), ConfigFault::BadPattern { pattern: pattern_text, reason }))
+}
+
 /// Refuses a pattern that cannot be read or that leads out of the suite's folder.
 pub(super) fn pattern(source: &SuiteSource, pattern: &Located<String>) -> Result<(), ConfigError> {
     let text = &pattern.value;

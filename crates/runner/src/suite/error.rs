@@ -121,6 +121,14 @@ pub enum ConfigFault {
         /// What to do next.
         hint: Option<String>,
     },
+    /// A pattern over tests that means none.
+    #[error("`{pattern}` means no test of this suite")]
+    NoSuchTest {
+        /// The pattern.
+        pattern: String,
+        /// The name nearest to it.
+        nearest: Option<String>,
+    },
     /// A suite without tests.
     #[error("this suite has no tests")]
     NoTests,
@@ -144,6 +152,10 @@ impl ConfigFault {
             Self::Combination(_, hint) => (*hint).to_owned(),
             Self::DuplicateTest { .. } => "give one of them another name, or `exclude` its file".to_owned(),
             Self::MissingFile { .. } => "create it, or correct the path; paths begin at the suite's folder".to_owned(),
+            Self::NoSuchTest { nearest: Some(nearest), .. } => {
+                format!("did you mean `{nearest}`? Remove the entry if its test is gone")
+            }
+            Self::NoSuchTest { .. } => "correct it, or remove the entry if its test is gone".to_owned(),
             Self::BadPattern { .. } => "patterns take *, **, ?, [abc] and {one,two}".to_owned(),
             Self::EmptyGlob { .. } => {
                 "correct the pattern (`**/` also matches in folders below), or remove it".to_owned()

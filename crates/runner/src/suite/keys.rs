@@ -18,6 +18,8 @@ macro_rules! with_settings {
             "retries",
             "outputs",
             "artifacts",
+            "inputs",
+            "slow-after",
         ]
     };
 }
@@ -25,11 +27,14 @@ macro_rules! with_settings {
 /// The keys of one table.
 pub(super) type Keys = &'static [&'static str];
 
-pub(super) const TOP: Keys = &["format", "suite", "run", "test", "tests"];
+pub(super) const TOP: Keys = &["format", "suite", "run", "test", "tests", "quarantine"];
 pub(super) const SUITE: Keys =
-    &["name", "backend", "image", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
+    &["name", "backend", "image", "matrix", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
 pub(super) const RUN: Keys = &["jobs", "fail-fast", "no-skip"];
 pub(super) const RESOURCES: Keys = &["cpus", "memory", "pids", "disk", "exclusive"];
 pub(super) const DEFAULTS: Keys = with_settings!();
 pub(super) const TEST: Keys = with_settings!("name", "command");
 pub(super) const GLOB: Keys = with_settings!("glob", "exclude", "command");
+pub(super) const QUARANTINE: Keys = &["test", "owner", "reason", "until"];
+pub(super) const MATRIX: Keys = &["image", "backend", "env", "exclude", "include"];
+pub(super) const VARIANT: Keys = &["image", "backend", "env"];

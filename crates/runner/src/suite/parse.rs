@@ -1,5 +1,7 @@
 //! From text to [`SuiteFile`]: total, whatever the text.
 
+mod matrix;
+mod quarantine;
 mod settings;
 
 use std::path::Path;
@@ -13,6 +15,8 @@ use super::keys;
 use super::read::{TableReader, shortened};
 use super::source::SuiteSource;
 use super::{CommandLine, FORMAT, GlobEntry, Located, RunSettings, SuiteFile, TestEntry, WrittenPreparation};
+use matrix::read_matrix;
+use quarantine::read_quarantine;
 use settings::{read_patterns, read_settings};
 
 /// Reads a suite file. Never panics; the first thing that is wrong is the error.
@@ -39,7 +43,23 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     let run = top.table("run", "[run]", keys::RUN)?.as_ref().map(read_run).transpose()?.unwrap_or_default();
     let tests = top.tables("test", "[[test]]", keys::TEST)?.iter().map(read_test).collect::<Result<_, _>>()?;
     let globs = top.tables("tests", "[[tests]]", keys::GLOB)?.iter().map(read_glob).collect::<Result<_, _>>()?;
-    let file = SuiteFile { source: source.clone(), name, backend, image, preparation, defaults, run, tests, globs };
+    let variants = suite.map(read_matrix).transpose()?.unwrap_or_default();
+    let matrix = suite.map_or(0..0, |table| table.span_of("matrix"));
+    let quarantine = read_quarantine(&top)?;
+    let file = SuiteFile {
+        source: source.clone(),
+        name,
+        backend,
+        image,
+        preparation,
+        variants,
+        matrix,
+        defaults,
+        run,
+        tests,
+        globs,
+        quarantine,
+    };
     check::combinations(&file)?;
     Ok(file)
 }

@@ -50,6 +50,11 @@ impl<'a> TableReader<'a> {
         item.or_else(|| self.table.key(key).and_then(toml_edit::Key::span)).unwrap_or_else(|| self.span.clone())
     }
 
+    /// Where the table is.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.span.clone()
+    }
+
     pub(super) fn missing(&self, key: &'static str, example: &'static str) -> ConfigError {
         self.source.fault(self.span.clone(), ConfigFault::MissingKey { key, table: self.name, example })
     }

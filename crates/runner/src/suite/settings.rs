@@ -45,6 +45,10 @@ pub struct Settings {
     pub outputs: Vec<String>,
     /// Files that are kept with the result, likewise.
     pub artifacts: Vec<String>,
+    /// Files that it depends on, as patterns below the suite's folder; none means that it may depend on anything.
+    pub inputs: Vec<String>,
+    /// After how long it is called slow, in milliseconds of wall time.
+    pub slow_after_ms: Option<u64>,
 }
 
 /// `resources = { … }`.
@@ -63,7 +67,7 @@ pub struct Resources {
 }
 
 impl Settings {
-    /// These settings where they say something, else the defaults. Variables, tags, needs, outputs and
+    /// These settings where they say something, else the defaults. Variables, tags, needs, inputs, outputs and
     /// exclusive names of both are joined.
     #[must_use]
     pub fn over(&self, defaults: &Self) -> Self {
@@ -90,6 +94,8 @@ impl Settings {
             retries: own.retries.or(defaults.retries),
             outputs: joined(&defaults.outputs, own.outputs, PartialEq::eq),
             artifacts: joined(&defaults.artifacts, own.artifacts, PartialEq::eq),
+            inputs: joined(&defaults.inputs, own.inputs, PartialEq::eq),
+            slow_after_ms: own.slow_after_ms.or(defaults.slow_after_ms),
         }
     }
 }

@@ -25,6 +25,9 @@ pub(crate) fn result(name: &str, verdict: Verdict, start_ms: u64, took_ms: u64) 
         duration_us: took_ms * 1_000 + 900,
         worker: Some(0),
         verdict: verdict.clone(),
+        stdout: None,
+        stderr: None,
+        inspection: None,
     };
     TestResult {
         index: 0,
@@ -50,6 +53,11 @@ pub(crate) fn result(name: &str, verdict: Verdict, start_ms: u64, took_ms: u64) 
         stderr: None,
         aftermath: Aftermath::default(),
         outputs: Outputs::default(),
+        variant: None,
+        repetition: None,
+        slow: false,
+        quarantine: None,
+        earlier: Vec::new(),
     }
 }
 
@@ -165,6 +173,8 @@ fn record(mut results: Vec<TestResult>) -> RunRecord {
         tests: results.len(),
         jobs: 16,
         trees: summary.trees.clone(),
+        seed: None,
+        shard: None,
     };
     RunRecord {
         info,

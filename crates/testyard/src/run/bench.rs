@@ -1,6 +1,5 @@
 //! Everything that a run needs of a home, put together.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,11 +29,11 @@ pub struct TestBench {
 }
 
 impl TestBench {
-    /// For suites whose names and files are these.
+    /// Of this home.
     ///
     /// # Errors
     /// This host could not be probed, or gives no ports.
-    pub fn prepare(yard: &Testyard, suites: HashMap<String, PathBuf>, source: SourceMode) -> Result<Self, Problem> {
+    pub fn prepare(yard: &Testyard, source: SourceMode) -> Result<Self, Problem> {
         let home = &yard.options().home;
         let report = yard.prober().load().map_err(|error| error.problem())?;
         let auto = choose_tier(&report).backend;
@@ -55,7 +54,7 @@ impl TestBench {
         let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
         Ok(Self {
             executor: Arc::new(executor),
-            history: Arc::new(RegistryHistory::new(home.clone(), suites)),
+            history: Arc::new(RegistryHistory::new(home)),
             kept: KeptRuns::of(home),
             trees,
         })

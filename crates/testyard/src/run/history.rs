@@ -1,72 +1,95 @@
-//! Durations of earlier runs, kept in the registry.
+//! What earlier runs tell of tests, kept in the home's history file.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use testyard_model::Problem;
-use testyard_registry::{Home, Registry, TestDuration, TestOutcome};
+use testyard_model::{Problem, ProblemKind};
+use testyard_registry::{HistoryError, HistoryFile, Home, NewOutcome, TestOutcome, TestRecord};
 use testyard_runner::history::{History, Known, TestKey};
-use testyard_runner::result::{TestResult, Verdict};
+use testyard_runner::result::{SkipReason, TestResult, Verdict};
 
-/// The registry's memory of tests. Opened for each question: there are two in a run.
+/// The home's memory of tests.
 #[derive(Debug)]
-pub struct RegistryHistory {
-    home: Home,
-    /// Each suite's file, by the suite's name.
-    suites: HashMap<String, PathBuf>,
-}
+pub struct RegistryHistory(Mutex<HistoryFile>);
 
 impl RegistryHistory {
-    /// For suites whose names and files are these.
+    /// In this home; nothing is opened yet.
     #[must_use]
-    pub fn new(home: Home, suites: HashMap<String, PathBuf>) -> Self {
-        Self { home, suites }
+    pub fn new(home: &Home) -> Self {
+        Self(Mutex::new(HistoryFile::new(home)))
     }
 
-    fn open(&self) -> Result<Registry, Problem> {
-        Registry::open(&self.home).map_err(|error| error.problem())
+    /// What is remembered of the tests whose name contains this, at most `limit`; with a folder, only of suites in
+    /// it, above it and below it.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub fn find(&self, part: &str, near: Option<&Path>, limit: u32) -> Result<Vec<TestRecord>, Problem> {
+        self.file().find(part, near, limit).map_err(told)
     }
+
+    fn file(&self) -> MutexGuard<'_, HistoryFile> {
+        // Each piece of work there is one transaction: a panic leaves none half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn told(error: HistoryError) -> Problem {
+    error.problem()
 }
 
 impl History for RegistryHistory {
     fn known(&self, tests: &[TestKey<'_>]) -> Result<Vec<Known>, Problem> {
-        let registry = self.open()?;
-        let mut durations: HashMap<&str, HashMap<String, Duration>> = HashMap::new();
-        for (name, file) in &self.suites {
-            let known = registry.load_durations(file).map_err(|error| error.problem())?;
-            let expected = known.into_iter().map(|(test, history)| (test, history.expected()));
-            durations.insert(name, expected.collect());
+        let mut file = self.file();
+        let mut known = Vec::with_capacity(tests.len());
+        for suite in tests.chunk_by(|a, b| a.file == b.file) {
+            let names: Vec<&str> = suite.iter().map(|key| key.name).collect();
+            let last = file.last(suite[0].file, &names).map_err(told)?;
+            known.extend(last.into_iter().map(|last| Known {
+                duration: last.and_then(|last| last.expected),
+                last: last.map(|last| last.outcome.as_str()),
+            }));
         }
-        let duration = |test: &TestKey<'_>| durations.get(test.suite).and_then(|suite| suite.get(test.name)).copied();
-        Ok(tests.iter().map(|test| Known { duration: duration(test) }).collect())
+        Ok(known)
     }
 
-    fn record(&self, _run: &str, results: &[&TestResult]) -> Result<(), Problem> {
-        let registry = self.open()?;
+    fn record(&self, run: &str, results: &[(TestKey<'_>, &TestResult)]) -> Result<(), Problem> {
         let now_ms = jiff::Timestamp::now().as_millisecond();
-        let mut suites: HashMap<&str, Vec<TestDuration>> = HashMap::new();
-        for result in results {
-            if let Some(duration) = duration_of(result) {
-                suites.entry(&result.suite).or_default().push(duration);
-            }
+        let mut outcomes = Vec::with_capacity(results.len());
+        for (key, result) in results {
+            let Some(outcome) = outcome_of(&result.verdict) else { continue };
+            let failed = result.attempts.iter().filter(|attempt| attempt.verdict.is_failure()).count();
+            let before_the_last = failed.saturating_sub(usize::from(result.verdict.is_failure()));
+            outcomes.push(NewOutcome {
+                suite_file: key.file,
+                suite: &result.suite,
+                test: key.name,
+                outcome,
+                duration: Duration::from_micros(result.duration_us),
+                failed_attempts: u32::try_from(before_the_last).unwrap_or(u32::MAX),
+                tree: result.tree.as_deref(),
+            });
         }
-        for (suite, durations) in suites {
-            if let Some(file) = self.suites.get(suite) {
-                registry.save_durations(file, &durations, now_ms).map_err(|error| error.problem())?;
-            }
-        }
-        Ok(())
+        self.file().record(run, now_ms, &outcomes).map_err(told)
+    }
+
+    fn remark(&self) -> Option<Problem> {
+        let aside = self.file().take_set_aside()?;
+        let problem = Problem::new(ProblemKind::System, "the history of tests was damaged and is begun anew");
+        Some(problem.hint(format!("what was left of it is in {}", aside.display())))
     }
 }
 
-fn duration_of(result: &TestResult) -> Option<TestDuration> {
-    let outcome = match &result.verdict {
+/// None where the run never came to it.
+fn outcome_of(verdict: &Verdict) -> Option<TestOutcome> {
+    Some(match verdict {
         Verdict::Passed => TestOutcome::Passed,
-        Verdict::Failed { .. } => TestOutcome::Failed,
+        Verdict::Flaky { .. } => TestOutcome::Flaky,
+        Verdict::Failed(_) => TestOutcome::Failed,
         Verdict::TimedOut { .. } => TestOutcome::TimedOut,
-        // How long it would have taken is not known.
-        _ => return None,
-    };
-    Some(TestDuration { test: result.name.clone(), duration: Duration::from_micros(result.duration_us), outcome })
+        Verdict::Skipped(SkipReason::Missing { .. }) => TestOutcome::Skipped,
+        Verdict::Skipped(_) => return None,
+        Verdict::InfrastructureError { .. } => TestOutcome::Infrastructure,
+    })
 }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use testyard::KeptName;
 use testyard::run::{SourceMode, TestBench};
 use testyard_model::{Problem, ProblemKind, Span};
+use testyard_runner::order::Order;
 use testyard_runner::plan::Plan;
 use testyard_runner::report::OnKept;
 use testyard_runner::result::TestResult;
@@ -12,7 +13,10 @@ use testyard_runner::run::RunOptions;
 
 use crate::commands::env::kept::{KEPT_FOR, enter};
 use crate::output::Output;
-use crate::{attend, values, yard};
+use crate::{attend, describe, values, yard};
+
+/// How often `--until-fail` repeats where nobody says.
+const UNTIL_FAIL: u32 = 1_000;
 
 /// How tests are run.
 #[derive(Debug, clap::Args)]
@@ -24,12 +28,30 @@ pub(super) struct Execution {
     /// Replace every test's own time limit, such as 90s
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
+    /// Try failures again so often; replaces every test's own `retries`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    retries: Option<u32>,
     /// Start nothing more after a failure
     #[arg(long)]
     fail_fast: bool,
     /// A skipped test is a failure
     #[arg(long)]
     no_skip: bool,
+    /// Which tests start first: `longest` known, as in the `file`, or `random`
+    #[arg(long, value_name = "ORDER", default_value = "longest", value_parser = ["longest", "file", "random"])]
+    order: String,
+    /// What a random order follows from; it is shown where it is left out
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Start tests that failed when they last ran before all others
+    #[arg(long)]
+    failed_first: bool,
+    /// Run each test so often, each time in an environment of its own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    repeat: Option<u32>,
+    /// Repeat until the first failure, at most as --repeat says [default: 1000 times]
+    #[arg(long)]
+    until_fail: bool,
     /// Keep the environments of failed tests for a look; each result tells the command that enters it
     #[arg(long)]
     keep_failed: bool,
@@ -48,6 +70,11 @@ pub(super) struct Execution {
 }
 
 impl Execution {
+    /// How often each test runs, where that was said.
+    pub(super) fn repetitions(&self) -> Option<u32> {
+        self.repeat.or(self.until_fail.then_some(UNTIL_FAIL))
+    }
+
     /// What is done with a failed test, if anything: a shell in its environment.
     pub(super) fn on_kept(&self, output: Output) -> Result<Option<OnKept>, Problem> {
         if !self.shell {
@@ -73,10 +100,18 @@ impl Execution {
             options.jobs = jobs;
         }
         options.timeout = self.timeout.map(|timeout| timeout.0);
-        options.fail_fast = self.fail_fast || said.fail_fast.unwrap_or(false);
+        options.retries = self.retries;
+        options.fail_fast = self.fail_fast || self.until_fail || said.fail_fast.unwrap_or(false);
         options.no_skip = self.no_skip || said.no_skip.unwrap_or(false);
         options.keep_failed = (self.keep_failed || self.shell).then_some(self.keep_for.0);
-        options.seed = u64::from(std::process::id());
+        options.order = match self.order.as_str() {
+            "file" => Order::File,
+            "random" => Order::Random,
+            _ if self.seed.is_some() => Order::Random,
+            _ => Order::Longest,
+        };
+        options.failed_first = self.failed_first;
+        options.seed = self.seed.unwrap_or_else(fresh_seed);
         options.step = testyard_linux::step::reach;
         options
     }
@@ -92,4 +127,10 @@ fn shell_in(result: &TestResult, keep: bool, output: Output) -> Result<(), Probl
         yard::open()?.delete_kept(&name)?;
     }
     entered.map(drop)
+}
+
+/// Short enough to be typed again.
+fn fresh_seed() -> u64 {
+    let now = describe::now_ms().unsigned_abs();
+    (now ^ (u64::from(std::process::id()) << 12)) % 1_000_000
 }

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::json;
-use testyard::run::{Limits, TestBench};
+use testyard::run::{Limits, RegistryHistory, TestBench};
 use testyard_model::{ExitCode, Problem, ProblemKind};
 use testyard_runner::clock::{Clock, SystemClock};
-use testyard_runner::plan::{Plan, PlanError};
+use testyard_runner::history::{History, NoHistory};
+use testyard_runner::plan::{Plan, PlanError, Selection};
 use testyard_runner::report::{ReportSpec, Reporting};
 use testyard_runner::run::{Control, RunError, Surroundings, run};
 
@@ -31,6 +32,9 @@ use watching::{Failed, Interrupts};
 ///     testyard run
 ///     testyard run tests --filter 'tag(quick) and not name(~slow)' --jobs 4
 ///     testyard run --fail-fast --report junit=report.xml --report jsonl=results.jsonl
+///     testyard run --last-failed --retries 2
+///     testyard run --changed-since main --shard 1/4
+///     testyard run --filter boot --repeat 200 --jobs 16
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Run {
@@ -47,11 +51,17 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(self, output: Output) -> Outcome {
-        let filter = self.selection.filter()?;
+        let selection = self.selection.read(self.execution.repetitions())?;
         let reports = self.reports.specs()?;
         let current = std::env::current_dir()
             .map_err(|error| Problem::new(ProblemKind::System, "cannot tell the current folder").because(error))?;
-        let plan = match self.selection.plan(&self.paths, &current, &filter) {
+        // A list that asks for nothing of earlier runs makes no home.
+        let history: Box<dyn History> = if selection.needs_history() {
+            Box::new(RegistryHistory::new(&yard::options()?.home))
+        } else {
+            Box::new(NoHistory)
+        };
+        let plan = match Plan::load(&self.paths, &current, &selection, history.as_ref()) {
             Ok(plan) => Arc::new(plan),
             Err(error) => return refused(&error, output),
         };
@@ -66,14 +76,16 @@ impl Run {
         if let Err(error) = yard::check_places(&yard, &plan) {
             return refused(&error, output);
         }
-        let bench = yard::test_bench(&yard, &plan, self.execution.source)?;
+        let bench = yard::test_bench(&yard, self.execution.source)?;
         let (mut code, mut failed) = self.execute(&plan, &reports, &bench, &interrupts, output)?;
         if !self.execution.watch {
             return Ok(code);
         }
+        // What failed last is what this very command saw fail.
+        let selection = Selection { last_failed: false, ..selection };
         while let Some(changed) = watching::await_change(&bench.trees, &interrupts, output)? {
             // A suite that is just being written is shown with its mistake, and looked at again.
-            let plan = match self.selection.plan(&self.paths, &current, &filter) {
+            let plan = match Plan::load(&self.paths, &current, &selection, history.as_ref()) {
                 Ok(plan) => plan,
                 Err(error) => {
                     code = refused(&error, output).unwrap_or_else(|problem| {

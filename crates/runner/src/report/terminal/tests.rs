@@ -4,6 +4,8 @@ use testyard_model::{Isolation, ProblemKind, Usage};
 
 use super::*;
 use crate::filter::Filter;
+use crate::history::NoHistory;
+use crate::plan::Selection;
 use crate::report::RunInfo;
 use crate::result::{Aftermath, Failure, Outputs, TreeInfo};
 
@@ -32,7 +34,7 @@ fn plan(folder: &tempfile::TempDir) -> Plan {
         ["a", "b", "c", "d"].iter().map(|name| format!("[[test]]\nname = \"{name}\"\ncommand = \"true\"\n")).collect();
     let text = format!("format = 1\n[suite]\nname = \"s\"\n{tests}");
     std::fs::write(folder.path().join("testyard.toml"), text).expect("written");
-    Plan::load(&[], folder.path(), &Filter::All).expect("a plan")
+    Plan::load(&[], folder.path(), &Selection::of(Filter::All), &NoHistory).expect("a plan")
 }
 
 fn result(index: usize, name: &str, verdict: Verdict, stdout: &[u8]) -> Arc<TestResult> {
@@ -55,6 +57,11 @@ fn result(index: usize, name: &str, verdict: Verdict, stdout: &[u8]) -> Arc<Test
         stdout: None,
         stderr: None,
         aftermath: Aftermath::default(),
+        variant: None,
+        repetition: None,
+        slow: false,
+        quarantine: None,
+        earlier: Vec::new(),
         outputs: Outputs { stdout: Captured::of(stdout), stderr: Captured::default() },
     })
 }
@@ -78,7 +85,7 @@ fn announcements() -> Vec<Announcement> {
     let tree = Some("0123456789abcdef".to_owned());
     summary.trees = vec![TreeInfo { suite: "s".to_owned(), tree, unhashed, frozen: false }];
     let trees = summary.trees.clone();
-    let info = RunInfo { run: "r".to_owned(), started_ms: 0, tests: 4, jobs: 2, trees };
+    let info = RunInfo { run: "r".to_owned(), started_ms: 0, tests: 4, jobs: 2, trees, seed: None, shard: None };
     let mut all = vec![Announcement::RunStarted(info)];
     for result in results {
         all.push(Announcement::TestStarted { test: result.index, attempt: 1 });

@@ -15,12 +15,13 @@ pub(super) fn read_settings(table: &TableReader<'_>) -> Result<Settings, ConfigE
     let isolation = table.word("isolation", &Isolation::ALL.map(|level| (level.as_str(), level)))?;
     let network = table.word("network", &Network::ALL.map(|network| (network.as_str(), network)))?;
     let timeout = table.parsed::<Span>("timeout", "write timeout = \"90s\"")?;
+    let slow_after = table.parsed::<Span>("slow-after", "write slow-after = \"10s\"")?;
     let user = table.word("user", &[("caller", TestUser::Caller), ("root", TestUser::Root)])?;
     Ok(Settings {
         needs: read_words(table, "needs")?,
         isolation,
         network,
-        timeout_ms: timeout.map(|span| u64::try_from(span.value.0.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: timeout.map(millis),
         env: read_env(table)?,
         resources: read_resources(table)?,
         user: user.map(|user| user.value),
@@ -30,7 +31,13 @@ pub(super) fn read_settings(table: &TableReader<'_>) -> Result<Settings, ConfigE
         retries: table.count("retries", 0..=100)?,
         outputs: read_patterns(table, "outputs")?,
         artifacts: read_patterns(table, "artifacts")?,
+        inputs: read_inputs(table)?,
+        slow_after_ms: slow_after.map(millis),
     })
+}
+
+fn millis(span: Located<Span>) -> u64 {
+    u64::try_from(span.value.0.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn values(words: Vec<Located<String>>) -> Vec<String> {
@@ -63,8 +70,22 @@ pub(super) fn read_patterns(table: &TableReader<'_>, key: &str) -> Result<Vec<St
     Ok(values(patterns))
 }
 
+/// What a test depends on may lie beside the suite, `../lib/*.c`; what it gives may not.
+fn read_inputs(table: &TableReader<'_>) -> Result<Vec<String>, ConfigError> {
+    let patterns = table.strings("inputs")?.unwrap_or_default();
+    for pattern in &patterns {
+        let inner = pattern.value.trim_start_matches("./").trim_start_matches("../").to_owned();
+        check::pattern(table.source, &Located { value: inner, span: pattern.span.clone() })?;
+    }
+    Ok(values(patterns))
+}
+
 fn read_env(table: &TableReader<'_>) -> Result<BTreeMap<String, String>, ConfigError> {
-    let Some(item) = table.get("env") else { return Ok(BTreeMap::new()) };
+    table.get("env").map_or_else(|| Ok(BTreeMap::new()), |item| read_env_table(table, item))
+}
+
+/// Variables and their values, in a table that may stand anywhere below `env`.
+pub(super) fn read_env_table(table: &TableReader<'_>, item: &Item) -> Result<BTreeMap<String, String>, ConfigError> {
     let variables = item.as_table_like().ok_or_else(|| table.wrong_type("env", item, "a table of strings"))?;
     let mut env = BTreeMap::new();
     for (name, item) in variables.iter() {

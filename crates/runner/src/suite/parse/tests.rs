@@ -264,7 +264,69 @@ fn the_documented_file_is_valid_and_names_every_key() {
     let page = include_str!("../../../../../docs/suite.md");
     let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).expect("the page has an example");
     read(example).unwrap_or_else(|error| panic!("{}", error.render(false)));
-    for key in [keys::TOP, keys::SUITE, keys::RUN, keys::RESOURCES, keys::TEST, keys::GLOB].concat() {
+    let tables =
+        [keys::TOP, keys::SUITE, keys::RUN, keys::RESOURCES, keys::TEST, keys::GLOB, keys::QUARANTINE, keys::MATRIX];
+    for key in tables.concat() {
         assert!(example.contains(key), "docs/suite.md does not show `{key}`");
+    }
+}
+
+#[test]
+fn a_matrix_is_every_combination_less_the_excluded_and_with_the_included() {
+    let with = |matrix: &str| {
+        read(&format!("format = 1\n[suite]\nmatrix = {{ {matrix} }}\n[[test]]\nname=\"t\"\ncommand=\"x\"\n"))
+    };
+    let labels = |matrix: &str| {
+        let file = with(matrix).unwrap_or_else(|error| panic!("{}", error.render(false)));
+        file.variants.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        labels("image = [\"host\", \"debian:12\"], env = [{ DB = \"a\" }, { DB = \"b\", X = \"1\" }]"),
+        ["image=host,DB=a", "image=host,DB=b,X=1", "image=debian:12,DB=a", "image=debian:12,DB=b,X=1"]
+    );
+    assert_eq!(
+        labels(
+            "backend = [\"host\", \"namespace\"], image = [\"host\", \"debian:12\"], exclude = [{ backend = \"host\", image = \"debian:12\" }], include = [{ env = { SLOW = \"1\" } }]"
+        ),
+        ["image=host,backend=host", "image=host,backend=namespace", "image=debian:12,backend=namespace", "SLOW=1"]
+    );
+    for (matrix, expected) in [
+        ("image = []", "`matrix`: an axis has no value"),
+        ("backend = [\"host\", \"host\"]", "`matrix`: an axis has a value twice"),
+        ("", "`matrix`: leaves no variant"),
+        ("imgae = [\"host\"]", "unknown key `imgae` in suite.matrix"),
+        ("env = [\"A=b\"]", "`env` must be an array of tables such as [{ DB = \"a\" }, { DB = \"b\" }], not a string"),
+        ("image = [\"host\"], exclude = [{ image = \"debian:12\" }]", "no variant is such a one"),
+        ("image = [\"host\"], exclude = [{ }]", "exclude has no `image`"),
+        ("image = [\"host\"], include = [{ image = \"host\" }]", "this variant is there already"),
+        (
+            "backend = [\"host\"], image = [\"debian:12\"]",
+            "`matrix`: variant `image=debian:12,backend=host` cannot be: backend `host` starts from no image",
+        ),
+    ] {
+        let error = with(matrix).expect_err(matrix);
+        assert_eq!((error.fault().to_string().as_str(), error.place().0), (expected, 3), "{matrix}");
+    }
+}
+
+#[test]
+fn a_quarantine_says_who_why_and_until_when() {
+    let with =
+        |entry: &str| read(&format!("format = 1\n[[test]]\nname = \"t\"\ncommand = \"x\"\n[[quarantine]]\n{entry}"));
+    let whole = "test = \"t*\"\nowner = \"ana\"\nreason = \"flaky mirror\"\nuntil = ";
+    for day in ["2027-03-31", "\"2027-03-31\""] {
+        let file = with(&format!("{whole}{day}")).expect("valid");
+        assert_eq!(file.quarantine[0].until.value.to_string(), "2027-03-31");
+    }
+    for (entry, expected, line) in [
+        (format!("{whole}\"soon\""), "`until`: is no day of the calendar", 9),
+        (format!("{whole}2027-03-31T10:00:00"), "`until`: is a time, not a day", 9),
+        (format!("{whole}7"), "`until` must be a day such as 2027-03-31, not a whole number", 9),
+        ("test = \"t\"\nowner = \"ana\"\nreason = \"x\"".to_owned(), "[[quarantine]] has no `until`", 5),
+        ("test = \"t\"\nowner = \" \"".to_owned(), "`owner`: cannot be empty", 7),
+        ("test = \"[\"".to_owned(), "`[` is not a valid pattern: unclosed character class; missing ']'", 6),
+    ] {
+        let error = with(&entry).expect_err(&entry);
+        assert_eq!((error.fault().to_string().as_str(), error.place().0), (expected, line), "{entry}");
     }
 }
