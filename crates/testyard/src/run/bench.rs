@@ -1,6 +1,5 @@
 //! Everything that a run needs of a home, put together.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use testyard_images::host::{HostOptions, HostView};

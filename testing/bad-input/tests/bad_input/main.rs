@@ -10,6 +10,7 @@ mod limits;
 mod machines;
 mod names;
 mod runs;
+mod selection;
 mod suites;
 mod vanishing;
 
