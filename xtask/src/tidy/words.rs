@@ -9,7 +9,8 @@ const THIS_FILE: &str = "xtask/src/tidy/words.rs";
 const NOTES: [&str; 3] = ["TODO", "FIXME", "XXX"];
 
 /// Hosts that a text may link to. Where packages come from is the business of each tool's own configuration.
-const HOSTS: [&str; 6] = ["example.org", "github.com", "toml.io", "www.apache.org", "localhost", "x"];
+const HOSTS: [&str; 7] =
+    ["example.org", "json-schema.org", "github.com", "toml.io", "www.apache.org", "localhost", "x"];
 
 /// Folders of one developer's machine.
 const PLACES: [&str; 4] = ["/root/.cargo", "/root/.rustup", "/root/.pyenv", "/Users/"];

@@ -1,3 +1,5 @@
+//! What is remembered of tests, in a real file: for how long, and what becomes of it when it is damaged.
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use testyard_model::Problem;
 
-use super::Announcement;
 use super::safe_text::{SafeText, safe_ends, safe_line};
 use super::status_line::{Counts, columns, seconds, status_line};
+use super::{Announcement, RunInfo};
 use crate::capture::Captured;
 use crate::job::JobEvent;
 use crate::plan::{Plan, ShardInfo};
@@ -128,19 +128,7 @@ impl Terminal {
         match announcement {
             Announcement::RunStarted(info) => {
                 self.counts.total = info.tests;
-                let jobs = info.jobs.min(info.tests);
-                let suites = match info.trees.len() {
-                    1 => "1 suite".to_owned(),
-                    many => format!("{many} suites"),
-                };
-                let mut line = format!("running {} tests of {suites}, {jobs} at once", info.tests);
-                if let Some(seed) = info.seed {
-                    line.push_str(&format!("; random order, --seed {seed}"));
-                }
-                if let Some(ShardInfo { index, count, of, basis }) = &info.shard {
-                    line.push_str(&format!("; shard {index}/{count} of {of} tests, basis {basis}"));
-                }
-                self.line(&line)
+                self.line(&begins(info))
             }
             Announcement::TestStarted { test, .. } => {
                 let key = plan.key(*test);
@@ -161,13 +149,8 @@ impl Terminal {
                 self.running.retain(|shown| shown.test != *test);
                 let key = plan.key(*test);
                 let detail = attempt.verdict.detail().unwrap_or_default();
-                let text = format!(
-                    "{}::{} (attempt {}: {detail}; again in {})",
-                    key.suite,
-                    key.name,
-                    attempt.number,
-                    seconds(*after)
-                );
+                let again = if after.is_zero() { "again".to_owned() } else { format!("again in {}", seconds(*after)) };
+                let text = format!("{}::{} (attempt {}: {detail}; {again})", key.suite, key.name, attempt.number);
                 let label = self.colored(33, "RETRY  ");
                 self.line(&format!("{label}          {}", safe_line(&text)))
             }
@@ -453,6 +436,22 @@ fn whereabouts(out: &mut dyn Write, captured: &Captured) -> io::Result<()> {
         writeln!(out, "[raw output: {}]", safe_line(&file.display().to_string()))?;
     }
     Ok(())
+}
+
+/// The line that a run begins with.
+fn begins(info: &RunInfo) -> String {
+    let suites = match info.trees.len() {
+        1 => "1 suite".to_owned(),
+        many => format!("{many} suites"),
+    };
+    let mut line = format!("running {} tests of {suites}, {} at once", info.tests, info.jobs.min(info.tests));
+    if let Some(seed) = info.seed {
+        line.push_str(&format!("; random order, --seed {seed}"));
+    }
+    if let Some(ShardInfo { index, count, of, basis }) = &info.shard {
+        line.push_str(&format!("; shard {index}/{count} of {of} tests, basis {basis}"));
+    }
+    line
 }
 
 /// Milliseconds below a second, else hundredths.
