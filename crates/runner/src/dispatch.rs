@@ -31,7 +31,7 @@ pub const GRACE: Duration = Duration::from_secs(10);
 pub const PREPARATION: Duration = Duration::from_secs(30 * 60);
 
 /// How long before a test's deadline it is looked at, at most; a tenth of its time where that is less.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_secs(3);
 
 /// The state of a run.
 #[derive(Debug)]

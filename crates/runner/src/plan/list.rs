@@ -25,6 +25,12 @@ struct Listed<'a> {
     isolation: Isolation,
     network: Network,
     #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    quarantined: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     needs: &'a [String],
@@ -73,6 +79,9 @@ impl Plan {
             cwd: test.cwd.display().to_string(),
             isolation: test.isolation,
             network: test.network,
+            variant: test.variant.as_deref(),
+            repetition: test.repetition,
+            quarantined: test.quarantine.is_some(),
             timeout_ms: test.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             needs: &test.needs,
             tags: &test.tags,
