@@ -87,7 +87,7 @@ pub(super) fn await_change(
 
 /// Whether a test is to be run again until it passes.
 pub(super) fn is_open(verdict: &Verdict) -> bool {
-    !matches!(verdict, Verdict::Passed | Verdict::Skipped(_))
+    !(verdict.is_success() || matches!(verdict, Verdict::Skipped(_)))
 }
 
 /// The tests of a plan that a change concerns, and those that failed; none where there are none. A test file concerns
@@ -112,6 +112,8 @@ pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) ->
 #[cfg(test)]
 mod tests {
     use testyard_runner::filter::Filter;
+    use testyard_runner::history::NoHistory;
+    use testyard_runner::plan::Selection;
 
     use super::*;
 
@@ -128,7 +130,7 @@ mod tests {
             std::fs::write(at(suite).join("b.sh"), "").expect("a test");
         }
         let names = |changed: &[&str], failed: &[(&str, &str)]| -> Vec<String> {
-            let plan = Plan::load(&[], folder.path(), &Filter::All).expect("a plan");
+            let plan = Plan::load(&[], folder.path(), &Selection::of(Filter::All), &NoHistory).expect("a plan");
             let changed: Vec<PathBuf> = changed.iter().map(|path| at(path)).collect();
             let failed = failed.iter().map(|(suite, name)| ((*suite).to_owned(), (*name).to_owned())).collect();
             let plan = concerned(plan, &changed, &failed);
