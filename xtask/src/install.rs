@@ -10,6 +10,13 @@ use crate::fault::{Fault, Outcome};
 /// Each program with its package.
 const PROGRAMS: [(&str, &str); 2] = [("testyard", "testyard-cli"), ("testyard-agent", "testyard-agent")];
 
+/// Each shell with the file that it completes `testyard` from, below `share`.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "bash-completion/completions/testyard"),
+    ("zsh", "zsh/site-functions/_testyard"),
+    ("fish", "fish/vendor_completions.d/testyard.fish"),
+];
+
 /// `install [--root DIR]`.
 pub(crate) fn install(arguments: &[String]) -> Outcome<ExitCode> {
     let root = match arguments {
@@ -17,11 +24,29 @@ pub(crate) fn install(arguments: &[String]) -> Outcome<ExitCode> {
         [flag, folder] if flag == "--root" => PathBuf::from(folder),
         _ => return Err(Fault::Usage("`install` takes `--root DIR` and nothing else".to_owned())),
     };
-    for program in install_into(&root)? {
-        let size = std::fs::metadata(&program).map_err(|error| Fault::file(&program, &error))?.len();
+    let programs = install_into(&root)?;
+    for program in &programs {
+        let size = std::fs::metadata(program).map_err(|error| Fault::file(program, &error))?.len();
         println!("{} {:.1} MB", program.display(), size as f64 / 1e6);
     }
+    install_beside(&programs[0], &root)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The manual's pages, and completions where each shell looks for them.
+fn install_beside(testyard: &Path, root: &Path) -> Outcome<()> {
+    let share = root.join("share");
+    let pages = share.join("man/man1");
+    must_succeed(Command::new(testyard).arg("man").arg(&pages))?;
+    for (shell, place) in COMPLETIONS {
+        let path = share.join(place);
+        let folder = path.parent().unwrap_or(&share);
+        std::fs::create_dir_all(folder).map_err(|error| Fault::file(folder, &error))?;
+        let file = std::fs::File::create(&path).map_err(|error| Fault::file(&path, &error))?;
+        must_succeed(Command::new(testyard).args(["completions", shell]).stdout(file))?;
+        println!("{}", path.display());
+    }
+    Ok(())
 }
 
 /// `run ARGS…`: builds, then becomes `testyard run ARGS…`.

@@ -28,7 +28,8 @@ cargo xtask <verb>
   ci                     the same as `test`, with CI=true: a skip that the host does not force is a failure
   tidy                   only the rules of the tree: crate arrows, file sizes, module docs, links
   policy                 only the dependency rules of deny.toml
-  install [--root DIR]   build static release programs and copy them to DIR/bin (default ~/.local)
+  install [--root DIR]   build static release programs and copy them to DIR/bin (default ~/.local),
+                         with the manual's pages and completions in DIR/share
   bench [ARGS…]          run the benchmarks
   newcomer               run the README's two commands in a fresh Debian machine and time them
 ";

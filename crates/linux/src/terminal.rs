@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pty::OpenptFlags;
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, Winsize};
 
 use crate::error::{Error, Result};
 
@@ -42,6 +42,12 @@ pub fn set_size(terminal: impl AsFd, rows: u16, columns: u16) -> Result<()> {
     rustix::termios::tcsetwinsize(terminal, window).map_err(|errno| Error::new("resize", "a terminal", errno))
 }
 
+/// Whether this process is among those that may read and set this terminal; others are stopped when they try.
+#[must_use]
+pub fn is_in_foreground(terminal: impl AsFd) -> bool {
+    rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
 /// A terminal's size.
 pub fn size(terminal: impl AsFd) -> Result<Size> {
     let window = rustix::termios::tcgetwinsize(terminal)
@@ -76,6 +82,20 @@ impl RawMode {
         let mut raw = before.clone();
         raw.make_raw();
         rustix::termios::tcsetattr(&terminal, OptionalActions::Drain, &raw).map_err(failed)?;
+        Ok(Self { terminal, before, restored: false })
+    }
+
+    /// Makes a terminal hand over each key at once and show none, while its signals and its output stay as they are;
+    /// an error when it is none.
+    pub fn enter_keys(terminal: impl AsFd) -> Result<Self> {
+        let failed = |errno| Error::new("read the keys of", "a terminal", errno);
+        let terminal = rustix::io::fcntl_dupfd_cloexec(terminal, 3).map_err(failed)?;
+        let before = rustix::termios::tcgetattr(&terminal).map_err(failed)?;
+        let mut keys = before.clone();
+        keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        keys.special_codes[SpecialCodeIndex::VMIN] = 1;
+        keys.special_codes[SpecialCodeIndex::VTIME] = 0;
+        rustix::termios::tcsetattr(&terminal, OptionalActions::Drain, &keys).map_err(failed)?;
         Ok(Self { terminal, before, restored: false })
     }
 

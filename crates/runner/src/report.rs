@@ -30,7 +30,7 @@ pub use json_lines::RECORD;
 pub use record::{RecordError, RunInfo, RunRecord};
 pub use safe_text::{SafeText, safe_ends, safe_line};
 pub use spec::{ReportError, ReportKind, ReportSpec};
-pub use terminal::{OnKept, Style, Terminal, columns_of};
+pub use terminal::{OnKept, Size, Style, Terminal, size_of};
 
 use crate::clock::Clock;
 use crate::job::JobEvent;
@@ -79,6 +79,8 @@ pub enum Announcement {
     },
     /// A test is done.
     TestFinished(Arc<TestResult>),
+    /// Somebody at the terminal wants to know what runs.
+    Asked,
     /// Nothing more will be started.
     Stopping(Stop),
     /// Something beside the tests went wrong; the run goes on.

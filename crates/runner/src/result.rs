@@ -376,8 +376,8 @@ pub struct KeptEnvironment {
 /// The result of one test.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TestResult {
-    /// Its place in the plan.
-    #[serde(skip)]
+    /// Its place in the plan, from 0.
+    #[serde(default)]
     pub index: usize,
     /// Its suite.
     pub suite: String,

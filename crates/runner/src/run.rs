@@ -165,6 +165,8 @@ impl RunError {
 pub(crate) enum Event {
     /// The user asked to stop.
     Interrupt,
+    /// The user asked what runs.
+    Ask,
     /// News of a running job.
     Job { test: usize, attempt: u32, event: crate::job::JobEvent },
     /// What a running job's processes were doing.
@@ -180,7 +182,7 @@ pub struct Control {
     receiver: Receiver<Event>,
 }
 
-/// Asks a run to stop: once gently, twice at once. Clones may be given to any thread.
+/// Asks a run to stop, once gently, twice at once, or what it does. Clones may be given to any thread.
 #[derive(Debug, Clone)]
 pub struct Interrupter(Sender<Event>);
 
@@ -189,6 +191,12 @@ impl Interrupter {
     pub fn interrupt(&self) {
         // A run that is over needs no stopping.
         let _ = self.0.send(Event::Interrupt);
+    }
+
+    /// Asks what runs at the moment; the terminal answers.
+    pub fn ask(&self) {
+        // Of a run that is over nothing runs.
+        let _ = self.0.send(Event::Ask);
     }
 }
 
@@ -295,6 +303,10 @@ impl Driver<'_> {
         while !dispatch.is_done() && !self.killed {
             let input = match self.next(&dispatch, events) {
                 None => Input::Tick,
+                Some(Event::Ask) => {
+                    self.reporting.announce(Announcement::Asked);
+                    Input::Tick
+                }
                 Some(Event::Interrupt) => Input::Interrupt,
                 Some(Event::Job { test, attempt, event }) => {
                     self.reporting.announce(Announcement::TestProgress { test, event: event.clone() });

@@ -2,6 +2,7 @@
 
 mod bench;
 mod clone;
+mod completions;
 mod create;
 mod delete;
 mod doctor;
@@ -10,8 +11,10 @@ mod exec;
 mod history;
 mod image;
 mod info;
+mod init;
 mod list;
 mod logs;
+mod man;
 mod pull;
 mod push;
 mod reap;
@@ -63,6 +66,9 @@ pub(crate) enum Command {
     Image(image::Image),
     Reap(reap::Reap),
     Bench(bench::Bench),
+    Init(init::Init),
+    Completions(completions::Completions),
+    Man(man::ManPages),
 }
 
 impl Command {
@@ -91,6 +97,9 @@ impl Command {
             Self::Image(command) => command.run(output),
             Self::Reap(command) => command.run(output),
             Self::Bench(command) => command.run(output),
+            Self::Init(command) => command.run(output),
+            Self::Completions(command) => command.run(output),
+            Self::Man(command) => command.run(output),
         }
     }
 }

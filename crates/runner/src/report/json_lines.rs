@@ -136,7 +136,7 @@ impl JsonLines {
                 let (suite, name) = name(*test);
                 Event::TestEnvironment { suite, name, environment }
             }
-            Announcement::TestProgress { .. } => return,
+            Announcement::TestProgress { .. } | Announcement::Asked => return,
             Announcement::AttemptFailed { test, attempt, after } => {
                 let (suite, name) = name(*test);
                 let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);

@@ -143,7 +143,6 @@ impl RunRecord {
                 }
                 "test-finished" => {
                     let mut result: TestResult = of_value(told.rest, line)?;
-                    result.index = record.results.len();
                     recover_outputs(&mut result);
                     open.retain(|(suite, name)| (suite, name) != (&result.suite, &result.name));
                     record.results.push(Arc::new(result));
@@ -156,6 +155,7 @@ impl RunRecord {
         if !begun {
             return Err(RecordError::Empty);
         }
+        record.results.sort_by_key(|result| result.index);
         record.unfinished = open.into_iter().map(|(suite, name)| format!("{suite}::{name}")).collect();
         Ok(record)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use testyard_model::Problem;
 
 use super::safe_text::{SafeText, safe_ends, safe_line};
-use super::status_line::{Counts, columns, seconds, status_line};
+use super::status_line::{Counts, Room, Running, columns, seconds, status_lines, told};
 use super::{Announcement, RunInfo};
 use crate::capture::Captured;
 use crate::job::JobEvent;
@@ -44,20 +44,37 @@ impl Style {
     }
 }
 
-/// How many columns the terminal behind this descriptor has; none where it is no terminal.
-#[must_use]
-pub fn columns_of(descriptor: impl AsFd) -> Option<u16> {
-    rustix::termios::tcgetwinsize(descriptor).ok().map(|size| size.ws_col)
+/// The columns and rows of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Its width.
+    pub columns: u16,
+    /// Its height.
+    pub rows: u16,
 }
+
+/// The size of the terminal behind this descriptor; none where it is no terminal or does not know.
+#[must_use]
+pub fn size_of(descriptor: impl AsFd) -> Option<Size> {
+    let size = rustix::termios::tcgetwinsize(descriptor).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then_some(Size { columns: size.ws_col, rows: size.ws_row })
+}
+
+/// Longer than anything but a stopped process waits between two drawings.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A terminal, or what stands in for one.
 pub struct Terminal {
     out: Box<dyn Write + Send>,
-    width: Box<dyn Fn() -> Option<u16> + Send>,
+    size: Box<dyn Fn() -> Option<Size> + Send>,
     style: Style,
     counts: Counts,
     running: Vec<Shown>,
-    drawn: bool,
+    began: Duration,
+    /// Lines at the bottom that are drawn over.
+    drawn: usize,
+    /// When anything was last done here.
+    seen: Duration,
     bad: Vec<Arc<TestResult>>,
     hints: Vec<String>,
     not_started: usize,
@@ -75,19 +92,22 @@ struct Shown {
     name: String,
     since: Duration,
     state: Option<String>,
+    slow: bool,
 }
 
 impl Terminal {
-    /// Shows on `out`; `width` tells its columns, where it has a width.
+    /// Shows on `out`; `size` tells its size, where it has one.
     #[must_use]
-    pub fn new(out: Box<dyn Write + Send>, width: Box<dyn Fn() -> Option<u16> + Send>, style: Style) -> Self {
+    pub fn new(out: Box<dyn Write + Send>, size: Box<dyn Fn() -> Option<Size> + Send>, style: Style) -> Self {
         Self {
             out,
-            width,
+            size,
             style,
             counts: Counts::default(),
             running: Vec::new(),
-            drawn: false,
+            began: Duration::ZERO,
+            drawn: 0,
+            seen: Duration::ZERO,
             bad: Vec::new(),
             hints: Vec::new(),
             not_started: 0,
@@ -111,6 +131,7 @@ impl Terminal {
         if self.closed {
             return;
         }
+        self.notice_pause(now);
         if let Err(_error) = self.show(plan, now, announcement) {
             // A reader that went away (`| head`) is no error of the run; its results are in the exit code.
             self.closed = true;
@@ -119,21 +140,32 @@ impl Terminal {
 
     /// Draws the status line again: ages grow though nothing happens.
     pub(super) fn redraw(&mut self, now: Duration) {
+        self.notice_pause(now);
         if !self.closed && self.style.live && self.counts.done < self.counts.total && self.draw(now).is_err() {
             self.closed = true;
         }
+    }
+
+    /// A live terminal is drawn ten times a second. After a longer pause this process was stopped, and what stands
+    /// above the cursor is somebody else's.
+    fn notice_pause(&mut self, now: Duration) {
+        if now.saturating_sub(self.seen) > PAUSE {
+            self.drawn = 0;
+        }
+        self.seen = now;
     }
 
     fn show(&mut self, plan: &Plan, now: Duration, announcement: &Announcement) -> io::Result<()> {
         match announcement {
             Announcement::RunStarted(info) => {
                 self.counts.total = info.tests;
+                self.began = now;
                 self.line(&begins(info))
             }
             Announcement::TestStarted { test, .. } => {
                 let key = plan.key(*test);
                 let name = safe_line(&format!("{}::{}", key.suite, key.name));
-                self.running.push(Shown { test: *test, name, since: now, state: None });
+                self.running.push(Shown { test: *test, name, since: now, state: None, slow: false });
                 Ok(())
             }
             Announcement::TestProgress { test, event } => {
@@ -155,12 +187,16 @@ impl Terminal {
                 self.line(&format!("{label}          {}", safe_line(&text)))
             }
             Announcement::TestSlow { test, after } => {
+                if let Some(shown) = self.running.iter_mut().find(|shown| shown.test == *test) {
+                    shown.slow = true;
+                }
                 let key = plan.key(*test);
                 let label = self.colored(33, "SLOW   ");
                 let name = safe_line(&format!("{}::{}", key.suite, key.name));
                 self.line(&format!("{label} {:>8}  {name}", format!(">{}", seconds(*after))))
             }
             Announcement::TestFinished(result) => self.finished(result),
+            Announcement::Asked => self.answer(now),
             Announcement::Stopping(Stop::Interrupted) => {
                 let running = self.running.len();
                 self.line(&format!("interrupted: ending {running} running tests; once more to leave at once"))
@@ -169,7 +205,7 @@ impl Terminal {
             Announcement::Warning(problem) => self.warning(problem),
             Announcement::RunFinished(summary) => self.end(summary),
         }?;
-        if self.style.live && !matches!(announcement, Announcement::RunFinished(_)) && !self.drawn {
+        if self.style.live && !matches!(announcement, Announcement::RunFinished(_)) && self.drawn == 0 {
             self.draw(now)?;
         }
         Ok(())
@@ -188,7 +224,8 @@ impl Terminal {
             Verdict::InfrastructureError { .. } => ("ERROR  ", 35),
         };
         match &result.verdict {
-            Verdict::Passed | Verdict::Flaky { .. } => {}
+            Verdict::Passed => {}
+            Verdict::Flaky { .. } => self.counts.flaky += 1,
             _ if result.is_excused() => {}
             Verdict::Failed(_) | Verdict::TimedOut { .. } => self.counts.failed += 1,
             Verdict::Skipped(_) => self.counts.skipped += 1,
@@ -339,29 +376,69 @@ impl Terminal {
     fn line(&mut self, text: &str) -> io::Result<()> {
         self.erase()?;
         writeln!(self.out, "{text}")?;
-        self.out.flush()
+        // A live terminal is flushed when its last lines are drawn below this one.
+        if self.style.live { Ok(()) } else { self.out.flush() }
+    }
+
+    /// What runs, each on a line of its own that stays.
+    fn answer(&mut self, now: Duration) -> io::Result<()> {
+        let counts = self.counts;
+        let running = self.running.len();
+        self.line(&format!("{} of {} tests are done, {running} running", counts.done, counts.total))?;
+        let room = self.room();
+        let lines: Vec<String> = self
+            .ages(now)
+            .iter()
+            .map(|(name, age, slow)| told(&Running { name, age: *age, slow: *slow }, room))
+            .collect();
+        lines.iter().try_for_each(|line| self.line(line))
+    }
+
+    /// The names of what runs with what they wait for, and their ages, oldest first.
+    fn ages(&self, now: Duration) -> Vec<(String, Duration, bool)> {
+        let told = |shown: &Shown| {
+            let state = shown.state.as_deref().map_or(String::new(), |state| format!(" {state}"));
+            (format!("{}{state}", shown.name), now.saturating_sub(shown.since), shown.slow)
+        };
+        self.running.iter().map(told).collect()
+    }
+
+    fn room(&self) -> Room {
+        let size = (self.size)().unwrap_or(Size { columns: 80, rows: 24 });
+        // The last column stays free: some terminals wrap as soon as it is written.
+        let columns = usize::from(size.columns).saturating_sub(1);
+        Room { columns, rows: usize::from(size.rows), color: self.style.color }
     }
 
     fn erase(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.drawn) { self.out.write_all(b"\r\x1b[2K") } else { Ok(()) }
+        match std::mem::take(&mut self.drawn) {
+            0 => Ok(()),
+            1 => self.out.write_all(b"\r\x1b[J"),
+            lines => write!(self.out, "\r\x1b[{}A\x1b[J", lines - 1),
+        }
     }
 
     fn draw(&mut self, now: Duration) -> io::Result<()> {
-        let width = usize::from((self.width)().filter(|width| *width > 0).unwrap_or(80));
-        let names: Vec<(String, Duration)> = self
-            .running
-            .iter()
-            .map(|shown| {
-                let state = shown.state.as_deref().map_or(String::new(), |state| format!(" {state}"));
-                (format!("{}{state}", shown.name), now.saturating_sub(shown.since))
-            })
-            .collect();
-        // The last column stays free: some terminals wrap as soon as it is written.
-        let running = names.iter().map(|(name, age)| (name.as_str(), *age));
-        let line = status_line(self.counts, running, width.saturating_sub(1));
-        debug_assert!(columns(&line) < width.max(1), "the status line must not wrap");
-        write!(self.out, "\r\x1b[2K{line}")?;
-        self.drawn = true;
+        let room = self.room();
+        let ages = self.ages(now);
+        let running: Vec<Running<'_>> =
+            ages.iter().map(|(name, age, slow)| Running { name, age: *age, slow: *slow }).collect();
+        let lines = status_lines(self.counts, &running, now.saturating_sub(self.began), room);
+        // In one write, each line over the former one: nothing flickers.
+        let mut frame = match self.drawn {
+            0 => String::new(),
+            1 => "\r".to_owned(),
+            drawn => format!("\r\x1b[{}A", drawn - 1),
+        };
+        for (number, line) in lines.iter().enumerate() {
+            debug_assert!(self.style.color || columns(line) <= room.columns, "a line must not wrap");
+            frame.push_str(if number == 0 { "" } else { "\n" });
+            frame.push_str(line);
+            frame.push_str("\x1b[K");
+        }
+        frame.push_str("\x1b[J");
+        self.drawn = lines.len();
+        self.out.write_all(frame.as_bytes())?;
         self.out.flush()
     }
 

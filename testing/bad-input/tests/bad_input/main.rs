@@ -9,6 +9,7 @@ mod images;
 mod limits;
 mod machines;
 mod names;
+mod outputs;
 mod runs;
 mod selection;
 mod suites;

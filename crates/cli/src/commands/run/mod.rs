@@ -1,6 +1,7 @@
 //! `testyard run`
 
 mod execution;
+mod keys;
 mod reporting;
 mod selection;
 mod watching;
@@ -26,7 +27,7 @@ use watching::{Failed, Interrupts};
 ///
 /// PATH is a suite's folder or testyard.toml, a test file or folder in one, or a folder below
 /// which suites lie; the default is this folder. Failures' output is shown once, at the end.
-/// Ctrl-C ends the tests and cleans up; a second one kills them.
+/// Ctrl-C ends the tests and cleans up; a second one kills them. `t`, `?` or Enter tells what runs.
 ///
 /// Examples:
 ///     testyard run
@@ -69,7 +70,7 @@ impl Run {
             return list(&plan, output);
         }
         // Before any thread is started: all of them must leave these signals to the descriptor.
-        let interrupts = Interrupts::begin()?;
+        let interrupts = Interrupts::begin(reporting::is_live(output))?;
         // Before anything is started that it would be asked for.
         drop(self.execution.on_kept(output)?);
         let yard = yard::open()?;
@@ -119,8 +120,14 @@ impl Run {
         let audience = reporting::audience(reports.to_vec(), &bench.kept, self.execution.on_kept(output)?, output);
         let reporting = Reporting::start(plan, clock, audience).map_err(|error| error.problem())?;
         let (control, interrupter) = Control::new();
-        let _running = interrupts.go_to(interrupter);
-        let report = match run(plan, &options, &around, control, reporting) {
+        let keys =
+            (reporting::is_live(output) && !self.execution.shell).then(keys::Keys::enter).flatten().map(Arc::new);
+        let asker = keys.as_ref().map(|keys| keys.attend(interrupter.clone())).transpose()?;
+        let running = interrupts.go_to(interrupter, keys);
+        let report = run(plan, &options, &around, control, reporting);
+        // Before anything else is printed: the terminal is the user's again.
+        drop((asker, running));
+        let report = match report {
             Ok(report) => report,
             Err(RunError::Plan(error)) => return refused(&error, output).map(|code| (code, Failed::new())),
             Err(error) => return Err(error.problem()),

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use rustix::termios::{isatty, tcgetwinsize};
+use rustix::termios::isatty;
 use testyard::run::KeptRuns;
 use testyard_model::Problem;
-use testyard_runner::report::{Audience, OnKept, ReportError, ReportKind, ReportSpec, Style, Terminal};
+use testyard_runner::report::{Audience, OnKept, ReportError, ReportKind, ReportSpec, Style, Terminal, size_of};
 
 use crate::output::Output;
 
@@ -51,17 +51,20 @@ pub(super) fn audience(
     }
 }
 
+/// Whether people watch at a terminal that can be drawn over.
+pub(super) fn is_live(output: Output) -> bool {
+    style(output).live
+}
+
+fn style(output: Output) -> Style {
+    let is_terminal = if output.json { isatty(io::stderr()) } else { isatty(io::stdout()) };
+    let style = Style::detect(is_terminal, |name| std::env::var(name).ok());
+    if output.quiet { Style { live: false, passed: false, ..style } } else { style }
+}
+
 /// Where people watch: standard output, unless that is for the JSON.
 fn terminal(output: Output) -> Terminal {
-    let (out, is_terminal): (Box<dyn Write + Send>, bool) = if output.json {
-        (Box::new(io::stderr()), isatty(io::stderr()))
-    } else {
-        (Box::new(io::stdout()), isatty(io::stdout()))
-    };
-    let width = move || if output.json { tcgetwinsize(io::stderr()) } else { tcgetwinsize(io::stdout()) };
-    let mut style = Style::detect(is_terminal, |name| std::env::var(name).ok());
-    if output.quiet {
-        style = Style { live: false, passed: false, ..style };
-    }
-    Terminal::new(out, Box::new(move || width().ok().map(|size| size.ws_col)), style)
+    let out: Box<dyn Write + Send> = if output.json { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
+    let size = move || if output.json { size_of(io::stderr()) } else { size_of(io::stdout()) };
+    Terminal::new(out, Box::new(size), style(output))
 }

@@ -1,9 +1,9 @@
-//! `testyard run --watch`: who is told of Ctrl-C, and which tests a change concerns.
+//! `testyard run --watch`: who is told of Ctrl-C and Ctrl-Z, and which tests a change concerns.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard::run::Trees;
@@ -13,6 +13,7 @@ use testyard_runner::plan::Plan;
 use testyard_runner::result::Verdict;
 use testyard_runner::run::Interrupter;
 
+use super::keys::{self, Keys};
 use crate::attend;
 use crate::output::Output;
 use crate::streams::{Feeder, duplicate};
@@ -22,30 +23,45 @@ pub(super) type Failed = BTreeSet<(String, String)>;
 
 /// Interrupts by the user: for the run that goes on, else for whoever waits.
 pub(super) struct Interrupts {
-    running: Arc<Mutex<Option<Interrupter>>>,
+    told: Arc<Mutex<Told>>,
     stop: OwnedFd,
     _feeder: Feeder,
+}
+
+/// Who is told: the run that goes on, and whoever reads keys for it.
+#[derive(Default)]
+struct Told {
+    running: Option<Interrupter>,
+    keys: Option<Arc<Keys>>,
 }
 
 /// While this lives, a run is told.
 pub(super) struct Running<'a>(&'a Interrupts);
 
-fn set(slot: &Mutex<Option<Interrupter>>, to: Option<Interrupter>) {
-    *slot.lock().unwrap_or_else(PoisonError::into_inner) = to;
+fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Interrupts {
-    /// To be called before any thread is started.
-    pub(super) fn begin() -> Result<Self, Problem> {
-        let signals = SignalFd::new(&[Signal::INT, Signal::TERM, Signal::HUP]).map_err(attend::local)?;
+    /// To be called before any thread is started. Where a terminal is drawn over and its keys are read, Ctrl-Z must
+    /// give it back first.
+    pub(super) fn begin(live: bool) -> Result<Self, Problem> {
+        let suspended_by: &[Signal] = if live { &[Signal::TSTP] } else { &[] };
+        let all = [&[Signal::INT, Signal::TERM, Signal::HUP], suspended_by].concat();
+        let signals = SignalFd::new(&all).map_err(attend::local)?;
         let (stop, told) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
             .map_err(|errno| Problem::new(ProblemKind::System, "cannot make a pipe").because(errno))?;
-        let running: Arc<Mutex<Option<Interrupter>>> = Arc::default();
-        let told_of = Arc::clone(&running);
+        let all: Arc<Mutex<Told>> = Arc::default();
+        let told_of = Arc::clone(&all);
         let watched = duplicate(signals.as_fd())?;
         let feeder = Feeder::watch(watched, move || {
-            while let Ok(Some(_)) = signals.read() {
-                if let Some(running) = &*told_of.lock().unwrap_or_else(PoisonError::into_inner) {
+            while let Ok(Some(received)) = signals.read() {
+                if received.signal == Signal::TSTP {
+                    let keys = lock(&told_of).keys.clone();
+                    keys::suspend(keys.as_deref());
+                    continue;
+                }
+                if let Some(running) = &lock(&told_of).running {
                     running.interrupt();
                 }
                 // Whoever waits after the run ends, too. A full pipe has told enough.
@@ -53,19 +69,20 @@ impl Interrupts {
             }
             true
         })?;
-        Ok(Self { running, stop, _feeder: feeder })
+        Ok(Self { told: all, stop, _feeder: feeder })
     }
 
-    /// From now on a run is told.
-    pub(super) fn go_to(&self, interrupter: Interrupter) -> Running<'_> {
-        set(&self.running, Some(interrupter));
+    /// From now on a run is told, and the keys that are read for it.
+    pub(super) fn go_to(&self, interrupter: Interrupter, keys: Option<Arc<Keys>>) -> Running<'_> {
+        *lock(&self.told) = Told { running: Some(interrupter), keys };
         Running(self)
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        set(&self.0.running, None);
+        // With its keys, which gives the terminal back.
+        *lock(&self.0.told) = Told::default();
     }
 }
 

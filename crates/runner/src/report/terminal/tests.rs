@@ -99,7 +99,8 @@ fn shown(style: Style, width: u16) -> String {
     let folder = tempfile::tempdir().expect("a folder");
     let plan = plan(&folder);
     let screen = Screen::default();
-    let mut terminal = Terminal::new(Box::new(screen.clone()), Box::new(move || Some(width)), style);
+    let mut terminal =
+        Terminal::new(Box::new(screen.clone()), Box::new(move || Some(Size { columns: width, rows: 24 })), style);
     for announcement in announcements() {
         terminal.take(&plan, Duration::from_secs(1), &announcement);
     }
@@ -132,18 +133,89 @@ took 1.23s; 1 infrastructure error; tree 0123456789ab, 1 ignored files unhashed
     assert_eq!(shown(PLAIN, 80), expected);
 }
 
-#[test]
-fn a_live_terminal_keeps_one_status_line_and_erases_it() {
-    let text = shown(Style { live: true, passed: false, ..PLAIN }, 40);
-    for line in text.split(['\n', '\r']) {
-        let visible = line.trim_start_matches("\x1b[2K");
-        if visible.starts_with("[") {
-            assert!(visible.len() < 40, "{visible:?}");
+/// What a terminal of these columns shows in the end of what was written to it, of the few sequences that are used.
+fn screen(text: &str) -> Vec<String> {
+    let mut lines: Vec<Vec<char>> = vec![Vec::new()];
+    let (mut row, mut column) = (0, 0);
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        rest = &rest[first.len_utf8()..];
+        match first {
+            '\r' => column = 0,
+            '\n' => {
+                (row, column) = (row + 1, 0);
+                lines.resize(lines.len().max(row + 1), Vec::new());
+            }
+            '\x1b' => {
+                let end = rest.find(|c: char| c.is_ascii_alphabetic()).expect("a whole sequence");
+                match (&rest[1..end], &rest[end..=end]) {
+                    (count, "A") => row -= count.parse::<usize>().expect("a number"),
+                    ("", "K") => lines[row].truncate(column),
+                    ("", "J") => {
+                        lines[row].truncate(column);
+                        lines.truncate(row + 1);
+                    }
+                    other => panic!("{other:?}"),
+                }
+                rest = &rest[end + 1..];
+            }
+            other => {
+                lines[row].truncate(column);
+                lines[row].push(other);
+                column += 1;
+            }
         }
     }
-    assert!(text.contains("\r\x1b[2K[0/4] 0 running"));
-    assert!(!text.contains("PASS") && text.contains("\r\x1b[2KFAIL"));
-    assert!(text.ends_with("\n1 passed, 1 failed, 1 skipped\n"));
+    lines.into_iter().map(String::from_iter).collect()
+}
+
+const LIVE: Style = Style { live: true, passed: false, ..PLAIN };
+
+#[test]
+fn a_live_terminal_shows_what_runs_and_erases_it() {
+    let text = shown(LIVE, 60);
+    assert!(text.contains("------------------------  0/4  0 running  0.0s\x1b[K"), "{text:?}");
+    let lines = screen(&text);
+    assert!(!text.contains("PASS") && lines[1].starts_with("FAIL"), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains(" running  ")), "{lines:?}");
+    assert_eq!(lines[lines.len() - 2..], ["1 passed, 1 failed, 1 skipped", ""]);
+}
+
+#[test]
+fn who_asks_is_told_what_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = plan(&folder);
+    let output = Screen::default();
+    let mut terminal = Terminal::new(Box::new(output.clone()), Box::new(|| None), LIVE);
+    let announcements = announcements();
+    terminal.take(&plan, Duration::from_secs(1), &announcements[0]);
+    for test in [0, 2] {
+        terminal.take(&plan, Duration::from_secs(2), &Announcement::TestStarted { test, attempt: 1 });
+    }
+    let waits = Announcement::TestProgress { test: 2, event: JobEvent::Preparing("machine".to_owned()) };
+    terminal.take(&plan, Duration::from_secs(2), &waits);
+    for second in 3..14 {
+        terminal.redraw(Duration::from_secs(second));
+    }
+    terminal.take(&plan, Duration::from_secs(14), &Announcement::Asked);
+    terminal.redraw(Duration::from_secs(15));
+    assert_eq!(
+        screen(&output.text()),
+        [
+            "running 4 tests of 1 suite, 2 at once",
+            "0 of 4 tests are done, 2 running",
+            "     12s  s::a",
+            "     12s  s::c (waits for machine)",
+            "------------------------  0/4  2 running  14s",
+            "     13s  s::a",
+            "     13s  s::c (waits for machine)",
+        ]
+    );
+    // Stopped and continued: the shell has written below what was drawn.
+    output.0.lock().expect("no panic").extend_from_slice(b"\n[1]+  Stopped\n> fg\n");
+    terminal.redraw(Duration::from_secs(60));
+    let lines = screen(&output.text());
+    assert_eq!(lines[7..10], ["[1]+  Stopped", "> fg", "------------------------  0/4  2 running  59s"]);
 }
 
 #[test]
