@@ -20,7 +20,7 @@ const SLOWEST: usize = 5;
 
 /// A workflow command a failure; GitHub finds them in what a job prints.
 pub(super) fn annotations(record: &RunRecord, out: &mut dyn Write) -> io::Result<()> {
-    let bad = record.results.iter().filter(|result| result.verdict.is_failure() || result.verdict.is_error());
+    let bad = record.results.iter().filter(|result| fails(result));
     for result in bad.clone().take(ANNOTATIONS) {
         let name = format!("{}::{}", result.suite, result.name);
         let mut message = result.verdict.detail().unwrap_or_else(|| result.verdict.as_str().to_owned());
@@ -41,7 +41,7 @@ pub(super) fn annotations(record: &RunRecord, out: &mut dyn Write) -> io::Result
     for problem in &record.warnings {
         writeln!(out, "::warning title=testyard::{}", data(&safe_line(&problem.message)))?;
     }
-    for result in record.results.iter().filter(|result| result.verdict == Verdict::Passed && result.retried() > 0) {
+    for result in record.results.iter().filter(|result| is_flaky(result)) {
         let name = data(&safe_line(&format!("{}::{}", result.suite, result.name)));
         writeln!(out, "::warning title=flaky test::{name} passed at attempt {}", result.attempts.len())?;
     }
@@ -69,12 +69,15 @@ pub(super) fn summary(record: &RunRecord, out: &mut dyn Write) -> io::Result<()>
     let summary = record.summary();
     let mark = if summary.exit_code == 0 { "✅" } else { "❌" };
     writeln!(out, "## {mark} {}\n", html(&record.suites().join(", ")))?;
-    writeln!(out, "| passed | failed | skipped | errors | took |\n|---:|---:|---:|---:|---:|")?;
+    writeln!(out, "| passed | flaky | failed | quarantined | skipped | errors | took |")?;
+    writeln!(out, "|---:|---:|---:|---:|---:|---:|---:|")?;
     writeln!(
         out,
-        "| {} | {} | {} | {} | {} |\n",
+        "| {} | {} | {} | {} | {} | {} | {} |\n",
         summary.passed,
+        summary.flaky,
         summary.failed,
+        summary.quarantined,
         summary.skipped,
         summary.infrastructure_errors,
         took(summary.duration_us)
@@ -82,12 +85,7 @@ pub(super) fn summary(record: &RunRecord, out: &mut dyn Write) -> io::Result<()>
     if record.ended.is_none() {
         writeln!(out, "**The run did not come to its end:** {} tests have no result.\n", missing(record))?;
     }
-    let bad: Vec<&TestResult> = record
-        .results
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|result| result.verdict.is_failure() || result.verdict.is_error())
-        .collect();
+    let bad: Vec<&TestResult> = record.results.iter().map(AsRef::as_ref).filter(|result| fails(result)).collect();
     for result in bad.iter().take(FAILURES) {
         failure(result, out)?;
     }
@@ -103,6 +101,12 @@ pub(super) fn summary(record: &RunRecord, out: &mut dyn Write) -> io::Result<()>
         }
         writeln!(out)?;
     }
+    let excused = record.results.iter().filter_map(|result| Some((result, result.quarantine.as_ref()?)));
+    for (result, mark) in excused.filter(|(result, _)| result.is_excused()) {
+        let name = html(&format!("{}::{}", result.suite, result.name));
+        let why = html(&format!("{}: {}", mark.owner, mark.reason));
+        writeln!(out, "In quarantine until {}: <code>{name}</code> ({why})\n", html(&mark.until))?;
+    }
     slowest(record, out)?;
     for tree in &record.info.trees {
         let Some(hash) = &tree.tree else { continue };
@@ -113,7 +117,12 @@ pub(super) fn summary(record: &RunRecord, out: &mut dyn Write) -> io::Result<()>
 }
 
 fn is_flaky(result: &TestResult) -> bool {
-    result.verdict == Verdict::Passed && result.retried() > 0
+    matches!(result.verdict, Verdict::Flaky { .. }) || (result.verdict == Verdict::Passed && result.retried() > 0)
+}
+
+/// Whether it fails the run.
+fn fails(result: &TestResult) -> bool {
+    !result.is_excused() && (result.verdict.is_failure() || result.verdict.is_error())
 }
 
 fn missing(record: &RunRecord) -> usize {

@@ -135,15 +135,32 @@ fn case(result: &TestResult, most: usize, out: &mut dyn Write) -> io::Result<()>
         if hints.is_empty() { tag.close()? } else { tag.text(&hints, element)? }
     }
     for attempt in repetitions {
-        repetition(attempt, kind == Kind::Success, out)?;
+        repetition(
+            attempt,
+            result.outputs_of(attempt.number).filter(|_| result.retried() > 0),
+            most,
+            kind == Kind::Success,
+            out,
+        )?;
     }
-    if kind != Kind::Success {
-        streams(&result.outputs, most, 3, out)?;
+    // Each repetition has its own; the test's are those of its first attempt.
+    let own = match result.attempts.first().filter(|_| result.retried() > 0) {
+        Some(first) => result.outputs_of(first.number),
+        None => Some(&result.outputs),
+    };
+    if let Some(own) = own.filter(|_| kind != Kind::Success) {
+        streams(own, most, 3, out)?;
     }
     writeln!(out, "    </testcase>")
 }
 
-fn repetition(attempt: &Attempt, flaky: bool, out: &mut dyn Write) -> io::Result<()> {
+fn repetition(
+    attempt: &Attempt,
+    outputs: Option<&Outputs>,
+    most: usize,
+    flaky: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let element = match (flaky, Kind::of(&attempt.verdict)) {
         (true, Kind::Error) => "flakyError",
         (true, _) => "flakyFailure",
@@ -152,7 +169,14 @@ fn repetition(attempt: &Attempt, flaky: bool, out: &mut dyn Write) -> io::Result
     };
     let mut tag = Tag::begin(out, 3, element)?;
     verdict_attributes(&mut tag, &attempt.verdict)?;
-    tag.close()
+    match outputs.filter(|outputs| outputs.stdout.bytes() + outputs.stderr.bytes() > 0) {
+        Some(outputs) => {
+            tag.open()?;
+            streams(outputs, most, 4, out)?;
+            writeln!(out, "      </{element}>")
+        }
+        None => tag.close(),
+    }
 }
 
 /// The schema asks for a type on each of them.

@@ -14,7 +14,7 @@ use testyard_model::Problem;
 use super::Announcement;
 use crate::capture::Captured;
 use crate::plan::ShardInfo;
-use crate::result::{JSON_VERSION, OutputInfo, RunSummary, TestResult, TreeInfo};
+use crate::result::{JSON_VERSION, OutputInfo, Outputs, RunSummary, TestResult, TreeInfo};
 
 /// A line of a kept run is never longer: a result has two texts of 64 KiB, in JSON up to six times as long.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -204,8 +204,14 @@ fn recover_outputs(result: &mut TestResult) {
         let file = info.file.as_ref().and_then(|file| Captured::at(file.into(), info.bytes, kept));
         file.unwrap_or_else(|| text.map_or_else(Captured::default, |text| Captured::of(text.as_bytes())))
     };
-    result.outputs.stdout = recover(&mut result.stdout);
-    result.outputs.stderr = recover(&mut result.stderr);
+    result.outputs = Outputs { stdout: recover(&mut result.stdout), stderr: recover(&mut result.stderr) };
+    let earlier = result.attempts.iter_mut().filter(|attempt| attempt.stdout.is_some() || attempt.stderr.is_some());
+    result.earlier = earlier
+        .map(|attempt| {
+            let outputs = Outputs { stdout: recover(&mut attempt.stdout), stderr: recover(&mut attempt.stderr) };
+            (attempt.number, outputs)
+        })
+        .collect();
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], line: usize) -> Result<T, RecordError> {

@@ -6,7 +6,8 @@ use testyard_model::{Isolation, Problem, ProblemKind, Usage};
 use testyard_runner::capture::Captured;
 use testyard_runner::report::{RunInfo, RunRecord};
 use testyard_runner::result::{
-    Aftermath, Attempt, Failure, OutputInfo, Outputs, RunSummary, SkipReason, Stop, TestResult, TreeInfo, Verdict,
+    Aftermath, Attempt, Failure, OutputInfo, Outputs, QuarantineMark, RunSummary, SkipReason, Stop, TestResult,
+    TreeInfo, Verdict,
 };
 
 /// 2026-09-21 14:13:20 UTC.
@@ -107,6 +108,16 @@ pub(crate) fn every_kind() -> RunRecord {
     let mut other = result("passes", Verdict::Passed, 60, 20);
     other.suite = "other".to_owned();
     other.environment = Some("host/h/e1".to_owned());
+    let mut flaky = after(result("flaky", Verdict::Flaky { failed_attempts: 1 }, 100, 30), &[exit(1), gone()]);
+    flaky.earlier = vec![(1, Outputs { stdout: Captured::of(HOSTILE_OUTPUT), stderr: Captured::default() })];
+    flaky.attempts[0].stdout = Some(OutputInfo { bytes: HOSTILE_OUTPUT.len() as u64, lost: 0, file: None, text: None });
+    let mut excused = result("known to fail", exit(1), 70, 20);
+    excused.suite = "other".to_owned();
+    excused.quarantine = Some(QuarantineMark {
+        owner: "bo".to_owned(),
+        reason: "<mirror> is down".to_owned(),
+        until: "2026-12-01".to_owned(),
+    });
     let results = vec![
         result("passes", Verdict::Passed, 0, 25),
         owned,
@@ -115,9 +126,10 @@ pub(crate) fn every_kind() -> RunRecord {
         result("wants kvm", Verdict::Skipped(missing), 0, 0),
         result("never began", Verdict::Skipped(SkipReason::NotStarted { stop: Stop::FailFast }), 0, 0),
         result("no machine", gone(), 90, 1),
-        after(result("flaky", Verdict::Passed, 100, 30), &[exit(1), gone()]),
+        flaky,
         after(with_output(result("fails thrice", exit(4), 140, 30), b"last"), &[exit(2), gone()]),
         other,
+        excused,
     ];
     record(results)
 }
@@ -144,6 +156,7 @@ pub(crate) fn many(tests: usize) -> RunRecord {
             let line = format!("case {place}: expected 1, but got 2 <b>&amp;\n");
             made = with_output(made, line.repeat(200).as_bytes());
         } else if place % 101 == 5 {
+            made.verdict = Verdict::Flaky { failed_attempts: 1 };
             made = after(made, &[exit(1)]);
         }
         made

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::report::lanes::Lanes;
 use crate::report::{RunRecord, safe_ends, safe_line};
-use crate::result::{RunSummary, TestResult, TreeInfo, Verdict};
+use crate::result::{Outputs, RunSummary, TestResult, TreeInfo, Verdict};
 
 /// The version of this form; the page that reads it comes with it.
 const VERSION: u32 = 1;
@@ -84,7 +84,7 @@ struct Details {
 
 #[derive(Serialize)]
 struct Log {
-    stream: &'static str,
+    stream: String,
     bytes: u64,
     text: String,
 }
@@ -163,7 +163,11 @@ impl<'a> Columns<'a> {
 
 /// A test that passed only in the end is told apart.
 fn word_of(result: &TestResult) -> &'static str {
-    if result.verdict == Verdict::Passed && result.retried() > 0 { "flaky" } else { result.verdict.as_str() }
+    match &result.verdict {
+        _ if result.is_excused() => "quarantined",
+        Verdict::Passed if result.retried() > 0 => "flaky",
+        verdict => verdict.as_str(),
+    }
 }
 
 /// None for the many of which there is nothing more to say than where they ran.
@@ -192,13 +196,44 @@ fn details_of(result: &TestResult, most: usize) -> Option<Details> {
     if result.usage.as_ref().is_some_and(|usage| usage.out_of_memory) {
         details.notes.push("its memory limit ended something in it".to_owned());
     }
-    for (stream, captured) in [("stdout", &result.outputs.stdout), ("stderr", &result.outputs.stderr)] {
-        if captured.bytes() > 0 && result.verdict != Verdict::Passed {
-            let text = safe_ends(captured, most).unwrap_or_else(|error| format!("[{error}]"));
-            details.logs.push(Log { stream, bytes: captured.bytes(), text });
-        }
+    if let Some(mark) = &result.quarantine {
+        let note = format!("in quarantine until {} ({}: {})", mark.until, mark.owner, mark.reason);
+        details.notes.push(safe_line(&note));
     }
+    if result.slow {
+        details.notes.push("it took longer than it should".to_owned());
+    }
+    details.logs = logs_of(result, most);
     Some(details)
+}
+
+/// What a test wrote, attempt by attempt, and what it was doing when its time was up.
+fn logs_of(result: &TestResult, most: usize) -> Vec<Log> {
+    let mut logs = Vec::new();
+    let mut add = |whose: &str, outputs: &Outputs| {
+        for (stream, captured) in [("stdout", &outputs.stdout), ("stderr", &outputs.stderr)] {
+            if captured.bytes() > 0 {
+                let text = safe_ends(captured, most).unwrap_or_else(|error| format!("[{error}]"));
+                logs.push(Log { stream: format!("{stream}{whose}"), bytes: captured.bytes(), text });
+            }
+        }
+    };
+    for (number, outputs) in &result.earlier {
+        add(&format!(" of attempt {number}"), outputs);
+    }
+    if result.verdict != Verdict::Passed {
+        add("", &result.outputs);
+    }
+    if let Some(seen) = result.attempts.last().and_then(|attempt| attempt.inspection.as_ref()) {
+        let text: Vec<String> = seen.text().lines().map(safe_line).collect();
+        let text = text.join("\n");
+        logs.push(Log {
+            stream: "its processes, just before its time was up".to_owned(),
+            bytes: text.len() as u64,
+            text,
+        });
+    }
+    logs
 }
 
 #[cfg(test)]

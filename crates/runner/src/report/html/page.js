@@ -14,7 +14,7 @@
   };
   const asked = new URLSearchParams(location.hash.slice(1));
 
-  const ORDER = ["failed", "timed-out", "infrastructure-error", "quarantined", "flaky", "passed", "skipped"];
+  const ORDER = ["failed", "timed-out", "infrastructure-error", "flaky", "quarantined", "passed", "skipped"];
   const SAID = { "timed-out": "timed out", "infrastructure-error": "errors" };
   const said = (word) => SAID[word] || word;
   const rank = words.map((word) => (ORDER.indexOf(word) + ORDER.length) % ORDER.length);
