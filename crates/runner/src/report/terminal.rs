@@ -252,6 +252,7 @@ impl Terminal {
             }
         }
         if let (Some(act), Some(_)) = (&mut self.on_kept, &result.aftermath.kept) {
+            self.out.flush()?;
             act(result);
         }
         Ok(())

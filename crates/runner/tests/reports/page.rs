@@ -107,6 +107,11 @@ fn names_and_output_are_only_ever_text() {
     let document = page.document("filter=owner:ana+tag:slow");
     assert_eq!(told(&document, "matches"), 1.0);
     assert!(document.contains("<pre>&lt;/script&gt;&lt;script&gt;document.title='owned'"), "its output is shown");
+    for line in
+        ["<span class=\"added\">+ /tmp/&lt;b&gt;new&lt;/b&gt;  12 bytes\n", "<span class=\"deleted\">- /etc/motd\n"]
+    {
+        assert!(document.contains(line), "what it changed in the file system: {line}");
+    }
 }
 
 #[test]
@@ -126,6 +131,10 @@ fn it_can_be_looked_at_in_any_width_and_light() {
     // Where a developer wants to see them, they stay.
     let keep = std::env::var_os("TESTYARD_SCREENSHOTS").map(PathBuf::from);
     let folder = keep.unwrap_or_else(|| page.folder.path().to_owned());
+    if std::env::var_os("TESTYARD_SCREENSHOTS").is_some() {
+        let page = page!(sample::every_kind());
+        page.screenshot("theme=light&test=shop::flaky", 1_280, 2_400, &folder.join("every-kind.png"));
+    }
     for (theme, width) in [("light", 1_280), ("dark", 1_280), ("light", 400), ("dark", 400)] {
         let to = folder.join(format!("{theme}-{width}.png"));
         page.screenshot(&format!("theme={theme}"), width, 2_600, &to);

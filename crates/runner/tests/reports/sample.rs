@@ -6,8 +6,8 @@ use testyard_model::{Isolation, Problem, ProblemKind, Usage};
 use testyard_runner::capture::Captured;
 use testyard_runner::report::{RunInfo, RunRecord};
 use testyard_runner::result::{
-    Aftermath, Attempt, Failure, OutputInfo, Outputs, QuarantineMark, RunSummary, SkipReason, Stop, TestResult,
-    TreeInfo, Verdict,
+    Aftermath, Attempt, ChangedFile, Failure, FileChanges, OutputInfo, Outputs, QuarantineMark, RunSummary, SkipReason,
+    Stop, TestResult, TreeInfo, Verdict,
 };
 
 /// 2026-09-21 14:13:20 UTC.
@@ -105,6 +105,19 @@ pub(crate) fn every_kind() -> RunRecord {
     owned.tags = vec!["slow".to_owned(), "net".to_owned()];
     owned.file = Some("/src/shop/tests/a,b:c.sh".to_owned());
     owned.source_changed = true;
+    let changed =
+        |path: &str, change: &str, size| ChangedFile { path: path.to_owned(), change: change.to_owned(), size };
+    owned.aftermath.files = Some(FileChanges {
+        added: 1,
+        changed: 1,
+        deleted: 1,
+        more: false,
+        entries: vec![
+            changed("/tmp/<b>new</b>", "added", Some(12)),
+            changed("/etc/hosts", "changed", Some(300)),
+            changed("/etc/motd", "deleted", None),
+        ],
+    });
     let mut other = result("passes", Verdict::Passed, 60, 20);
     other.suite = "other".to_owned();
     other.environment = Some("host/h/e1".to_owned());

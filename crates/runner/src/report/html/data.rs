@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::report::lanes::Lanes;
 use crate::report::{RunRecord, safe_ends, safe_line};
-use crate::result::{Outputs, RunSummary, TestResult, TreeInfo, Verdict};
+use crate::result::{Aftermath, FileChanges, Outputs, RunSummary, TestResult, TreeInfo, Verdict};
 
 /// The version of this form; the page that reads it comes with it.
 const VERSION: u32 = 1;
@@ -80,6 +80,9 @@ struct Details {
     notes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logs: Vec<Log>,
+    /// What it changed in its file system: a sign and a path a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -172,7 +175,11 @@ fn word_of(result: &TestResult) -> &'static str {
 
 /// None for the many of which there is nothing more to say than where they ran.
 fn details_of(result: &TestResult, most: usize) -> Option<Details> {
-    let plain = result.verdict == Verdict::Passed && result.retried() == 0 && !result.source_changed;
+    let plain = result.verdict == Verdict::Passed
+        && result.retried() == 0
+        && !result.source_changed
+        && !result.slow
+        && result.aftermath == Aftermath::default();
     if plain && result.tags.is_empty() && result.owner.is_none() {
         return None;
     }
@@ -203,8 +210,33 @@ fn details_of(result: &TestResult, most: usize) -> Option<Details> {
     if result.slow {
         details.notes.push("it took longer than it should".to_owned());
     }
+    let after = &result.aftermath;
+    details.notes.extend(after.artifacts.iter().map(|artifact| safe_line(&format!("artifact {}", artifact.file))));
+    details.notes.extend(after.problems.iter().map(|problem| safe_line(&problem.message)));
+    details.hints.extend(after.kept.iter().map(|kept| safe_line(&kept.enter)));
+    details.changes = after.files.as_ref().map(changes_of);
     details.logs = logs_of(result, most);
     Some(details)
+}
+
+/// A line for each path, as many as were named, and how many there were.
+fn changes_of(files: &FileChanges) -> String {
+    let mut lines: Vec<String> = files
+        .entries
+        .iter()
+        .map(|file| {
+            let sign = match file.change.as_str() {
+                "added" => '+',
+                "deleted" => '-',
+                _ => '~',
+            };
+            let size = file.size.map_or(String::new(), |size| format!("  {size} bytes"));
+            format!("{sign} {}{size}", safe_line(&file.path))
+        })
+        .collect();
+    let more = if files.more { ", and more" } else { "" };
+    lines.push(format!("{} added, {} changed, {} deleted{more}", files.added, files.changed, files.deleted));
+    lines.join("\n")
 }
 
 /// What a test wrote, attempt by attempt, and what it was doing when its time was up.
