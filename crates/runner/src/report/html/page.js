@@ -56,7 +56,7 @@
     const tone = (name) => style.getPropertyValue(`--${name}`).trim();
     tones = {
       passed: tone("passed"), failed: tone("failed"), "timed-out": tone("timed"), flaky: tone("flaky"), skipped: tone("skipped"),
-      "infrastructure-error": tone("error"), quarantined: tone("flaky"), edge: tone("edge"), dim: tone("dim"), text: tone("text"), soft: tone("soft"), accent: tone("accent"),
+      "infrastructure-error": tone("error"), quarantined: tone("quarantined"), edge: tone("edge"), dim: tone("dim"), text: tone("text"), soft: tone("soft"), accent: tone("accent"),
     };
   }
   $("theme").addEventListener("click", () => {
