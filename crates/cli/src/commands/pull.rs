@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use testyard_model::{Problem, ProblemKind};
-use testyard_transfer::{Summary, UnpackOptions, unpack_bytes};
+use testyard_transfer::{Summary, TransferError, UnpackOptions, unpack_bytes};
 
 use super::{DONE, Outcome};
 use crate::moving::{self, Inside};
@@ -57,11 +57,16 @@ impl Pull {
             return Err(Problem::new(ProblemKind::Usage, message).hint("leave out --json, or write to a file"));
         }
         let (mut machine, transfer) = self.inside.reach(&self.source)?;
-        let mut summary = Summary::default();
-        let pulled = machine.connection().pull(transfer, |input| {
-            summary = unpack_bytes(input, &mut io::stdout().lock())?;
-            Ok(())
+        let (mut summary, mut folder) = (Summary::default(), None);
+        let pulled = machine.connection().pull(transfer, |input| match unpack_bytes(input, &mut io::stdout().lock()) {
+            Err(error @ TransferError::Single) => {
+                // What the machine may find wrong in that folder does not matter any more.
+                folder = Some(error.problem());
+                Err(TransferError::Single)
+            }
+            outcome => outcome.map(|done| summary = done),
         });
+        folder.map_or(Ok(()), Err)?;
         pulled.map_err(moving::told)?;
         // Beside the file itself, a remark only disturbs.
         if io::stdout().is_terminal() { DONE } else { moving::report("pulled", &summary, output) }
