@@ -15,4 +15,5 @@ mod limits;
 mod network;
 mod services;
 mod sources;
+mod transfers;
 mod workspaces;
