@@ -141,6 +141,11 @@ impl Machines<'_> {
                 // Its supervisor died without it.
                 Some(row) if matches!(row.state, MachineState::Failed | MachineState::Stopped) => row,
                 Some(row) if row.state == MachineState::Running => return Err(problem),
+                // Somebody is removing it already, which is what was asked for.
+                Some(row) if row.state == MachineState::Deleting => match self.await_removal(&registry, row)? {
+                    None => return Ok(()),
+                    Some(row) => row,
+                },
                 // It is coming up or going down just now.
                 Some(row) => return Err(wrong_state(name, row.state)),
             };
@@ -149,6 +154,20 @@ impl Machines<'_> {
         self.remove(&row)?;
         drop(lease);
         Ok(())
+    }
+
+    /// Waits for whoever removes a machine; its row is left where that one died.
+    fn await_removal(&self, registry: &Registry, row: MachineRow) -> Result<Option<MachineRow>, Problem> {
+        // Each look is itself a wait of half a second.
+        for _ in 0..20 {
+            if let Some(left) = abandoned(registry, &row.id)? {
+                return Ok(Some(left));
+            }
+            if registry.load(&row.id).map_err(|error| error.problem())?.is_none() {
+                return Ok(None);
+            }
+        }
+        Err(wrong_state(&row.name, row.state))
     }
 
     /// Gives a machine another name.
