@@ -27,6 +27,20 @@ pub(crate) struct Launch<'a> {
     pub(crate) single_id: bool,
 }
 
+impl Launch<'_> {
+    /// Whether the child may borrow its parent's memory until it execs: not where its memory must become readable to
+    /// be somebody else, which would show the parent's.
+    pub(crate) fn may_borrow(&self) -> bool {
+        let own = rustix::process::getuid().as_raw();
+        let stays = match self.user {
+            UserSpec::Root => own == 0,
+            UserSpec::Numbered { uid, .. } => own == *uid,
+            UserSpec::Named(_) | UserSpec::Machine => false,
+        };
+        matches!(self.streams, Streams::Separate(_)) && (stays || !self.single_id)
+    }
+}
+
 /// A command's standard streams.
 pub(crate) enum Streams {
     Separate([OwnedFd; 3]),
@@ -37,7 +51,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Becomes the command. Returns only if that fails.
 pub(crate) fn launch(launch: Launch<'_>) -> Problem {
-    match prepare(&launch).and_then(|(account, cwd)| become_command(launch, &account, &cwd)) {
+    match Ready::prepare(launch).and_then(|ready| ready.become_command()) {
         Ok(never) => match never {},
         Err(problem) => problem,
     }
@@ -47,50 +61,82 @@ fn system(error: Error) -> Problem {
     error.problem()
 }
 
-fn prepare(launch: &Launch<'_>) -> Result<(Account, CString), Problem> {
-    signal::restore_default(signal::Signal::PIPE).map_err(system)?;
-    signal::unblock_all().map_err(system)?;
-    // On a terminal the session starts together with taking it over.
-    if let Streams::Separate(_) = launch.streams {
-        process::set_session().map_err(system)?;
-    }
-    let account = account::resolve(launch.user, Path::new("/"))?;
-    let wanted = launch
-        .cwd
-        .map(|cwd| cwd.as_os_str().as_bytes().to_vec())
-        .or_else(|| account.home.clone().map(|home| home.into_os_string().into_encoded_bytes()));
-    let cwd = CString::new(wanted.unwrap_or_else(|| b"/".to_vec()))
-        .map_err(|_| Problem::new(ProblemKind::Usage, "the working folder's path contains a NUL byte"))?;
-    Ok((account, cwd))
-}
-
 enum Never {}
 
-fn become_command(launch: Launch<'_>, account: &Account, cwd: &CString) -> Result<Never, Problem> {
-    let env = environment(&launch, account)?;
-    let argv = launch.argv.iter().map(|word| c_string(&word.0, "an argument")).collect::<Result<Vec<_>, _>>()?;
-    match launch.streams {
-        Streams::Terminal(terminal) => {
-            terminal::make_controlling(&terminal).map_err(system)?;
-            install([terminal.as_fd(), terminal.as_fd(), terminal.as_fd()])?;
-        }
-        Streams::Separate([input, output, error]) => install([input.as_fd(), output.as_fd(), error.as_fd()])?,
-    }
-    become_user(account, launch.single_id)?;
-    enter_folder(cwd, launch.cwd.is_some())?;
-    let search = env.iter().find_map(|pair| pair.as_bytes().strip_prefix(b"PATH=")).unwrap_or(PATH.as_bytes());
-    let name = launch.argv.first().map(|word| OsStr::from_bytes(&word.0)).unwrap_or_default();
-    let candidates = process::resolve_program(name, Some(OsStr::from_bytes(search)), Path::new("."));
-    let failure = process::execute_first(&candidates, &argv, &env);
-    Err(command_problem(&name.to_string_lossy(), &failure))
+/// A command whose every byte is there: what is left to do are system calls.
+pub(crate) struct Ready {
+    account: Account,
+    cwd: CString,
+    cwd_asked_for: bool,
+    name: String,
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    streams: Streams,
+    single_id: bool,
 }
 
-fn become_user(account: &Account, single_id: bool) -> Result<(), Problem> {
-    let mut credentials = account.credentials.clone();
-    if single_id {
-        credentials.groups.clear();
-        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        if uid != credentials.uid {
+impl Ready {
+    /// Looks the account up and puts every string together.
+    pub(crate) fn prepare(launch: Launch<'_>) -> Result<Self, Problem> {
+        let account = account::resolve(launch.user, Path::new("/"))?;
+        let wanted = launch
+            .cwd
+            .map(|cwd| cwd.as_os_str().as_bytes().to_vec())
+            .or_else(|| account.home.clone().map(|home| home.into_os_string().into_encoded_bytes()));
+        let cwd = CString::new(wanted.unwrap_or_else(|| b"/".to_vec()))
+            .map_err(|_| Problem::new(ProblemKind::Usage, "the working folder's path contains a NUL byte"))?;
+        let env = environment(&launch, &account)?;
+        let argv = launch.argv.iter().map(|word| c_string(&word.0, "an argument")).collect::<Result<Vec<_>, _>>()?;
+        let search = env.iter().find_map(|pair| pair.as_bytes().strip_prefix(b"PATH=")).unwrap_or(PATH.as_bytes());
+        let name = launch.argv.first().map(|word| OsStr::from_bytes(&word.0)).unwrap_or_default();
+        let candidates = process::resolve_program(name, Some(OsStr::from_bytes(search)), Path::new("."));
+        let name = name.to_string_lossy().into_owned();
+        let (cwd_asked_for, single_id) = (launch.cwd.is_some(), launch.single_id);
+        Ok(Self { account, cwd, cwd_asked_for, name, candidates, argv, env, streams: launch.streams, single_id })
+    }
+
+    /// Becomes the command. Returns only if that fails.
+    pub(crate) fn launch(&self) -> Problem {
+        match self.become_command() {
+            Ok(never) => match never {},
+            Err(problem) => problem,
+        }
+    }
+
+    fn become_command(&self) -> Result<Never, Problem> {
+        signal::restore_default(signal::Signal::PIPE).map_err(system)?;
+        signal::unblock_all().map_err(system)?;
+        match &self.streams {
+            // On a terminal the session starts together with taking it over.
+            Streams::Terminal(terminal) => {
+                terminal::make_controlling(terminal).map_err(system)?;
+                install([terminal.as_fd(), terminal.as_fd(), terminal.as_fd()])?;
+            }
+            Streams::Separate([input, output, error]) => {
+                process::set_session().map_err(system)?;
+                install([input.as_fd(), output.as_fd(), error.as_fd()])?;
+            }
+        }
+        self.become_user()?;
+        enter_folder(&self.cwd, self.cwd_asked_for)?;
+        let failure = process::execute_first(&self.candidates, &self.argv, &self.env);
+        Err(command_problem(&self.name, &failure))
+    }
+
+    /// In a user namespace with one id, whoever is not that id needs one more namespace.
+    fn needs_user_namespace(&self) -> bool {
+        self.single_id && rustix::process::getuid().as_raw() != self.account.credentials.uid
+    }
+
+    fn become_user(&self) -> Result<(), Problem> {
+        let Self { account, single_id, .. } = self;
+        let mut credentials = account.credentials.clone();
+        if *single_id {
+            credentials.groups.clear();
+        }
+        if self.needs_user_namespace() {
+            let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
             // The maps of a process that may not be dumped belong to the host's root. Nobody but this user is inside.
             process::set_dumpable(true).map_err(system)?;
             namespace::unshare(CloneFlags::NEWUSER).map_err(system)?;
@@ -98,13 +144,13 @@ fn become_user(account: &Account, single_id: bool) -> Result<(), Problem> {
             let (uids, gids) = (own(credentials.uid, uid), own(credentials.gid, gid));
             namespace::write_id_maps(rustix::process::getpid(), &uids, &gids, true).map_err(system)?;
         }
+        process::become_user(&credentials, account.capable).map_err(|error| {
+            error.problem().hint(
+                "ids above 65535 do not exist in a machine that an ordinary user or root made from the host's ids",
+            )
+        })?;
+        if account.capable { Ok(()) } else { process::drop_all_capabilities().map_err(system) }
     }
-    process::become_user(&credentials, account.capable).map_err(|error| {
-        error
-            .problem()
-            .hint("ids above 65535 do not exist in a machine that an ordinary user or root made from the host's ids")
-    })?;
-    if account.capable { Ok(()) } else { process::drop_all_capabilities().map_err(system) }
 }
 
 fn enter_folder(cwd: &CString, asked_for: bool) -> Result<(), Problem> {

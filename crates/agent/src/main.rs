@@ -17,6 +17,7 @@ mod environment;
 mod generation;
 mod launch;
 mod place;
+mod processor;
 mod relay;
 mod request;
 mod route;

@@ -250,7 +250,11 @@ impl Agent {
         AgentStatus {
             clients: self.connections.keys().filter(|number| **number != LINK).count() as u32,
             commands: self.commands.len() as u32,
-            environments: (count(State::InUse) + count(State::Preparing)).saturating_sub(1),
+            environments: [State::InUse, State::Preparing, State::Ending]
+                .map(count)
+                .iter()
+                .sum::<u32>()
+                .saturating_sub(1),
             parked: count(State::Parked),
             made: self.made,
             lasting: self.lasting(),

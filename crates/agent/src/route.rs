@@ -14,10 +14,13 @@ use rustix::process::{Pid, WaitOptions, getpid};
 use serde::{Deserialize, Serialize};
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
 use testyard_linux::{Error, Result, identity, signal, socket};
-use testyard_model::{EnvironmentId, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
+use testyard_protocol::Exec;
 
 use crate::agent::Agent;
+use crate::environment::DelayedCommand;
 use crate::environment::order::{self, Inbox};
+use crate::standard_streams::StandardStreams;
 
 /// To the router.
 #[derive(Serialize, Deserialize)]
@@ -170,6 +173,29 @@ fn refused(said: &OwnedFd) -> Problem {
 }
 
 impl Agent {
+    /// Whether an environment of this kind is to have a route out.
+    pub(crate) fn needs_route(&self, spec: &EnvironmentSpec) -> bool {
+        spec.network == Network::Outbound && spec.isolation >= Isolation::Namespace
+    }
+
+    /// A fresh environment for one command that must not start before its route is there.
+    pub(crate) fn exec_once_routed(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        spec: &EnvironmentSpec,
+        exec: Exec,
+        streams: StandardStreams,
+    ) -> std::result::Result<(), Problem> {
+        let id = self.make_environment(spec, None)?;
+        if let Some(environment) = self.environments.get_mut(&id) {
+            environment.once = true;
+            environment.holder = Some(connection);
+            environment.delayed.push(DelayedCommand { connection, stream, exec, streams });
+        }
+        Ok(())
+    }
+
     /// Asks for a route for an environment whose init is ready.
     pub(crate) fn connect_route(&mut self, id: EnvironmentId) -> std::result::Result<(), Problem> {
         let missing =

@@ -355,7 +355,7 @@ pub struct AgentStatus {
     pub clients: u32,
     /// Commands that run.
     pub commands: u32,
-    /// Environments in use.
+    /// Environments that are being made, in use, or ending.
     pub environments: u32,
     /// Environments waiting to be used.
     pub parked: u32,

@@ -10,13 +10,13 @@ use rustix::event::epoll::EventFlags;
 use testyard_linux::Result as LinuxResult;
 use testyard_linux::step;
 use testyard_model::step::Step;
-use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Problem, ProblemKind};
 use testyard_protocol::{Exec, Linger, Place, Report};
 
 use super::init::{FirstCommand, ForkedFrom};
 use super::order::{self, Order};
 use super::source::SourceMount;
-use super::{DelayedCommand, Environment, MACHINE, Made, PooledGroup, Request, State, make};
+use super::{Environment, MACHINE, Made, PooledGroup, Request, State, make};
 use crate::agent::{Agent, ChildKind, Token, rewatch, watch};
 use crate::command::Command;
 use crate::place::PlaceKind;
@@ -58,10 +58,16 @@ impl Agent {
         self.check(&spec)?;
         if self.files_are_current()? {
             if let Some(id) = self.take_parked(&spec) {
+                if exec.linger == Linger::Never {
+                    self.keep_together(id);
+                }
                 return self.exec_in_environment(connection, stream, id, exec, streams, true);
             }
             if self.needs_route(&spec) {
                 return self.exec_once_routed(connection, stream, &spec, exec, streams);
+            }
+            if let Some(id) = self.take_preparing(&spec) {
+                return self.exec_in_environment(connection, stream, id, exec, streams, true);
             }
             let number = self.number();
             let source = self.source_mount(&exec, &spec)?;
@@ -87,28 +93,6 @@ impl Agent {
             return Ok(());
         }
         self.generations.delayed.push((connection, stream, *spec, exec, streams));
-        Ok(())
-    }
-
-    fn needs_route(&self, spec: &EnvironmentSpec) -> bool {
-        spec.network == Network::Outbound && spec.isolation >= Isolation::Namespace
-    }
-
-    /// A fresh environment for one command that must not start before its route is there.
-    fn exec_once_routed(
-        &mut self,
-        connection: u64,
-        stream: u32,
-        spec: &EnvironmentSpec,
-        exec: Exec,
-        streams: StandardStreams,
-    ) -> Result<(), Problem> {
-        let id = self.make_environment(spec, None)?;
-        if let Some(environment) = self.environments.get_mut(&id) {
-            environment.once = true;
-            environment.holder = Some(connection);
-            environment.delayed.push(DelayedCommand { connection, stream, exec, streams });
-        }
         Ok(())
     }
 
@@ -263,6 +247,7 @@ impl Agent {
             group: group.as_ref().and_then(PooledGroup::group),
             generations: &generations,
             machine_env: &self.env,
+            processors: &self.processors,
             first,
             forked,
         };
@@ -370,7 +355,7 @@ impl Agent {
             environment.linger = exec.linger;
             environment.holder = Some(connection);
             if let Some(group) = &mut environment.group {
-                group.begin();
+                group.begin_unless_begun();
             }
         }
         let mut streams = streams;

@@ -32,11 +32,14 @@ impl Agent {
         }
     }
 
-    pub(crate) fn end_once(&mut self, id: EnvironmentId) {
-        if let Some(environment) = self.environments.get_mut(&id)
-            && environment.once
-        {
-            environment.state = State::Ending;
+    /// A command has ended, and with it the environment that was made for it alone. The status goes out first: until it
+    /// has, the init only waits.
+    pub(crate) fn finish_once(&mut self, id: EnvironmentId, number: u32, event: Event) {
+        let once = self.environments.get_mut(&id).filter(|one| one.once).map(|one| one.state = State::Ending).is_some();
+        self.end_if_forsaken(id, number);
+        self.finish(number, event);
+        if once {
+            self.end_environment(id);
         }
     }
 
@@ -44,14 +47,15 @@ impl Agent {
     pub(crate) fn end_environment(&mut self, id: EnvironmentId) {
         let Some(environment) = self.environments.get_mut(&id) else { return };
         environment.state = State::Ending;
+        let pid = environment.pid;
+        // Not waited for: the number is its own.
+        let there = self.children.contains_key(&pid);
         if environment.workspace.is_some() {
             // Its init ends what it started one by one, then itself; also one that somebody stopped.
-            let pid = environment.pid;
             let _ = self.order(id, &Order::End, &[]);
-            let _ = Signal::CONT.send_to(pid);
+            let _ = there.then(|| Signal::CONT.send_to(pid));
         } else {
-            // It has not been waited for while it is in the book, so the number is its own.
-            let _ = Signal::KILL.send_to(environment.pid);
+            let _ = there.then(|| Signal::KILL.send_to(pid));
         }
     }
 

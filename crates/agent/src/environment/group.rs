@@ -31,6 +31,8 @@ pub(crate) struct PooledGroup {
     pub(crate) cpu_before: u64,
     pub(crate) read_before: u64,
     pub(crate) written_before: u64,
+    /// These readings are of its present user already.
+    begun: bool,
     /// Limits that this host could not set.
     pub(crate) unavailable: Vec<&'static str>,
     /// Limits are per environment; one that had any is not used again.
@@ -70,6 +72,7 @@ impl PooledGroup {
             cpu_before: 0,
             read_before: 0,
             written_before: 0,
+            begun: false,
             unavailable,
             limited,
         })
@@ -140,8 +143,25 @@ impl PooledGroup {
             })
     }
 
+    /// [`Self::begin`] for an environment that waits for its command. Not where its descriptors rest: opening them for
+    /// many would be paid for by every fork.
+    pub(crate) fn begin_at_rest(&mut self) {
+        if self.open.get().is_some() {
+            self.begin();
+            self.begun = true;
+        }
+    }
+
+    /// [`Self::begin`], unless it has just waited.
+    pub(crate) fn begin_unless_begun(&mut self) {
+        if !std::mem::take(&mut self.begun) {
+            self.begin();
+        }
+    }
+
     /// Notes what was used before the next command.
     pub(crate) fn begin(&mut self) {
+        self.begun = false;
         // A reading that goes on is subtracted instead.
         let Some(pair) = self.pair() else { return };
         let _ = pair.limits.restart_peak();

@@ -9,7 +9,7 @@ use testyard_model::{CommandStatus, EnvironmentId, Problem, Usage};
 use testyard_protocol::Event;
 
 use super::order::Answer;
-use super::{DelayedCommand, Environment, MACHINE, State, Waiting};
+use super::{DelayedCommand, Environment, MACHINE, PooledGroup, State, Waiting};
 use crate::agent::{Agent, Token, rewatch, unwatch, watch};
 use crate::relay::Output;
 use crate::request::attach_terminal;
@@ -63,8 +63,7 @@ impl Agent {
                     self.command_exited(id, command, status, cpu_us, memory_peak);
                 }
                 Answer::Failed { command, problem } => {
-                    self.end_once(id);
-                    self.finish(command, Event::Failed(problem));
+                    self.finish_once(id, command, Event::Failed(problem));
                 }
             }
         }
@@ -88,6 +87,9 @@ impl Agent {
         if environment.state == State::Preparing {
             environment.state =
                 if environment.holder.is_some() || environment.kept { State::InUse } else { State::Parked };
+            // Its accounts begin before it is needed: reading them would be in the command's way.
+            let parked = environment.state == State::Parked;
+            environment.group.as_mut().filter(|_| parked).map(PooledGroup::begin_at_rest);
         }
         let delayed = std::mem::take(&mut environment.delayed);
         let ready: Vec<Waiting> = std::mem::take(&mut environment.waiting);
@@ -164,11 +166,12 @@ impl Agent {
             self.add_usage(environment, &mut usage);
         }
         let environment = self.lingers(id, raw).then_some(id);
+        let exited = Event::Exited { status, usage, environment };
         if environment.is_none() {
-            self.end_once(id);
+            return self.finish_once(id, number, exited);
         }
         self.end_if_forsaken(id, number);
-        self.finish(number, Event::Exited { status, usage, environment });
+        self.finish(number, exited);
     }
 
     /// What an environment used, and which readings and limits there were none of.

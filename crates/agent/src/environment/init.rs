@@ -16,22 +16,22 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use testyard_linux::cgroup::Group;
 use testyard_linux::namespace::Kind;
-use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
+use testyard_linux::process::{self, CloneFlags, SingleThreaded};
 use testyard_linux::signal::{Signal, SignalFd};
-use testyard_linux::{Error, Result, mount, namespace, seccomp, step, terminal};
+use testyard_linux::{Result, mount, namespace, step};
 use testyard_model::step::Step;
-use testyard_model::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
+use testyard_model::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem};
 use testyard_protocol::{Exec, Linger, RawText};
 
 use super::listening::Waits;
 use super::order::{self, Answer, Inbox, Order};
 use super::source::{SourceMount, SourceView};
 use super::{root, workspace};
-use crate::launch::{self, Launch, Streams};
+use crate::processor::Processors;
 use crate::start::machine_root::MachineRoot;
 
 /// The environment variable that marks what a command started.
-const MARK: &str = "TESTYARD_COMMAND";
+pub(super) const MARK: &str = "TESTYARD_COMMAND";
 
 /// Everything the init needs; most of it is simply still there after the fork.
 pub(crate) struct Init<'a> {
@@ -52,6 +52,10 @@ pub(crate) struct Init<'a> {
     pub(crate) maps_follow: bool,
     /// A command that is known already.
     pub(crate) first: Option<FirstCommand<'a>>,
+    /// Where its commands may run, where the agent may have kept this process on one processor.
+    pub(crate) processors: Option<&'a Processors>,
+    /// Its `/proc/loadavg`.
+    pub(crate) load: Option<OwnedFd>,
     /// The network namespace that was made for it.
     pub(crate) network: Option<OwnedFd>,
     /// What a working tree must not show.
@@ -60,8 +64,6 @@ pub(crate) struct Init<'a> {
     pub(crate) forked: Option<ForkedFrom<'a>>,
     /// Where its changes are kept, and what its source still needs.
     pub(crate) kept: Kept,
-    /// The filter of system calls; none for plain processes on the host.
-    pub(crate) profile: Option<seccomp::Profile>,
 }
 
 /// How the environment is kept apart.
@@ -86,11 +88,11 @@ pub(crate) struct ForkedFrom<'a> {
 #[derive(Default)]
 pub(crate) struct Kept {
     /// The file system of the root's changes.
-    root: Option<OwnedFd>,
+    pub(super) root: Option<OwnedFd>,
     /// That of the source's changes, where it was shown.
-    source: Option<OwnedFd>,
+    pub(super) source: Option<OwnedFd>,
     /// What a sealed layer changed of the source: a detached mount.
-    sealed: Option<OwnedFd>,
+    pub(super) sealed: Option<OwnedFd>,
 }
 
 /// The command an environment was made for.
@@ -103,11 +105,12 @@ pub(crate) struct FirstCommand<'a> {
     pub(crate) once: bool,
 }
 
-struct Running {
-    number: u32,
-    once: bool,
-    linger: Linger,
-    failure: OwnedFd,
+pub(super) struct Running {
+    pub(super) number: u32,
+    pub(super) once: bool,
+    pub(super) linger: Linger,
+    /// Where its child says why it could not become the command; none where that is known already.
+    pub(super) failure: Option<OwnedFd>,
 }
 
 /// Runs in the child until the environment ends.
@@ -183,20 +186,23 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
         Setup::Machine(None) => process::set_subreaper(true)?,
         Setup::Workspace { folder, work, mounts } => workspace::set_up(folder, work, *mounts, init.spec)?,
     }
-    if let Some(profile) = init.profile {
-        seccomp::install_default(profile)?;
-    }
     if init.first.is_none() {
-        let mounts = match &init.setup {
-            Setup::Machine(Some(_)) => Some(namespace::open(None, Kind::Mount)?),
-            _ => init.network.take(),
-        };
-        let attached: Vec<_> = mounts.iter().map(|fd| fd.as_fd()).collect();
-        order::send(init.control.as_fd(), &Answer::Ready, &attached)?;
+        tell_ready(init)?;
     }
     // The memory of this process is a copy of the agent's: nobody inside may look at it.
     process::set_dumpable(false)?;
     Ok(inbox)
+}
+
+/// Tells the agent that commands may come, and hands over what it keeps of this environment.
+fn tell_ready(init: &mut Init<'_>) -> Result<()> {
+    init.load = init.processors.and_then(|_| std::fs::File::open("/proc/loadavg").ok()).map(OwnedFd::from);
+    let mounts = match &init.setup {
+        Setup::Machine(Some(_)) => Some(namespace::open(None, Kind::Mount)?),
+        _ => init.network.take(),
+    };
+    let attached: Vec<_> = mounts.iter().map(|fd| fd.as_fd()).collect();
+    order::send(init.control.as_fd(), &Answer::Ready, &attached)
 }
 
 /// The fork has every descriptor of the agent: other clients' sockets among them, which must close when they do.
@@ -220,7 +226,7 @@ fn close_others(init: &Init<'_>) -> Result<()> {
     process::close_range_from(3, &kept)
 }
 
-fn source_view<'a>(
+pub(super) fn source_view<'a>(
     spec: &EnvironmentSpec,
     hidden: &'a [PathBuf],
     origin: &'a Path,
@@ -241,16 +247,30 @@ fn await_maps(init: &Init<'_>, inbox: &mut Inbox) -> Result<()> {
     }
 }
 
-struct Server<'a, 'b> {
-    init: &'b Init<'a>,
-    running: HashMap<Pid, Running>,
+/// Waits until the agent has passed the status on, and says so or kills this process: ending takes the kernel longer
+/// than that, on the same processors.
+fn await_end(control: &OwnedFd, inbox: &mut Inbox) {
+    loop {
+        match inbox.take() {
+            Ok(Some(Order::End)) | Err(_) => return,
+            // Any other order is too late.
+            Ok(Some(_)) => {}
+            Ok(None) if inbox.fill(control).unwrap_or(false) => {}
+            Ok(None) => return,
+        }
+    }
+}
+
+pub(super) struct Server<'a, 'b> {
+    pub(super) init: &'b Init<'a>,
+    pub(super) running: HashMap<Pid, Running>,
     /// Whether anything but this init may be here already.
-    inhabited: bool,
+    pub(super) inhabited: bool,
     /// Where the source was mounted: once an environment.
-    source: Option<PathBuf>,
-    kept: Kept,
+    pub(super) source: Option<PathBuf>,
+    pub(super) kept: Kept,
     /// Ports that somebody waits for.
-    waits: Waits,
+    pub(super) waits: Waits,
 }
 
 fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kept: Kept) -> i32 {
@@ -266,6 +286,10 @@ fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kep
         server.start(first.number, first.exec, source, first.streams, first.once);
     }
     loop {
+        // Before the first wait too: an order may have come together with the word that the maps are written.
+        if !server.obey(&mut inbox) {
+            return 0;
+        }
         let mut watched = [PollFd::new(&init.control, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
         if let Err(error) = poll(&mut watched, server.waits.pause().as_ref())
             && error != Errno::INTR
@@ -274,17 +298,24 @@ fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kep
         }
         let (orders, children) = (!watched[0].revents().is_empty(), !watched[1].revents().is_empty());
         if children {
+            // First of all the status: somebody waits for it.
+            if server.reap() {
+                await_end(&init.control, &mut inbox);
+                return 0;
+            }
             while let Ok(Some(received)) = signals.read() {
                 if received.signal == Signal::TERM {
                     // As any init: who asks the machine to end, ends it.
                     return 0;
                 }
             }
+            // One that ended before its signal was read would not be told again.
             if server.reap() {
+                await_end(&init.control, &mut inbox);
                 return 0;
             }
         }
-        if orders && !server.obey(&mut inbox) {
+        if orders && !inbox.fill(&init.control).unwrap_or(false) {
             return 0;
         }
         for (wait, accepts) in server.waits.answered() {
@@ -295,11 +326,8 @@ fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kep
 }
 
 impl Server<'_, '_> {
-    /// Reads and follows orders. False at the end.
+    /// Follows the orders that came. False at the end.
     fn obey(&mut self, inbox: &mut Inbox) -> bool {
-        if !inbox.fill(&self.init.control).unwrap_or(false) {
-            return false;
-        }
         let mut killed = Vec::new();
         while let Ok(Some(order)) = inbox.take() {
             match order {
@@ -381,117 +409,8 @@ impl Server<'_, '_> {
         }
     }
 
-    fn mark(&self, command: u32) -> String {
+    pub(super) fn mark(&self, command: u32) -> String {
         format!("{}.{}.{command}", self.init.machine, self.init.host_name)
-    }
-
-    fn start(
-        &mut self,
-        number: u32,
-        exec: &Exec,
-        source: Option<SourceMount>,
-        streams: Option<[OwnedFd; 3]>,
-        once: bool,
-    ) {
-        if let Err(problem) = self.try_start(number, exec, source, streams, once) {
-            let _ = order::send(self.init.control.as_fd(), &Answer::Failed { command: number, problem }, &[]);
-            if once {
-                process::exit_immediately(0);
-            }
-        }
-    }
-
-    fn try_start(
-        &mut self,
-        number: u32,
-        exec: &Exec,
-        source: Option<SourceMount>,
-        streams: Option<[OwnedFd; 3]>,
-        once: bool,
-    ) -> std::result::Result<(), Problem> {
-        if let (Some(SourceMount { tree, origin, target }), None) = (source, &self.source) {
-            let sealed = self.kept.sealed.take();
-            let view = source_view(self.init.spec, self.init.hidden, &origin, &target);
-            let view = SourceView { sealed: sealed.as_ref(), ..view };
-            let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
-            self.kept.source = Some(shown.map_err(|error| error.problem())?);
-            self.source = Some(target);
-        }
-        let (streams, controller) = self.streams(exec, streams)?;
-        let (failure, child_failure) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
-                .map_err(|error| Error::new("make", "a pipe", error).problem())?;
-        self.inhabited = true;
-        let forked = process::clone3(self.init.token, CloneFlags::NONE, CloneOptions::default());
-        match forked.map_err(|error| self.no_process(&error))? {
-            Forked::Child => {
-                let mark = [(RawText::from(MARK), RawText::from(self.mark(number)))];
-                let problem = launch::launch(self.launch_of(exec, &mark, streams));
-                // The reader takes what fits the pipe; a problem's text is far smaller.
-                let _ = rustix::io::write(&child_failure, &serde_json::to_vec(&problem).unwrap_or_default());
-                process::exit_immediately(127)
-            }
-            Forked::Parent(child) => {
-                self.running.insert(child.pid, Running { number, once, linger: exec.linger, failure });
-                let attached = controller.as_ref().map(|fd| fd.as_fd());
-                // Where nobody waits for the word, the agent is not woken for it.
-                if !exec.quiet || controller.is_some() {
-                    let answer = Answer::Started { command: number, pid: child.pid.as_raw_nonzero().get() };
-                    let _ = order::send(self.init.control.as_fd(), &answer, attached.as_slice());
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Why no process could be made; where it is the environment's own limit, says so.
-    fn no_process(&self, error: &Error) -> Problem {
-        match self.init.spec.limits.pids {
-            Some(limit) if error.errno() == Errno::AGAIN => Problem::new(
-                ProblemKind::Exhausted,
-                format!("the environment's limit of {limit} processes leaves no room for the command"),
-            )
-            .hint("allow more: --pids N, or `pids` in the suite's resources"),
-            _ => error.problem(),
-        }
-    }
-
-    fn streams(
-        &self,
-        exec: &Exec,
-        streams: Option<[OwnedFd; 3]>,
-    ) -> std::result::Result<(Streams, Option<OwnedFd>), Problem> {
-        match (exec.terminal, streams) {
-            (Some(size), _) => {
-                let size = terminal::Size { rows: size.rows, columns: size.columns };
-                let (controller, terminal) = terminal::open_pty(size).map_err(|error| error.problem())?;
-                Ok((Streams::Terminal(terminal), Some(controller)))
-            }
-            (None, Some(streams)) => Ok((Streams::Separate(streams), None)),
-            (None, None) => Err(Problem::new(ProblemKind::Bug, "a command came without its streams")),
-        }
-    }
-
-    fn launch_of<'c>(&'c self, exec: &'c Exec, mark: &'c [(RawText, RawText)], streams: Streams) -> Launch<'c> {
-        let pair = |(name, value): &'c (RawText, RawText)| (name.0.as_slice(), value.0.as_slice());
-        let own = self.init.machine_env.iter().chain(&self.init.own_env);
-        let env = own.chain(mark).chain(&exec.env).map(pair).collect();
-        Launch {
-            argv: &exec.argv,
-            cwd: exec.cwd.as_ref().map(RawText::as_path).or_else(|| self.default_folder()),
-            env,
-            user: exec.user.as_ref().unwrap_or(&self.init.spec.user),
-            streams,
-            single_id: self.init.single_id,
-        }
-    }
-
-    /// Where commands start that do not say: in the working tree, else in the workspace, else at home.
-    fn default_folder(&self) -> Option<&Path> {
-        self.source.as_deref().or(match &self.init.setup {
-            Setup::Workspace { work, .. } => Some(work),
-            _ => None,
-        })
     }
 
     /// Collects ended processes. True when the one that the environment was made for has ended.
@@ -499,7 +418,7 @@ impl Server<'_, '_> {
         while let Ok(Some((pid, status, usage))) = process::wait_any_nohang() {
             let Some(running) = self.running.remove(&pid) else { continue };
             let mut text = [0; 4096];
-            let told = rustix::io::read(&running.failure, &mut text).unwrap_or(0);
+            let told = running.failure.as_ref().map_or(0, |pipe| rustix::io::read(pipe, &mut text).unwrap_or(0));
             let ends = running.once && (told > 0 || !running.linger.applies(status));
             let network = self.init.network.as_ref().filter(|_| ends).map(|fd| fd.as_fd());
             let answer = match serde_json::from_slice::<Problem>(&text[..told]) {

@@ -21,6 +21,7 @@ pub(crate) mod parking;
 pub(crate) mod root;
 mod shared_network;
 pub(crate) mod source;
+mod starting;
 mod workspace;
 
 use std::collections::VecDeque;
@@ -31,7 +32,6 @@ use std::rc::Rc;
 use testyard_linux::cgroup::Group;
 use testyard_linux::namespace::{self, IdMap, Kind};
 use testyard_linux::process::{self, Child, CloneFlags, CloneOptions, Forked, Pid};
-use testyard_linux::seccomp;
 use testyard_linux::socket;
 use testyard_linux::{Error, Result, step};
 use testyard_model::step::Step;
@@ -45,6 +45,7 @@ use self::joining::Joining;
 use self::looking::Looking;
 use self::order::{Answer, Inbox, Order, Outbox};
 use crate::place::{NamespacePlace, Place, PlaceKind};
+use crate::processor::Processors;
 use crate::source::Source;
 use crate::standard_streams::StandardStreams;
 use crate::start::machine_root::MachineRoot;
@@ -146,6 +147,7 @@ pub(crate) struct Request<'a> {
     pub(crate) group: Option<&'a Group>,
     pub(crate) generations: &'a [PathBuf],
     pub(crate) machine_env: &'a [(RawText, RawText)],
+    pub(crate) processors: &'a Processors,
     pub(crate) first: Option<FirstCommand<'a>>,
     pub(crate) forked: Option<ForkedFrom<'a>>,
     /// The network namespace that it shares instead of having its own.
@@ -191,9 +193,9 @@ fn child_side<'a>(
     workspace: Option<PathBuf>,
     flags: CloneFlags,
 ) -> Init<'a> {
-    let (hidden, profile): (&[PathBuf], _) = match &place.kind {
-        PlaceKind::Namespace(namespace) => (&namespace.roots.hidden, Some(profile_of(namespace))),
-        PlaceKind::Process { .. } => (&[], None),
+    let hidden: &[PathBuf] = match &place.kind {
+        PlaceKind::Namespace(namespace) => &namespace.roots.hidden,
+        PlaceKind::Process { .. } => &[],
     };
     let forked = request.forked.take();
     let setup = match (&place.kind, &workspace) {
@@ -229,18 +231,11 @@ fn child_side<'a>(
         machine: request.machine,
         first: request.first,
         network: None,
+        processors: flags.contains(CloneFlags::NEWPID).then_some(request.processors),
+        load: None,
         hidden,
         forked,
         kept: Kept::default(),
-        profile,
-    }
-}
-
-/// What a machine's processes may ask of the kernel: less, unless its root is the host's.
-fn profile_of(namespace: &NamespacePlace) -> seccomp::Profile {
-    match namespace.ids {
-        IdRange::Host => seccomp::Profile::Privileged,
-        IdRange::Range { .. } | IdRange::Single => seccomp::Profile::Confined,
     }
 }
 
@@ -274,13 +269,11 @@ pub(crate) fn make_machine(place: &mut Place, start: &AgentStart, spec: &Environ
                 maps_follow: false,
                 first: None,
                 network: None,
+                processors: None,
+                load: None,
                 hidden: &[],
                 forked: None,
                 kept: Kept::default(),
-                profile: match &place.kind {
-                    PlaceKind::Namespace(namespace) => Some(profile_of(namespace)),
-                    PlaceKind::Process { .. } => None,
-                },
             })
         }
         Forked::Parent(child) => {

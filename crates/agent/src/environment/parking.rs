@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 use testyard_model::{EnvironmentId, EnvironmentSpec, Problem, ProblemKind};
 use testyard_protocol::Event;
 
-use super::State;
+use super::{Environment, State};
 use crate::agent::Agent;
+use crate::place::PlaceKind;
 
 /// How many environments of one kind are kept parked after the first of that kind was asked for.
 const PARKED: u32 = 2;
 /// How many kinds are kept parked by themselves.
 const KINDS: usize = 4;
-/// Many commands are shorter than this. Nothing is made ahead of need while one may be about to end: its status would
-/// wait for the processor.
-const SHORT: Duration = Duration::from_millis(3);
+/// The smallest commands are shorter than this. Nothing is made ahead of need while one may be about to end: its status
+/// would wait for this process. Longer ones are best used for it: another processor is idle meanwhile.
+pub(crate) const SHORT: Duration = Duration::from_micros(400);
 
 /// A request for parked environments that is not yet met.
 pub(crate) struct ParkRequest {
@@ -29,13 +30,33 @@ const MOST_PARKED: u32 = 4096;
 
 impl Agent {
     pub(crate) fn take_parked(&mut self, spec: &EnvironmentSpec) -> Option<EnvironmentId> {
+        self.take(spec, State::Parked)
+    }
+
+    /// Takes one that is being made ahead of need: its command waits in its socket until it is ready, which is sooner
+    /// than one that nobody has begun.
+    pub(crate) fn take_preparing(&mut self, spec: &EnvironmentSpec) -> Option<EnvironmentId> {
+        self.take(spec, State::Preparing)
+    }
+
+    fn take(&mut self, spec: &EnvironmentSpec, state: State) -> Option<EnvironmentId> {
         let current = self.generations.number;
-        let found = self
-            .environments
-            .values_mut()
-            .find(|one| one.state == State::Parked && one.generation == current && one.spec == *spec)?;
+        let free = |one: &Environment| one.state == state && one.holder.is_none() && !one.once && !one.kept;
+        let mut environments = self.environments.values_mut();
+        let found = environments.find(|one| free(one) && one.generation == current && one.spec == *spec)?;
         found.state = State::InUse;
         Some(found.id)
+    }
+
+    /// The init of a parked environment, which will start its command next, and this process use one processor until
+    /// then; unless other commands run, which are better spread.
+    pub(crate) fn keep_together(&mut self, id: EnvironmentId) {
+        if !self.commands.is_empty() {
+            return;
+        }
+        if let (PlaceKind::Namespace(_), Some(environment)) = (&self.place.kind, self.environments.get(&id)) {
+            self.processors.keep_together(environment.pid);
+        }
     }
 
     /// Keeps `count` environments of this kind parked from now on; answers once they are.

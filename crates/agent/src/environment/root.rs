@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use testyard_linux::cgroup::Hierarchy;
 use testyard_linux::files::{self, CopyOptions};
 use testyard_linux::mount::{self, Attributes, Layer, OverlaySpec, RootMount, TmpfsOptions};
@@ -188,9 +188,9 @@ fn mount_devices(target: &Path, size: u64) -> Result<()> {
     mount::attach(devices.as_fd(), target)?;
     for name in DEVICES {
         let node = target.join(name);
-        std::fs::write(&node, b"").map_err(|error| Error::new("make", node.display(), error))?;
-        let device = mount::clone_tree(&Path::new("/devices").join(name), false)?;
-        mount::attach(device.as_fd(), &node)?;
+        rustix::fs::mknodat(CWD, &node, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
+            .map_err(|error| Error::new("make", node.display(), error))?;
+        mount::bind(&Path::new("/devices").join(name), &node)?;
     }
     for (name, points_to) in [
         ("fd", "/proc/self/fd"),

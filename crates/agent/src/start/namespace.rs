@@ -6,7 +6,7 @@ use std::path::Path;
 use testyard_linux::mount::{self, RootMount, TmpfsOptions};
 use testyard_linux::namespace::{self, IdMap, Kind};
 use testyard_linux::process::{self, CloneFlags, Credentials};
-use testyard_linux::{Error, Result, step};
+use testyard_linux::{Error, Result, seccomp, step};
 use testyard_model::step::Step;
 use testyard_protocol::start::{IdRange, NamespaceStart};
 
@@ -43,7 +43,17 @@ pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
             .collect(),
         hidden: start.hidden.clone(),
     };
+    // Everything that runs here descends from this process and inherits its filter, which the kernel then compiles once.
+    seccomp::install_default(profile_of(start.ids))?;
     Ok(NamespacePlace { ids: start.ids, mounts: None, user, roots })
+}
+
+/// What a machine's processes may ask of the kernel: less, unless its root is the host's.
+fn profile_of(ids: IdRange) -> seccomp::Profile {
+    match ids {
+        IdRange::Host => seccomp::Profile::Privileged,
+        IdRange::Range { .. } | IdRange::Single => seccomp::Profile::Confined,
+    }
 }
 
 /// Joins the machine's user namespace; the staging area is built on the side that may build it.

@@ -49,11 +49,35 @@ fn parked_environments_are_used_and_made_again() {
         run(&mut connection, fresh(&spec), "test ! -e /tmp/used && touch /tmp/used").ok();
     }
     connection.park(&spec, 3).expect("parked");
-    let status = connection.status().expect("status");
-    assert_eq!((status.parked, status.environments), (3, 0), "{status:?}");
-    assert!(status.made >= 13);
+    eventually("those that were used have ended", || {
+        let status = connection.status().expect("status");
+        (status.parked, status.environments) == (3, 0)
+    });
+    assert!(connection.status().expect("status").made >= 13);
     let refused = connection.park(&spec, 1_000_000);
     assert!(matches!(refused, Err(ClientError::Refused(_))), "{refused:?}");
+}
+
+#[test]
+fn what_a_parked_environment_runs_may_use_every_processor() {
+    let machine = Machine::namespace();
+    let mut connection = machine.connect();
+    let spec = isolated(ordinary());
+    let allowed = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
+        line.expect("the kernel says so").trim().to_owned()
+    };
+    let own = allowed(&std::fs::read_to_string("/proc/self/status").expect("it can be read"));
+    // The command itself, one that it starts at once, and one that starts later.
+    let script = format!(
+        "sleep 60 & early=$!; for pid in $$ $early self; do
+            tries=0; until grep -q \"^Cpus_allowed:.{own}$\" /proc/$pid/status; do
+                tries=$((tries + 1)); test $tries -lt 500 || exit 3; done; done; kill $early"
+    );
+    for _ in 0..5 {
+        connection.park(&spec, 1).expect("parked");
+        run(&mut connection, fresh(&spec), &script).ok();
+    }
 }
 
 /// Joins one namespace after the other, as a warm interpreter's fork does.

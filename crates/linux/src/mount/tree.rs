@@ -64,6 +64,15 @@ pub fn attach<'a>(mount: BorrowedFd<'_>, at: impl Into<Target<'a>>) -> Result<()
     }
 }
 
+/// Shows the file or folder at one path at another too, without the mounts below it: [`clone_tree`] and [`attach`] in
+/// one call to the kernel. Links at the end of either are followed.
+///
+/// # Errors
+/// As those two.
+pub fn bind(from: &Path, at: &Path) -> Result<()> {
+    rustix::mount::mount_bind(from, at).context("attach a mount at", || at.display())
+}
+
 /// A detached copy of the mount that the folder (or file) is on, showing it and what is below; with `recursive` with
 /// the mounts below it too. What a bind mount is made of.
 ///

@@ -4,6 +4,7 @@
 //! [`crate::identity::ProcessIdentity`], because a pid may name another process a moment later.
 
 mod attributes;
+mod borrowed;
 mod clone;
 mod credentials;
 mod descriptors;
@@ -17,6 +18,7 @@ pub use attributes::{
     close_on_exec_from, close_range_from, exit_immediately, set_dumpable, set_no_new_privileges, set_oom_score_adj,
     set_parent_death_signal, set_process_group, set_resource_limit, set_session, set_subreaper,
 };
+pub use borrowed::run_borrowed;
 pub use clone::{Child, CloneFlags, CloneOptions, Forked, SingleThreaded, clone3};
 pub use credentials::{CapabilitySet, Credentials, become_user, drop_all_capabilities, limit_bounding_set};
 pub use descriptors::{inherited_descriptors, install_standard_streams, spawn_with_descriptors};

@@ -197,6 +197,33 @@ fn descriptors_are_closed_but_those_named() {
 }
 
 #[test]
+fn a_child_borrows_memory_until_it_execs() {
+    in_child(|| {
+        let proof = SingleThreaded::check().expect("a forked process has one thread");
+        let mut seen = 0;
+        let (pid, left) = run_borrowed(proof, || {
+            seen += 1;
+            set_session().expect("a new process leads no group");
+            "it returned".to_owned()
+        })
+        .expect("a process can be made");
+        assert_eq!((seen, left.as_deref()), (1, Some("it returned")));
+        assert_ne!(rustix::process::getsid(None).expect("it has one"), pid);
+        let exec = |arguments: &[std::ffi::CString]| {
+            run_borrowed(proof, || execute(c"/bin/sh", arguments, &[]).errno()).expect("a process can be made")
+        };
+        let script = ["sh", "-c", "exit 3"].map(|word| std::ffi::CString::new(word).expect("no NUL in it"));
+        let (second, left) = exec(&script);
+        assert_eq!(left, None);
+        let status = |of: Pid| {
+            let pidfd = pidfd_open(of).expect("it is not waited for yet");
+            pidfd_wait(pidfd.as_fd(), false).expect("it is our child")
+        };
+        assert_eq!((status(pid), status(second)), (Some(127 << 8), Some(3 << 8)));
+    });
+}
+
+#[test]
 fn what_exec_keeps_is_marked() {
     in_child(|| {
         let kept = fs::File::open("/dev/null").expect("it is there");
