@@ -201,6 +201,9 @@ impl Dispatch {
             End::Status(CommandStatus::Exited(0)) if failed_attempts > 0 => Verdict::Flaky { failed_attempts },
             End::Status(CommandStatus::Exited(0)) => Verdict::Passed,
             _ if by_user => Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted }),
+            End::ServiceDied { service, died, status } => {
+                Verdict::Failed(Failure::ServiceDied { service, died, status })
+            }
             End::Status(CommandStatus::TimedOut) => Verdict::TimedOut { limit_ms },
             End::Status(_) if overrun => Verdict::TimedOut { limit_ms },
             End::Status(CommandStatus::Exited(code)) => Verdict::Failed(Failure::Exit { code }),

@@ -15,6 +15,7 @@ use testyard_model::{
 use crate::cancel::Cancel;
 use crate::capture::{Capture, CaptureOptions, Captured, Stream};
 use crate::result::Aftermath;
+use crate::service::{ServiceResult, Services};
 use crate::suite::TestUser;
 
 /// One attempt of one test.
@@ -61,6 +62,8 @@ pub struct Job {
     pub preparation: Option<Arc<Preparation>>,
     /// How long the environment of a failed test is kept; none ends it.
     pub keep_failed: Option<Duration>,
+    /// What runs beside it.
+    pub services: Services,
     /// Where output goes that is too much to hold.
     pub capture: CaptureOptions,
 }
@@ -116,6 +119,13 @@ pub enum JobOutcome {
     /// [`testyard_model::ProblemKind::is_transient`]; a problem of kind `Command` (no such program, not
     /// executable) is the test's own failure.
     Infrastructure(Problem),
+    /// A service that it needs did not get ready, or was dead already.
+    Unserved {
+        /// Which, and why.
+        problem: Problem,
+        /// What is known of its services.
+        services: Vec<ServiceResult>,
+    },
     /// It was not run, because this host cannot give what it asks for.
     Skipped(Refusal),
 }
@@ -146,6 +156,8 @@ pub struct Finished {
     pub environment: EnvironmentUsed,
     /// What became of its files.
     pub aftermath: Box<Aftermath>,
+    /// What became of its services.
+    pub services: Vec<ServiceResult>,
 }
 
 /// Where a command really ran.

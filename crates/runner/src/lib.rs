@@ -7,6 +7,7 @@
 //! schedule which test is next                           (pure)
 //! dispatch what happens when something has happened     (pure)
 //! run      threads and channels around the dispatcher
+//! service  what runs beside a test                       (pure)
 //! job      the Executor that does the work; process is the one for plain processes
 //! report   terminal, JUnit, JSON lines                  (a thread of its own)
 //! ```
@@ -29,4 +30,5 @@ pub mod report;
 pub mod result;
 pub mod run;
 pub mod schedule;
+pub mod service;
 pub mod suite;

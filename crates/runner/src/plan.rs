@@ -23,6 +23,7 @@ pub use shard::{Shard, ShardBy, ShardError, ShardInfo};
 use crate::filter::Facts;
 use crate::history::{History, Known, TestKey};
 use crate::job::{Ability, Preparation};
+use crate::service::{Service, ServiceScope};
 use crate::suite::{ConfigFault, Located, RunSettings, SuiteFile, TestUser, nearest};
 
 /// The tests of a run, and their suites.
@@ -47,6 +48,8 @@ pub struct PlannedSuite {
     pub file: Arc<SuiteFile>,
     /// What is done before its tests and after them.
     pub preparation: Option<Arc<Preparation>>,
+    /// Its services, in the order of its file.
+    pub services: Vec<Arc<Service>>,
 }
 
 /// A test as people name it: `suite::name`.
@@ -115,6 +118,8 @@ pub struct PlannedTest {
     pub repetition: Option<u32>,
     /// What earlier runs tell of it, once they were asked.
     pub known: Option<Known>,
+    /// The services that it uses, in the order of their start.
+    pub services: Vec<Arc<Service>>,
 }
 
 impl Plan {
@@ -275,6 +280,18 @@ impl PlannedTest {
 }
 
 impl PlannedSuite {
+    /// The services that the suite's tests share, of those some of these tests use, in the order of their start.
+    pub(crate) fn shared(&self, tests: &[&PlannedTest]) -> Vec<Arc<Service>> {
+        let used =
+            |service: &Arc<Service>| tests.iter().any(|test| test.services.iter().any(|one| one.name == service.name));
+        let names: Vec<String> = self
+            .services
+            .iter()
+            .filter(|service| service.scope == ServiceScope::Suite && used(service))
+            .map(|service| service.name.clone())
+            .collect();
+        crate::suite::order(&self.file, &names).into_iter().map(|place| self.services[place].clone()).collect()
+    }
     /// Refuses a suite whose backend or image is not there, at its place in the file. What is there the caller knows.
     ///
     /// # Errors

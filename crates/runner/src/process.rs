@@ -177,7 +177,8 @@ impl Running {
             ..Usage::default()
         };
         let environment = EnvironmentUsed { label: "this host".to_owned(), isolation: Isolation::None };
-        JobOutcome::Finished(Finished { status, usage, stdout, stderr, environment, aftermath: Box::default() })
+        let (aftermath, services) = (Box::default(), Vec::new());
+        JobOutcome::Finished(Finished { status, usage, stdout, stderr, environment, aftermath, services })
     }
 
     /// Until the leader is dead; whether its deadline killed it.

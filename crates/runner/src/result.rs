@@ -5,11 +5,12 @@ mod summary;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use testyard_model::{ExitCode, Isolation, Problem, ProblemKind, Usage};
+use testyard_model::{CommandStatus, ExitCode, Isolation, Problem, ProblemKind, Usage};
 
 use crate::capture::Captured;
 use crate::inspect::Inspection;
 use crate::report::safe_ends;
+use crate::service::{ServiceResult, shown};
 
 pub use summary::{ExpiredQuarantine, RunSummary};
 
@@ -62,6 +63,15 @@ pub enum Failure {
     Signal {
         /// The signal's number.
         signal: i32,
+    },
+    /// A service that it uses died before it ended, which says more than how the test itself ended.
+    ServiceDied {
+        /// The service's name.
+        service: String,
+        /// How the service ended.
+        died: CommandStatus,
+        /// How the test's own command ended.
+        status: CommandStatus,
     },
     /// Its command could not be started.
     NotStarted {
@@ -180,6 +190,9 @@ impl Verdict {
             Self::Flaky { failed_attempts } => format!("failed {failed_attempts} times, then passed"),
             Self::Failed(Failure::Exit { code }) => format!("exit code {code}"),
             Self::Failed(Failure::Signal { signal }) => format!("signal {}", SignalName(*signal)),
+            Self::Failed(Failure::ServiceDied { service, died, status }) => {
+                format!("service `{service}` died: {}; the test itself: {}", shown(*died), shown(*status))
+            }
             Self::Failed(Failure::NotStarted { problem }) => format!("not started: {}", whole(problem)),
             Self::Failed(Failure::Skipped { missing, detail, .. }) => {
                 format!("needs {missing}: {detail}; --no-skip makes this a failure")
@@ -434,6 +447,9 @@ pub struct TestResult {
     /// It is quarantined: where it failed, that does not fail the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<QuarantineMark>,
+    /// What became of the services that it uses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceResult>,
     /// The output itself.
     #[serde(skip)]
     pub outputs: Outputs,
@@ -469,6 +485,11 @@ impl TestResult {
                 let earlier = self.earlier.iter().find(|(number, _)| attempt["number"] == *number);
                 if let Some((_, outputs)) = earlier {
                     add_text(attempt, outputs, most.min(EARLIER_TEXT));
+                }
+            }
+            for (place, service) in self.services.iter().enumerate() {
+                if let Ok(text) = safe_ends(&service.log, TEXT) {
+                    json["services"][place]["text"] = text.into();
                 }
             }
         }

@@ -10,6 +10,7 @@ mod parse;
 mod quarantine;
 mod read;
 mod schema;
+mod services;
 mod settings;
 mod source;
 mod variant;
@@ -24,6 +25,8 @@ pub use error::{ConfigError, ConfigFault};
 pub use parse::parse;
 pub use quarantine::QuarantineEntry;
 pub use schema::schema;
+pub use services::ServiceEntry;
+pub(crate) use services::order;
 pub use settings::{Resources, Settings, TestUser};
 pub use source::SuiteSource;
 pub use variant::Variant;
@@ -64,6 +67,8 @@ pub struct SuiteFile {
     pub defaults: Settings,
     /// `run`: how to run this suite unless the command line says otherwise.
     pub run: RunSettings,
+    /// Each `[[service]]`, in order.
+    pub services: Vec<ServiceEntry>,
     /// Each `[[test]]`, in order.
     pub tests: Vec<TestEntry>,
     /// Each `[[tests]]`, in order.

@@ -42,6 +42,7 @@ impl Executor for Instantly {
             stderr: job.capture(Stream::Stderr).finish(),
             environment: EnvironmentUsed { label: "namespace/m/e1".to_owned(), isolation: Isolation::Namespace },
             aftermath: Box::default(),
+            services: Vec::new(),
         })
     }
 }

@@ -194,6 +194,7 @@ impl<'c> Company<'c> {
         if (ground.cancelled)() {
             return Err(Unready::Cancelled);
         }
+        self.refusal().map_or(Ok(()), |problem| Err(Unready::Service(problem)))?;
         let dead = self.members[..=newest].iter().find_map(|member| Some((member, member.state.known().died?)));
         let Some((member, status)) = dead else { return Ok(()) };
         let name = &member.service.name;
@@ -201,6 +202,19 @@ impl<'c> Company<'c> {
         let problem = Problem::new(ProblemKind::Service, format!("service `{name}` ended {when}: {}", shown(status)))
             .hint("a service stays in the foreground: see its log, and remove what makes it a daemon");
         Err(Unready::Service(problem))
+    }
+
+    /// Why one of the members could not be started, where that is so. A command counts as started before its program is
+    /// known to be there, so this may show only later.
+    pub(super) fn refusal(&self) -> Option<Problem> {
+        self.members.iter().find_map(|member| {
+            let refused = member.state.known().refused.clone()?;
+            let message = format!("service `{}` could not be started", member.service.name);
+            let mut problem = Problem::new(ProblemKind::Service, message).because(refused.message);
+            problem.causes.extend(refused.causes);
+            problem.hints = refused.hints;
+            Some(problem)
+        })
     }
 
     fn late(&self, newest: usize) -> Unready {
@@ -321,10 +335,7 @@ impl<'c> Member<'c> {
             Ok(None) => return Ok(()),
             Ok(Some(finished)) => finished.status,
             Err(ClientError::Refused(problem)) => {
-                // It never came to be; what a shell would say stands in its log.
-                let mut text = format!("{}\n", problem.message);
-                problem.causes.iter().for_each(|cause| text.push_str(&format!("{cause}\n")));
-                self.state.known().log.take(text.as_bytes());
+                self.state.known().refused = Some(*problem);
                 CommandStatus::Exited(127)
             }
             Err(error) => return Err(error),

@@ -12,7 +12,7 @@
 
 mod company;
 mod log;
-mod shared;
+mod suite_wide;
 mod with_command;
 
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use testyard_model::{CommandStatus, Problem, UserSpec};
 use testyard_protocol::RawText;
 
 pub use log::LogEnd;
-pub use shared::SharedServices;
+pub use suite_wide::SharedServices;
 pub use with_command::Served;
 
 /// A service that is to run.
@@ -102,6 +102,8 @@ struct Known {
     ready_after: Option<Duration>,
     stopping: bool,
     died: Option<CommandStatus>,
+    /// Why it never came to be.
+    refused: Option<Problem>,
     log: log::Log,
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use testyard_linux::step::{Step, reach};
 use testyard_machine::client::{ClientError, Connection};
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
-use testyard_protocol::{Exec, Place};
+use testyard_protocol::{Exec, Linger, Place};
 
 use super::company::{Company, Ground, Unready};
 use super::{Service, ServiceFailure, ServiceRecord, State};
@@ -138,8 +138,13 @@ fn serve(
     // The first service has mounted the tree.
     let source = place.source.filter(|_| services.is_empty());
     let deadline = run.timeout.map(|timeout| Instant::now() + timeout + GRACE);
+    // Whether the environment outlives the command is for whoever holds it: us.
+    let run = EnvironmentRun { linger: Linger::Never, ..run };
     let exec = exec_of(run, Place::Environment(place.environment), source);
     let ended = beside(&mut company, control, exec, attendance, deadline)?;
+    if let Some(problem) = company.refusal() {
+        return Err(Fault::Problem(problem));
+    }
     company.stop()?;
     Ok(Ended { environment: Some(place.environment), ..ended })
 }

@@ -84,6 +84,15 @@ pub enum Input {
 pub enum End {
     /// Its command ended.
     Status(CommandStatus),
+    /// Its command ended, and before that a service that it uses.
+    ServiceDied {
+        /// The service's name.
+        service: String,
+        /// How the service ended.
+        died: CommandStatus,
+        /// How the command ended.
+        status: CommandStatus,
+    },
     /// Something other than the test failed.
     Infrastructure(Problem),
     /// This host cannot run it.

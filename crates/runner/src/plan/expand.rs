@@ -16,8 +16,10 @@ use super::find::Found;
 use super::variants;
 use super::{PlannedSuite, PlannedTest};
 use crate::job::Preparation;
+use crate::service::Service;
 use crate::suite::{
-    CommandLine, ConfigFault, FILE_NAME, GlobEntry, Located, PLACEHOLDERS, Settings, SuiteFile, SuiteSource,
+    CommandLine, ConfigFault, FILE_NAME, GlobEntry, Located, PLACEHOLDERS, ServiceEntry, Settings, SuiteFile,
+    SuiteSource,
 };
 
 /// How long `prepare` and `restore` may take where the suite does not say.
@@ -33,12 +35,13 @@ pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), P
     let root = found.file.parent().unwrap_or(Path::new("/")).to_owned();
     let folder_name = root.file_name().unwrap_or(OsStr::new("root")).to_string_lossy().into_owned();
     let name = file.name.as_ref().map_or(folder_name, |name| name.value.clone());
+    let services = file.services.iter().map(|entry| service(&file, &root, entry)).collect::<Result<Vec<_>, _>>()?;
     let mut tests = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     for entry in &file.tests {
         places.insert(entry.name.value.clone(), entry.name.span.start);
         let command = Command { argv: entry.command.argv(), file: None };
-        tests.push(test(&file, &root, entry.name.value.clone(), command, &entry.settings)?);
+        tests.push(test(&file, &root, &services, entry.name.value.clone(), command, &entry.settings)?);
     }
     for entry in &file.globs {
         let first = entry.globs.first().map_or(0..0, |glob| glob.span.clone());
@@ -49,13 +52,13 @@ pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), P
                 return Err(file.source.fault(first, fault).into());
             }
             let command = command_for(&file, &root, entry, &name)?;
-            tests.push(test(&file, &root, name, command, &entry.settings)?);
+            tests.push(test(&file, &root, &services, name, command, &entry.settings)?);
         }
     }
     let mut tests = variants::expand(&file, tests);
     variants::quarantine(&file, &mut tests)?;
     let preparation = preparation(&file);
-    Ok((PlannedSuite { name, root, file: Arc::new(file), preparation }, tests))
+    Ok((PlannedSuite { name, root, file: Arc::new(file), preparation, services }, tests))
 }
 
 fn preparation(file: &SuiteFile) -> Option<Arc<Preparation>> {
@@ -81,6 +84,7 @@ struct Command {
 fn test(
     file: &SuiteFile,
     root: &Path,
+    services: &[Arc<Service>],
     name: String,
     command: Command,
     own: &Settings,
@@ -130,9 +134,39 @@ fn test(
         quarantine: None,
         repetition: None,
         known: None,
+        services: used(file, services, settings.services.as_deref().unwrap_or_default()),
     };
     test.set_needs(settings.needs);
     Ok(test)
+}
+
+/// The services of these names, and those that must be ready before them.
+fn used(file: &SuiteFile, services: &[Arc<Service>], names: &[Located<String>]) -> Vec<Arc<Service>> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<String> = names.iter().map(|name| name.value.clone()).collect();
+    crate::suite::order(file, &names).into_iter().map(|place| services[place].clone()).collect()
+}
+
+fn service(file: &SuiteFile, root: &Path, entry: &ServiceEntry) -> Result<Arc<Service>, PlanError> {
+    let cwd = match &entry.cwd {
+        None => root.to_owned(),
+        Some(folder) => existing_folder(&file.source, root, folder)?,
+    };
+    Ok(Arc::new(Service {
+        name: entry.name.value.clone(),
+        argv: entry.command.argv(),
+        cwd,
+        env: entry.env.clone(),
+        user: entry.user.clone(),
+        ready: entry.ready.clone(),
+        patience: Duration::from_millis(entry.patience_ms),
+        scope: entry.scope,
+        stop_signal: entry.stop_signal,
+        stop_patience: Duration::from_millis(entry.stop_patience_ms),
+        may_end: entry.may_end,
+    }))
 }
 
 fn existing_folder(source: &SuiteSource, root: &Path, folder: &Located<String>) -> Result<PathBuf, PlanError> {

@@ -28,6 +28,7 @@ fn job(script: &str) -> Job {
         artifacts: Vec::new(),
         preparation: None,
         keep_failed: None,
+        services: crate::service::Services::default(),
         capture: CaptureOptions { folder: "/nonexistent".into(), stem: "t".to_owned(), limit: CaptureOptions::LIMIT },
     }
 }

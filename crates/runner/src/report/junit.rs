@@ -151,6 +151,12 @@ fn case(result: &TestResult, most: usize, out: &mut dyn Write) -> io::Result<()>
     if let Some(own) = own.filter(|_| kind != Kind::Success) {
         streams(own, most, 3, out)?;
     }
+    // The schema knows no services; what they wrote is on the error output's side of the test's own.
+    for service in result.services.iter().filter(|_| kind != Kind::Success) {
+        let text = safe_ends(&service.log, most).unwrap_or_else(|error| format!("[{error}]"));
+        let text = format!("service {} ({})\n{text}", safe_line(&service.name), service.state());
+        Tag::begin(out, 3, "system-err")?.text(&text, "system-err")?;
+    }
     writeln!(out, "    </testcase>")
 }
 

@@ -212,6 +212,9 @@ fn recover_outputs(result: &mut TestResult) {
             (attempt.number, outputs)
         })
         .collect();
+    for service in &mut result.services {
+        service.log = service.text.take().map_or_else(Captured::default, |text| Captured::of(text.as_bytes()));
+    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8], line: usize) -> Result<T, RecordError> {

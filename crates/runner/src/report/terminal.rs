@@ -353,7 +353,20 @@ impl Terminal {
         if result.environment.is_some() && outputs.iter().all(|(_, captured)| captured.bytes() == 0) {
             writeln!(self.out, "(no output)")?;
         }
-        self.streams("", &result.outputs)
+        self.streams("", &result.outputs)?;
+        self.services(result)
+    }
+
+    fn services(&mut self, result: &TestResult) -> io::Result<()> {
+        for service in &result.services {
+            writeln!(self.out, "---- service {} ({})", safe_line(&service.name), service.state())?;
+            let left_out = service.bytes.saturating_sub(service.log.bytes());
+            if left_out > 0 {
+                writeln!(self.out, "[{left_out} bytes before this are left out]")?;
+            }
+            write_output(&mut self.out, &service.log)?;
+        }
+        Ok(())
     }
 
     fn streams(&mut self, whose: &str, outputs: &Outputs) -> io::Result<()> {

@@ -16,6 +16,7 @@ use crate::result::{
     Aftermath, Attempt, ExpiredQuarantine, OutputInfo, Outputs, QuarantineMark, TestResult, TreeInfo, Verdict,
 };
 use crate::schedule::Demand;
+use crate::service::{ServiceScope, Services};
 
 pub(super) struct Prepared {
     pub(super) tests: Vec<Dispatched>,
@@ -151,12 +152,24 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions)
         artifacts: test.artifacts.clone(),
         preparation: suite.preparation.clone(),
         keep_failed: options.keep_failed,
+        services: services(plan, test),
         capture: CaptureOptions {
             folder: options.output.clone(),
             stem: stem(index, &test.name, attempt),
             limit: options.output_limit,
         },
     }
+}
+
+/// Whoever uses one of the suite's services gets the network of all of them.
+fn services(plan: &Plan, test: &PlannedTest) -> Services {
+    let (shared, own): (Vec<_>, Vec<_>) =
+        test.services.iter().cloned().partition(|service| service.scope == ServiceScope::Suite);
+    if shared.is_empty() {
+        return Services { own, shared };
+    }
+    let tests: Vec<&PlannedTest> = plan.tests.iter().filter(|other| other.suite == test.suite).collect();
+    Services { own, shared: plan.suite_of(test).shared(&tests) }
 }
 
 /// A file's name from a test's: readable, unique by the number before it.
@@ -178,7 +191,7 @@ pub(super) fn result(
 ) -> TestResult {
     let test = &plan.tests[index];
     let source_changed = payload.as_ref().is_some_and(|payload| payload.source_changed);
-    let finished = payload.and_then(|payload| payload.finished);
+    let (finished, unserved) = payload.map_or((None, Vec::new()), |payload| (payload.finished, payload.unserved));
     let kept = !verdict.is_success();
     let mut result = TestResult {
         index,
@@ -202,6 +215,7 @@ pub(super) fn result(
         repetition: test.repetition,
         slow: false,
         quarantine: None,
+        services: unserved,
         outputs: Outputs::default(),
         earlier: Vec::new(),
     };
@@ -216,6 +230,7 @@ pub(super) fn result(
         if kept {
             result.outputs = Outputs { stdout: finished.stdout, stderr: finished.stderr };
         }
+        result.services = finished.services;
     }
     result
 }

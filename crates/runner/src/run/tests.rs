@@ -53,6 +53,7 @@ fn finished(status: CommandStatus) -> JobOutcome {
         stderr: Captured::default(),
         environment: EnvironmentUsed { label: "fake".to_owned(), isolation: Isolation::Namespace },
         aftermath: Box::default(),
+        services: Vec::new(),
     })
 }
 

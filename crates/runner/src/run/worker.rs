@@ -12,9 +12,10 @@ use testyard_model::{Problem, ProblemKind};
 
 use super::Event;
 use crate::cancel::Cancel;
-use crate::capture::Stream;
+use crate::capture::{CaptureOptions, Stream};
 use crate::dispatch::End;
 use crate::job::{Executor, Finished, Job, JobOutcome};
+use crate::service::{ServiceResult, died};
 
 /// Captured output of tests that did not pass is held in memory up to this, all tests together; beyond it goes to files.
 const HELD: usize = 16 << 20;
@@ -33,6 +34,8 @@ pub(super) struct Assignment {
 pub(crate) struct Payload {
     pub(super) end: End,
     pub(super) finished: Option<Finished>,
+    /// What is known of services that kept the command from being started.
+    pub(super) unserved: Vec<ServiceResult>,
     pub(super) source_changed: bool,
 }
 
@@ -75,7 +78,7 @@ impl Workers {
                     .because(error)
                     .hint("run with fewer --jobs, or raise the limit of processes (ulimit -u)");
                 let end = End::Infrastructure(problem);
-                let payload = Box::new(Payload { end, finished: None, source_changed: false });
+                let payload = Box::new(Payload { end, finished: None, unserved: Vec::new(), source_changed: false });
                 // The run that listens is our caller.
                 let _ = self.events.send(Event::Ended { worker: usize::MAX, test, attempt, payload });
                 None
@@ -157,13 +160,22 @@ impl Body {
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok((JobOutcome::Finished(mut finished), source_changed)) => {
                 self.make_room(job, &mut finished);
-                Payload { end: End::Status(finished.status), finished: Some(finished), source_changed }
+                let end = match died(&job.services, &finished.services) {
+                    Some((service, died)) => {
+                        End::ServiceDied { service: service.to_owned(), died, status: finished.status }
+                    }
+                    None => End::Status(finished.status),
+                };
+                Payload { end, finished: Some(finished), unserved: Vec::new(), source_changed }
+            }
+            Ok((JobOutcome::Unserved { problem, services }, source_changed)) => {
+                Payload { end: End::Infrastructure(problem), finished: None, unserved: services, source_changed }
             }
             Ok((JobOutcome::Infrastructure(problem), source_changed)) => {
-                Payload { end: End::Infrastructure(problem), finished: None, source_changed }
+                Payload { end: End::Infrastructure(problem), finished: None, unserved: Vec::new(), source_changed }
             }
             Ok((JobOutcome::Skipped(refusal), _)) => {
-                Payload { end: End::Refused(refusal), finished: None, source_changed: false }
+                Payload { end: End::Refused(refusal), finished: None, unserved: Vec::new(), source_changed: false }
             }
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -171,23 +183,35 @@ impl Body {
                 let problem = Problem::new(ProblemKind::Bug, "a bug in Testyard ended the test's worker")
                     .because(text)
                     .hint("report it with the command you ran");
-                Payload { end: End::Infrastructure(problem), finished: None, source_changed: false }
+                Payload {
+                    end: End::Infrastructure(problem),
+                    finished: None,
+                    unserved: Vec::new(),
+                    source_changed: false,
+                }
             }
         }
     }
 
     /// Nobody looks at what a passed test wrote; of the others not everything can stay in memory.
     fn make_room(&self, job: &Job, finished: &mut Finished) {
-        if finished.status.success() {
+        if finished.status.success() && died(&job.services, &finished.services).is_none() {
             finished.stdout.discard();
             finished.stderr.discard();
+            finished.services.iter_mut().for_each(|service| service.log.discard());
             return;
         }
-        for (captured, stream) in [(&mut finished.stdout, Stream::Stdout), (&mut finished.stderr, Stream::Stderr)] {
+        let outputs = [(&mut finished.stdout, Stream::Stdout), (&mut finished.stderr, Stream::Stderr)];
+        let outputs = outputs.map(|(captured, stream)| (captured, stream, job.capture.clone()));
+        let logs = finished.services.iter_mut().map(|service| {
+            let stem = format!("{}.service-{}", job.capture.stem, service.name.replace('/', "_"));
+            (&mut service.log, Stream::Stdout, CaptureOptions { stem, ..job.capture.clone() })
+        });
+        for (captured, stream, options) in outputs.into_iter().chain(logs) {
             let before = self.held.fetch_add(captured.held(), Ordering::Relaxed);
             if before + captured.held() > HELD {
                 let held = captured.held();
-                captured.spill(&job.capture, stream);
+                captured.spill(&options, stream);
                 self.held.fetch_sub(held - captured.held(), Ordering::Relaxed);
             }
         }

@@ -81,6 +81,20 @@ pub enum ConfigFault {
         /// Where the first one is, from 1.
         first_line: usize,
     },
+    /// Two services of one name.
+    #[error("two services are named `{name}`; the first is in line {first_line}")]
+    DuplicateService {
+        /// The name.
+        name: String,
+        /// Where the first one is, from 1.
+        first_line: usize,
+    },
+    /// Services that wait for each other.
+    #[error("services wait for each other: {circle}")]
+    ServiceCircle {
+        /// Their names, from one back to itself.
+        circle: String,
+    },
     /// A file or folder that is not there.
     #[error("`{key}`: {path} {reason}", path = path.display())]
     MissingFile {
@@ -151,6 +165,8 @@ impl ConfigFault {
             Self::MissingKey { example, .. } => format!("add {example}"),
             Self::Combination(_, hint) => (*hint).to_owned(),
             Self::DuplicateTest { .. } => "give one of them another name, or `exclude` its file".to_owned(),
+            Self::DuplicateService { .. } => "give one of them another name".to_owned(),
+            Self::ServiceCircle { .. } => "remove this `after`, or one of the others".to_owned(),
             Self::MissingFile { .. } => "create it, or correct the path; paths begin at the suite's folder".to_owned(),
             Self::NoSuchTest { nearest: Some(nearest), .. } => {
                 format!("did you mean `{nearest}`? Remove the entry if its test is gone")

@@ -20,6 +20,7 @@ macro_rules! with_settings {
             "artifacts",
             "inputs",
             "slow-after",
+            "services",
         ]
     };
 }
@@ -27,7 +28,7 @@ macro_rules! with_settings {
 /// The keys of one table.
 pub(super) type Keys = &'static [&'static str];
 
-pub(super) const TOP: Keys = &["format", "suite", "run", "test", "tests", "quarantine"];
+pub(super) const TOP: Keys = &["format", "suite", "run", "service", "test", "tests", "quarantine"];
 pub(super) const SUITE: Keys =
     &["name", "backend", "image", "matrix", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
 pub(super) const RUN: Keys = &["jobs", "fail-fast", "no-skip"];
@@ -38,3 +39,7 @@ pub(super) const GLOB: Keys = with_settings!("glob", "exclude", "command");
 pub(super) const QUARANTINE: Keys = &["test", "owner", "reason", "until"];
 pub(super) const MATRIX: Keys = &["image", "backend", "env", "exclude", "include"];
 pub(super) const VARIANT: Keys = &["image", "backend", "env"];
+pub(super) const SERVICE: Keys =
+    &["name", "command", "env", "cwd", "user", "ready", "scope", "after", "stop", "may-end"];
+pub(super) const READY: Keys = &["port", "log", "command", "timeout"];
+pub(super) const STOP: Keys = &["signal", "timeout"];

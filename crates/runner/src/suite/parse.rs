@@ -2,6 +2,7 @@
 
 mod matrix;
 mod quarantine;
+mod services;
 mod settings;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use super::source::SuiteSource;
 use super::{CommandLine, FORMAT, GlobEntry, Located, RunSettings, SuiteFile, TestEntry, WrittenPreparation};
 use matrix::read_matrix;
 use quarantine::read_quarantine;
+use services::read_service;
 use settings::{read_patterns, read_settings};
 
 /// Reads a suite file. Never panics; the first thing that is wrong is the error.
@@ -41,6 +43,8 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     let defaults = defaults.as_ref().map(read_settings).transpose()?.unwrap_or_default();
     let preparation = suite.map(read_preparation).transpose()?.unwrap_or_default();
     let run = top.table("run", "[run]", keys::RUN)?.as_ref().map(read_run).transpose()?.unwrap_or_default();
+    let services = top.tables("service", "[[service]]", keys::SERVICE)?;
+    let services = services.iter().map(read_service).collect::<Result<_, _>>()?;
     let tests = top.tables("test", "[[test]]", keys::TEST)?.iter().map(read_test).collect::<Result<_, _>>()?;
     let globs = top.tables("tests", "[[tests]]", keys::GLOB)?.iter().map(read_glob).collect::<Result<_, _>>()?;
     let variants = suite.map(read_matrix).transpose()?.unwrap_or_default();
@@ -56,11 +60,13 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
         matrix,
         defaults,
         run,
+        services,
         tests,
         globs,
         quarantine,
     };
     check::combinations(&file)?;
+    super::services::check(&file)?;
     Ok(file)
 }
 

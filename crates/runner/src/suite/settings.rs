@@ -49,6 +49,8 @@ pub struct Settings {
     pub inputs: Vec<String>,
     /// After how long it is called slow, in milliseconds of wall time.
     pub slow_after_ms: Option<u64>,
+    /// The services that it uses, by name; none written is not the same as none used.
+    pub services: Option<Vec<Located<String>>>,
 }
 
 /// `resources = { … }`.
@@ -96,6 +98,7 @@ impl Settings {
             artifacts: joined(&defaults.artifacts, own.artifacts, PartialEq::eq),
             inputs: joined(&defaults.inputs, own.inputs, PartialEq::eq),
             slow_after_ms: own.slow_after_ms.or(defaults.slow_after_ms),
+            services: own.services.or_else(|| defaults.services.clone()),
         }
     }
 }

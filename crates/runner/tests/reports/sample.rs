@@ -9,6 +9,7 @@ use testyard_runner::result::{
     Aftermath, Attempt, ChangedFile, Failure, FileChanges, OutputInfo, Outputs, QuarantineMark, RunSummary, SkipReason,
     Stop, TestResult, TreeInfo, Verdict,
 };
+use testyard_runner::service::{ServiceResult, ServiceScope};
 
 /// 2026-09-21 14:13:20 UTC.
 pub(crate) const STARTED_MS: i64 = 1_790_000_000_000;
@@ -53,6 +54,7 @@ pub(crate) fn result(name: &str, verdict: Verdict, start_ms: u64, took_ms: u64) 
         stdout: None,
         stderr: None,
         aftermath: Aftermath::default(),
+        services: Vec::new(),
         outputs: Outputs::default(),
         variant: None,
         repetition: None,
@@ -67,6 +69,15 @@ pub(crate) fn with_output(mut result: TestResult, stdout: &[u8]) -> TestResult {
     result.outputs.stdout = Captured::of(stdout);
     result.stdout = info(stdout.len() as u64);
     result.stderr = info(0);
+    result.services.push(ServiceResult {
+        name: "db".to_owned(),
+        scope: ServiceScope::Environment,
+        ready_us: Some(12_000),
+        died: None,
+        bytes: stdout.len() as u64,
+        text: None,
+        log: Captured::of(stdout),
+    });
     result
 }
 

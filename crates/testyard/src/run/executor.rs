@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fd::BorrowedFd;
-use testyard_engine::{Attendance, EnvironmentRun, Output, WarmMachine};
+use testyard_engine::{Attendance, EnvironmentRun, Output, Served, ServiceFailure, SharedServices, WarmMachine};
 use testyard_linux::step::{Step, reach};
 use testyard_machine::client::caller;
 use testyard_model::{
-    BackendName, EnvironmentSpec, ImageReference, Isolation, Network, Problem, ProblemKind, UserSpec,
+    BackendName, EnvironmentId, EnvironmentSpec, ImageReference, Isolation, Network, Problem, ProblemKind, UserSpec,
 };
 use testyard_probe::{Answer, Report};
 use testyard_protocol::RawText;
@@ -24,6 +24,7 @@ use testyard_runner::suite::TestUser;
 
 use super::aftermath::{Care, Ended as After, linger_of};
 use super::preparing::Preparations;
+use super::services::{self, Shared};
 use super::trees::{self, Trees};
 
 /// Host ports that a test gets where it shares the host's network.
@@ -53,7 +54,7 @@ pub trait MachineSource: Send + Sync {
 }
 
 type Key = (Option<BackendName>, ImageReference);
-type Shared = Arc<Mutex<Option<Result<(Arc<WarmMachine>, Isolation), Problem>>>>;
+type Found = Arc<Mutex<Option<Result<(Arc<WarmMachine>, Isolation), Problem>>>>;
 
 /// Runs tests on machines.
 pub struct MachineExecutor {
@@ -64,7 +65,8 @@ pub struct MachineExecutor {
     plain: ProcessExecutor,
     care: Care,
     preparations: Preparations,
-    warm: Mutex<HashMap<Key, Shared>>,
+    warm: Mutex<HashMap<Key, Found>>,
+    shared: Shared,
 }
 
 impl MachineExecutor {
@@ -88,6 +90,7 @@ impl MachineExecutor {
             care,
             preparations: Preparations::default(),
             warm: Mutex::default(),
+            shared: Shared::default(),
         })
     }
 
@@ -130,15 +133,11 @@ impl MachineExecutor {
         events: &dyn Fn(JobEvent),
     ) -> JobOutcome {
         let top = trees::top_of(&job.root);
-        let layer = match self.preparations.layer(machine, job, &self.trees, cancel, events) {
-            Ok(layer) => layer,
-            Err(problem) => return JobOutcome::Infrastructure(problem),
-        };
-        if let Some(shared) = shared {
-            self.preparations.remember(shared, job, &top, layer.as_deref());
-        }
         let tree = self.trees.shown(&top);
-        let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
+        let (spec, beside) = match self.ground(machine, shared, isolation, job, cancel, events) {
+            Ok(ground) => ground,
+            Err(failure) => return services::unserved(job, failure),
+        };
         let ports = match self.ports_for(job, isolation) {
             Ok(ports) => ports,
             Err(problem) => return JobOutcome::Infrastructure(problem),
@@ -146,61 +145,80 @@ impl MachineExecutor {
         let (mut stdout, mut stderr) = (job.capture(Stream::Stdout), job.capture(Stream::Stderr));
         let backend = job.backend.as_ref().unwrap_or(&self.report.tier.backend);
         let label = format!("{backend}/{}", machine.name());
-        let run = EnvironmentRun {
-            spec: &spec,
-            argv: job.argv.iter().map(|word| RawText::from(word.as_str())).collect(),
-            cwd: Some(&job.cwd),
-            env: job.env.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
-            tree: Some(&tree),
-            timeout: Some(job.timeout),
-            ports: ports.iter().map(PortLease::port).collect(),
-            linger: linger_of(job),
-        };
+        let run = run_of(job, &spec, &tree, &ports);
         let descriptor = cancel.descriptor().ok();
-        let ended = machine.run(
-            run,
-            Attendance {
-                output: &mut |kind, bytes| match kind {
-                    Output::Standard => stdout.write(bytes),
-                    Output::Error => stderr.write(bytes),
-                },
-                cancel: descriptor,
-                cancelled: &|| is_cancelled(cancel, descriptor),
-                started: &mut || events(JobEvent::Started { environment: label.clone() }),
+        let attendance = Attendance {
+            output: &mut |kind, bytes| match kind {
+                Output::Standard => stdout.write(bytes),
+                Output::Error => stderr.write(bytes),
             },
-        );
-        match ended {
-            Ok(ended) => {
-                let aftermath = ended.lingering.map(|environment| {
-                    events(JobEvent::Ending);
-                    let cancelled = cancel.reason().is_some();
-                    let status = ended.status;
-                    self.care.after(&After { machine, environment, job, top: &top, status, cancelled }, &self.trees)
-                });
-                let aftermath = match aftermath.transpose() {
-                    Ok(aftermath) => aftermath.unwrap_or_default(),
-                    Err(problem) => return JobOutcome::Infrastructure(problem),
-                };
-                JobOutcome::Finished(Finished {
-                    status: ended.status,
-                    usage: ended.usage,
-                    stdout: stdout.finish(),
-                    stderr: stderr.finish(),
-                    environment: EnvironmentUsed {
-                        label: ended.environment.map_or(label.clone(), |id| format!("{label}/{id}")),
-                        isolation,
-                    },
-                    aftermath: Box::new(aftermath),
-                })
+            cancel: descriptor,
+            cancelled: &|| is_cancelled(cancel, descriptor),
+            started: &mut || events(JobEvent::Started { environment: label.clone() }),
+        };
+        let served = services::run(machine, run, job, attendance, events);
+        // Those that the suite shares are as they are at the end of this test.
+        let served = services::with_shared(served, beside.as_deref());
+        let Served { ended, services } = match served {
+            Ok(served) => served,
+            Err(failure) => return self.not_run(machine, job, &spec, failure),
+        };
+        let after = ended.lingering.map(|environment| {
+            events(JobEvent::Ending);
+            let cancelled = cancel.reason().is_some();
+            let status = ended.status;
+            self.care.after(&After { machine, environment, job, top: &top, status, cancelled }, &self.trees)
+        });
+        match after.transpose() {
+            Err(problem) => JobOutcome::Infrastructure(problem),
+            Ok(aftermath) => JobOutcome::Finished(Finished {
+                status: ended.status,
+                usage: ended.usage,
+                stdout: stdout.finish(),
+                stderr: stderr.finish(),
+                environment: EnvironmentUsed { label: labelled(&label, ended.environment), isolation },
+                aftermath: Box::new(aftermath.unwrap_or_default()),
+                services: services::results(job, services),
+            }),
+        }
+    }
+
+    /// The environment that a job gets, once the layer and the services that it stands on are there.
+    fn ground(
+        &self,
+        machine: &WarmMachine,
+        shared: Option<&Arc<WarmMachine>>,
+        isolation: Isolation,
+        job: &Job,
+        cancel: &Cancel,
+        events: &dyn Fn(JobEvent),
+    ) -> Result<(EnvironmentSpec, Option<Arc<SharedServices>>), ServiceFailure> {
+        let top = trees::top_of(&job.root);
+        let layer = self.preparations.layer(machine, job, &self.trees, cancel, events)?;
+        if let Some(shared) = shared {
+            self.preparations.remember(shared, job, &top, layer.as_deref());
+        }
+        let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
+        let beside = self.shared.of(job, machine, &spec, &self.trees.shown(&top))?;
+        let joins = beside.as_ref().map(|beside| beside.environment());
+        Ok((EnvironmentSpec { joins, ..spec }, beside))
+    }
+
+    fn not_run(
+        &self,
+        machine: &WarmMachine,
+        job: &Job,
+        spec: &EnvironmentSpec,
+        mut failure: ServiceFailure,
+    ) -> JobOutcome {
+        match failure.problem.kind {
+            ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &failure.problem)),
+            ProblemKind::NotFound if spec.layer.is_some() => {
+                self.preparations.forget(machine, job);
+                failure.problem.kind = ProblemKind::Unavailable;
+                services::unserved(job, failure)
             }
-            Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
-            Err(mut problem) => {
-                if problem.kind == ProblemKind::NotFound && spec.layer.is_some() {
-                    self.preparations.forget(machine, job);
-                    problem.kind = ProblemKind::Unavailable;
-                }
-                JobOutcome::Infrastructure(problem)
-            }
+            _ => services::unserved(job, failure),
         }
     }
 
@@ -211,6 +229,25 @@ impl MachineExecutor {
         let key = format!("{}/{}", job.suite, job.test);
         self.ports.acquire_for(&key, PORTS).map_err(|error| error.problem())
     }
+}
+
+/// A job's command as the engine takes it.
+fn run_of<'a>(job: &'a Job, spec: &'a EnvironmentSpec, tree: &'a Path, ports: &[PortLease]) -> EnvironmentRun<'a> {
+    EnvironmentRun {
+        spec,
+        argv: job.argv.iter().map(|word| RawText::from(word.as_str())).collect(),
+        cwd: Some(&job.cwd),
+        env: job.env.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect(),
+        tree: Some(tree),
+        timeout: Some(job.timeout),
+        ports: ports.iter().map(PortLease::port).collect(),
+        linger: linger_of(job),
+    }
+}
+
+/// An environment as people would name it.
+fn labelled(machine: &str, environment: Option<EnvironmentId>) -> String {
+    environment.map_or_else(|| machine.to_owned(), |id| format!("{machine}/{id}"))
 }
 
 /// The eventfd says that something happened; the reason says what.
@@ -283,6 +320,7 @@ impl Executor for MachineExecutor {
     }
 
     fn finish(&self) -> Vec<Problem> {
+        self.shared.end();
         self.preparations.restore(&self.trees)
     }
 
@@ -316,7 +354,11 @@ impl Executor for MachineExecutor {
             }
             Ok((machine, _)) => {
                 let outcome = self.run_on(&machine, Some(&machine), job.isolation, job, cancel, events);
-                if matches!(&outcome, JobOutcome::Infrastructure(problem) if problem.kind.is_transient()) {
+                let problem = match &outcome {
+                    JobOutcome::Infrastructure(problem) | JobOutcome::Unserved { problem, .. } => Some(problem),
+                    _ => None,
+                };
+                if problem.is_some_and(|problem| problem.kind.is_transient()) {
                     self.forget(job);
                 }
                 outcome

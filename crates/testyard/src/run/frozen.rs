@@ -79,8 +79,8 @@ fn make(folder: &Path, hidden: &[PathBuf], root: &Path, scan: &Scan) -> Result<F
     if !path.is_dir() {
         let fresh = folder.join(format!("{hash}.new"));
         remove(folder, &format!("{hash}.new"));
-        let made =
-            fill(folder, hidden, root, &fresh, scan.manifest()).and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
+        let made = fill(folder, hidden, root, &fresh, scan.manifest())
+            .and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
         if let Err(fault) = made {
             remove(folder, &format!("{hash}.new"));
             return Err(fault);
@@ -281,7 +281,8 @@ mod tests {
         assert_eq!(copy.hash, scan.hash);
 
         // A scan that is no longer true is taken again, and what did not change is shared.
-        let (second, again) = freeze(store.path(), &[], &tree, tree.scan_again(&scan).expect("a scan")).expect("frozen");
+        let (second, again) =
+            freeze(store.path(), &[], &tree, tree.scan_again(&scan).expect("a scan")).expect("frozen");
         assert_ne!(again.hash, scan.hash);
         assert_eq!(read(&second.path.join("a")), "two");
         let inode = |path: PathBuf| fs::metadata(path).expect("a file").ino();

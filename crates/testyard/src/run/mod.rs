@@ -9,6 +9,7 @@ mod history;
 mod keeper;
 mod kept;
 mod preparing;
+mod services;
 mod trees;
 mod warm;
 

@@ -12,6 +12,7 @@ mod names;
 mod outputs;
 mod runs;
 mod selection;
+mod services;
 mod suites;
 mod vanishing;
 

@@ -18,7 +18,7 @@ fn run(home: &TestHome, options: &[&str]) -> Output {
 }
 
 /// What a test's process shows on the host while it runs.
-fn runs(seconds: &str) -> bool {
+pub(crate) fn runs(seconds: &str) -> bool {
     let folders = std::fs::read_dir("/proc").expect("always there").flatten();
     let wanted = format!("sleep\0{seconds}\0");
     folders

@@ -17,14 +17,23 @@ enum Operation {
     Exec,
     Environment,
     Run,
+    Services,
     Keep,
     Restart,
     Delete,
 }
 
 impl Operation {
-    const ALL: [Self; 7] =
-        [Self::Create, Self::Exec, Self::Environment, Self::Run, Self::Keep, Self::Restart, Self::Delete];
+    const ALL: [Self; 8] = [
+        Self::Create,
+        Self::Exec,
+        Self::Environment,
+        Self::Run,
+        Self::Services,
+        Self::Keep,
+        Self::Restart,
+        Self::Delete,
+    ];
 
     /// The command line of it.
     fn arguments(self) -> &'static [&'static str] {
@@ -33,6 +42,7 @@ impl Operation {
             Self::Exec => &["exec", "m", "--", "true"],
             Self::Environment => &["env", "run", "m", "--", "true"],
             Self::Run => &["run", "suite"],
+            Self::Services => &["run", "served"],
             Self::Keep => &["run", "kept", "--keep-failed", "--source", "frozen"],
             Self::Restart => &["restart", "m"],
             Self::Delete => &["delete", "m", "--force"],
@@ -45,15 +55,17 @@ impl Operation {
             Self::Create | Self::Restart => Step::AgentServing,
             Self::Exec => Step::AgentCommandStarted,
             // Cgroups are removed last, and ordinary users may have none.
-            Self::Environment | Self::Run | Self::Keep if user.uid == 0 => Step::AgentEnvironmentRemoved,
-            Self::Environment | Self::Run | Self::Keep => Step::AgentEnvironmentKilled,
+            Self::Environment | Self::Run | Self::Services | Self::Keep if user.uid == 0 => {
+                Step::AgentEnvironmentRemoved
+            }
+            Self::Environment | Self::Run | Self::Services | Self::Keep => Step::AgentEnvironmentKilled,
             Self::Delete => Step::DeleteRow,
         };
         step.as_str()
     }
 
     fn needs_machine(self) -> bool {
-        !matches!(self, Self::Create | Self::Run | Self::Keep)
+        !matches!(self, Self::Create | Self::Run | Self::Services | Self::Keep)
     }
 
     /// What it exits with.
@@ -113,7 +125,7 @@ fn matrix(user: User) -> BTreeSet<&'static str> {
     let mut yard = Yard::new(user);
     for operation in Operation::ALL {
         let mut steps = steps_of(&yard, operation, user);
-        if operation == Operation::Keep {
+        if matches!(operation, Operation::Services | Operation::Keep) {
             // The others are those of every run.
             steps.retain(|step| !reached.contains(step));
         }

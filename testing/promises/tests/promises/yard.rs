@@ -26,6 +26,22 @@ command = "echo 1 > out1; echo 2 > out2; cat /tmp/prepared; sleep 1000 & exit 1"
 outputs = ["out*"]
 artifacts = ["out1"]
 "#;
+const SERVED: &str = r#"
+format = 1
+[[service]]
+name = "own"
+command = "trap 'exit 0' TERM; touch /tmp/up; sleep 1000 & wait"
+ready = { command = "test -e /tmp/up" }
+[[service]]
+name = "shared"
+command = "trap 'exit 0' TERM; echo up; setsid sleep 1000 & wait"
+ready = { log = "^up$" }
+scope = "suite"
+[[test]]
+name = "a"
+command = "true"
+services = ["own", "shared"]
+"#;
 /// What is kept of runs and trees, by the beginning of its path in the state folder; none of it is half-made.
 const REMEMBERED: [&str; 3] = ["runs/", "frozen/", "sync/"];
 const HALF_MADE: [&str; 2] = [".new", ".testyard-returning-"];
@@ -43,7 +59,7 @@ impl Yard {
     /// After a first pass over an empty home, so that what is made once (the registry, the host's report) is there.
     pub(crate) fn new(user: User) -> Self {
         let home = TestHome::of(user);
-        for (name, text) in [("suite", SUITE), ("kept", KEPT)] {
+        for (name, text) in [("suite", SUITE), ("served", SERVED), ("kept", KEPT)] {
             let suite = home.work().join(name);
             let file = suite.join("testyard.toml");
             std::fs::create_dir(&suite).expect("the home is empty");

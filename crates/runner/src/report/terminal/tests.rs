@@ -62,6 +62,7 @@ fn result(index: usize, name: &str, verdict: Verdict, stdout: &[u8]) -> Arc<Test
         slow: false,
         quarantine: None,
         earlier: Vec::new(),
+        services: Vec::new(),
         outputs: Outputs { stdout: Captured::of(stdout), stderr: Captured::default() },
     })
 }

@@ -33,6 +33,7 @@ pub(super) fn read_settings(table: &TableReader<'_>) -> Result<Settings, ConfigE
         artifacts: read_patterns(table, "artifacts")?,
         inputs: read_inputs(table)?,
         slow_after_ms: slow_after.map(millis),
+        services: table.get("services").map(|_| read_words(table, "services")).transpose()?,
     })
 }
 
@@ -45,7 +46,7 @@ fn values(words: Vec<Located<String>>) -> Vec<String> {
 }
 
 /// A list of words that filters and locks can name.
-fn read_words(table: &TableReader<'_>, key: &str) -> Result<Vec<Located<String>>, ConfigError> {
+pub(super) fn read_words(table: &TableReader<'_>, key: &str) -> Result<Vec<Located<String>>, ConfigError> {
     let words = table.strings(key)?.unwrap_or_default();
     for word in &words {
         let bad = word.value.is_empty() || word.value.chars().any(|c| c.is_control() || c.is_whitespace());
@@ -80,7 +81,7 @@ fn read_inputs(table: &TableReader<'_>) -> Result<Vec<String>, ConfigError> {
     Ok(values(patterns))
 }
 
-fn read_env(table: &TableReader<'_>) -> Result<BTreeMap<String, String>, ConfigError> {
+pub(super) fn read_env(table: &TableReader<'_>) -> Result<BTreeMap<String, String>, ConfigError> {
     table.get("env").map_or_else(|| Ok(BTreeMap::new()), |item| read_env_table(table, item))
 }
 

@@ -330,3 +330,21 @@ fn a_quarantine_says_who_why_and_until_when() {
         assert_eq!((error.fault().to_string().as_str(), error.place().0), (expected, line), "{entry}");
     }
 }
+
+#[test]
+fn the_documented_services_are_valid_and_name_every_key() {
+    let page = include_str!("../../../../../docs/services.md");
+    let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).expect("the page has an example");
+    let file = read(example).unwrap_or_else(|error| panic!("{}", error.render(false)));
+    for key in [keys::SERVICE, keys::READY, keys::STOP].concat() {
+        assert!(example.contains(key), "docs/services.md does not show `{key}`");
+    }
+    let used = |test: usize| {
+        let settings = file.tests[test].settings.over(&file.defaults);
+        let names: Vec<String> = settings.services.into_iter().flatten().map(|name| name.value).collect();
+        let order = crate::suite::order(&file, &names);
+        order.into_iter().map(|place| file.services[place].name.value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(used(0), ["db", "shop", "catalogue"]);
+    assert_eq!(used(1), [""; 0], "none is not the default");
+}
