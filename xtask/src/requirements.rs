@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::cargo::{has_program, program, shown, succeeds};
+use crate::cargo::{has_program, program, succeeds};
 use crate::fault::Outcome;
 
 /// A Debian package and the program by which it is recognised.
@@ -12,7 +12,7 @@ struct Requirement {
     why: &'static str,
 }
 
-const REQUIREMENTS: [Requirement; 12] = [
+const REQUIREMENTS: [Requirement; 15] = [
     Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
     Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
     Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
@@ -29,8 +29,20 @@ const REQUIREMENTS: [Requirement; 12] = [
         why: "the HTML report in a real browser",
     },
     Requirement { package: "python3", program: "python3", why: "examples in Python" },
+    Requirement { package: "postgresql", program: "pg_lsclusters", why: "examples/services" },
+    Requirement { package: "redis-server", program: "redis-server", why: "examples/services" },
+    Requirement { package: "python3-pytest", program: "pytest-3", why: "examples/shapes" },
     Requirement { package: "python3-venv", program: "python3", why: "examples/real makes a virtual environment" },
 ];
+
+/// Servers are wanted as programs; Debian would start the host's own as soon as they are installed. While this file says
+/// so, it does not.
+const APT: &str = "policy=/usr/sbin/policy-rc.d
+test -e $policy || {
+    trap 'rm $policy' EXIT
+    printf '#!/bin/sh\\nexit 101\\n' > $policy && chmod 755 $policy
+}
+apt-get \"$@\"";
 
 /// The user whom the suite also runs as, where root runs it.
 pub(crate) const ORDINARY_USER: &str = "tester";
@@ -59,8 +71,8 @@ fn install(missing: &[&Requirement]) -> Outcome<()> {
         println!("install  package {}: {}", requirement.package, requirement.why);
     }
     let prefix: &[&str] = match (is_root(), may_sudo()) {
-        (true, _) => &["apt-get"],
-        (false, true) => &["sudo", "-n", "apt-get"],
+        (true, _) => &["sh", "-c", APT, "apt-get"],
+        (false, true) => &["sudo", "-n", "sh", "-c", APT, "apt-get"],
         (false, false) => {
             println!("install  nothing: not root, and `sudo` does not let us without a password");
             return Ok(());
@@ -73,7 +85,7 @@ fn install(missing: &[&Requirement]) -> Outcome<()> {
     let apt = |words: &[&str]| {
         let mut command = program(prefix[0]);
         command.args(&prefix[1..]).args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-        println!("install  $ {}", shown(&command));
+        println!("install  $ apt-get {}", words.join(" "));
         succeeds(&mut command)
     };
     apt(&["update", "--quiet"])?;

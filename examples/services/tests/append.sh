@@ -1,0 +1,3 @@
+redis-cli append text one
+redis-cli append text two
+test "$(redis-cli get text)" = onetwo

@@ -1,0 +1,2 @@
+redis-cli hset user name ana age 30
+test "$(redis-cli hget user age)" = 30

@@ -1,0 +1,1 @@
+do $$ begin assert '{"a": {"b": 3}}'::jsonb #>> '{a,b}' = '3'; end $$;

@@ -1,0 +1,2 @@
+test "$(redis-cli set lock me nx)" = OK
+test -z "$(redis-cli set lock you nx)"

@@ -1,0 +1,2 @@
+redis-cli sadd tags a b a
+test "$(redis-cli scard tags)" = 2
