@@ -9,6 +9,7 @@ mod cargo;
 mod fault;
 mod install;
 mod newcomer;
+mod own;
 mod policy;
 mod requirements;
 mod suite;
@@ -26,6 +27,7 @@ cargo xtask <verb>
   run [ARGS…]            build Testyard and run `testyard run ARGS`
   test                   check and test everything: tidy, fmt, clippy, policy, tests, doc tests
   ci                     the same as `test`, with CI=true: a skip that the host does not force is a failure
+  own                    only the integration tests that Testyard itself runs: the suite of the root's testyard.toml
   tidy                   only the rules of the tree: crate arrows, file sizes, module docs, links
   policy                 only the dependency rules of deny.toml
   install [--root DIR]   build static release programs and copy them to DIR/bin (default ~/.local),
@@ -58,6 +60,7 @@ fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
         "run" => install::run(rest),
         "test" => without_arguments(|| suite::test(suite::in_ci())),
         "ci" => without_arguments(|| suite::test(true)),
+        "own" => without_arguments(suite::own),
         "tidy" => without_arguments(tidy::report),
         "policy" => without_arguments(policy::report),
         "install" => install::install(rest),

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use crate::cargo::{cargo, has_subcommand, must_succeed, shown, succeeds, target_folder, watched};
 use crate::fault::{Fault, Outcome};
 use crate::tally::{Reader, Skip, Summaries, Tally, read_skips, with_skips};
-use crate::{policy, requirements, tidy, unprivileged};
+use crate::{own, policy, requirements, tidy, unprivileged};
 
 /// Whether continuous integration runs this.
 pub(crate) fn in_ci() -> bool {
@@ -35,6 +35,9 @@ pub(crate) fn test(ci: bool) -> Outcome<ExitCode> {
     std::fs::write(&log, "").map_err(|error| Fault::file(&log, &error))?;
     let (mut suite, reader) = suite_command();
     run.tests(suite.env("TESTYARD_SKIP_LOG", &log), reader, &log)?;
+    if reader == Reader::Nextest {
+        run.own()?;
+    }
     let mut examples_in_docs = cargo();
     examples_in_docs.args(["test", "--quiet", "--doc", "--workspace", "--locked"]);
     run.tests(&mut examples_in_docs, Reader::Libtest, Path::new("/dev/null"))?;
@@ -42,6 +45,14 @@ pub(crate) fn test(ci: bool) -> Outcome<ExitCode> {
         run.unprivileged()?;
     }
     Ok(run.close(ci))
+}
+
+/// Runs only the suite in the root, with what is built.
+pub(crate) fn own() -> Outcome<ExitCode> {
+    must_succeed(cargo().args(["build", "--quiet", "--locked", "-p", "testyard-cli", "-p", "testyard-agent"]))?;
+    let mut run = Run::default();
+    run.own()?;
+    Ok(run.close(in_ci()))
 }
 
 /// Fuzzing takes a nightly compiler; that its targets still fit the crates is checked with any.
@@ -57,6 +68,7 @@ fn suite_command() -> (Command, Reader) {
     let mut command = cargo();
     if has_subcommand("nextest") {
         command.args(["nextest", "run", "--workspace", "--locked", "--color=never", "--no-tests=pass"]);
+        command.args(["--filterset", &own::others()]);
         return (command, Reader::Nextest);
     }
     println!("note: cargo-nextest is not installed; the slower `cargo test` runs the same tests");
@@ -107,6 +119,13 @@ impl Run {
         self.tally.add(tally);
         self.skips.extend(skips);
         Ok(())
+    }
+
+    /// The tests that nextest left to Testyard.
+    fn own(&mut self) -> Outcome<()> {
+        let suite = own::Own::lay_out()?;
+        self.tests(&mut suite.command()?, Reader::Testyard, &suite.skip_log())?;
+        suite.remove()
     }
 
     fn unprivileged(&mut self) -> Outcome<()> {

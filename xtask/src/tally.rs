@@ -40,6 +40,8 @@ pub(crate) enum Reader {
     Nextest,
     /// One line for each test program.
     Libtest,
+    /// The closing line of a run, which is all of a line.
+    Testyard,
 }
 
 impl Reader {
@@ -47,6 +49,7 @@ impl Reader {
     fn counts(self, line: &str) -> Option<(&str, char)> {
         match self {
             Self::Nextest => Some((line.strip_prefix("     Summary [")?.split_once("run:")?.1, ',')),
+            Self::Testyard => (line.split(' ').count() == 6 && line.ends_with(" skipped")).then_some((line, ',')),
             Self::Libtest => Some((line.strip_prefix("test result: ")?.split_once(". ")?.1, ';')),
         }
     }
@@ -175,6 +178,12 @@ mod tests {
         assert_eq!(tally_of(Reader::Libtest, &[failed, cargo]).failed, 2);
         assert_eq!(tally_of(Reader::Libtest, &[failed, cargo, passed, cargo]).failed, 3);
         assert_eq!(tally_of(Reader::Libtest, &[cargo]).failed, 1);
+    }
+
+    #[test]
+    fn our_own_closing_line_is_understood() {
+        let lines = ["PASS       1.2s  own::a (1 passed, 2 failed, 3 skipped)", "5 passed, 1 failed, 2 skipped"];
+        assert_eq!(tally_of(Reader::Testyard, &lines), Tally { passed: 5, failed: 1, skipped: 2 });
     }
 
     #[test]
