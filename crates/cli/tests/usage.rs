@@ -72,7 +72,7 @@ fn values_are_checked_and_explained() {
         "error: invalid value '=x' for '--env <NAME=VALUE>': write NAME=VALUE, or NAME alone to pass this shell's \
          value on",
     );
-    refused(&["run", "--report", "word=x"], "error: unknown report `word`");
+    refused(&["run", "--report", "htm=x"], "error: unknown report `htm`");
     refused(&["run", "--filter", "name(", "/"], "error: filter `name(`, at character 6: expected `)`, found the end");
 }
 

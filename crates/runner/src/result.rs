@@ -1,8 +1,7 @@
 //! Results, as values and as the JSON of `run` (see `docs/json.md`).
 
+mod signal_name;
 mod summary;
-
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use testyard_model::{CommandStatus, ExitCode, Isolation, Problem, ProblemKind, Usage};
@@ -12,7 +11,8 @@ use crate::inspect::Inspection;
 use crate::report::safe_ends;
 use crate::service::{ServiceResult, shown};
 
-pub use summary::{ExpiredQuarantine, RunSummary};
+pub use signal_name::SignalName;
+pub use summary::{ExpiredQuarantine, RunSummary, TreeInfo};
 
 /// Bytes of a stream of which the text goes into a result's JSON.
 const TEXT: usize = 64 << 10;
@@ -228,25 +228,6 @@ pub(crate) fn whole(problem: &Problem) -> String {
         text.push_str(cause);
     }
     text
-}
-
-/// A signal as people name it.
-#[derive(Debug, Clone, Copy)]
-pub struct SignalName(pub i32);
-
-impl fmt::Display for SignalName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; 31] = [
-            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-            "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-            "WINCH", "IO", "PWR", "SYS",
-        ];
-        let name = usize::try_from(self.0 - 1).ok().and_then(|index| NAMES.get(index));
-        match name {
-            Some(name) => write!(f, "{} (SIG{name})", self.0),
-            None => write!(f, "{}", self.0),
-        }
-    }
 }
 
 /// One try of a test.
@@ -525,20 +506,4 @@ fn add_text(json: &mut serde_json::Value, outputs: &Outputs, most: usize) {
             info["text"] = text.into();
         }
     }
-}
-
-/// What tree a suite ran.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TreeInfo {
-    /// The suite.
-    pub suite: String,
-    /// The hash of its working tree, where one could be taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tree: Option<String>,
-    /// Ignored files that its tests could see, for which nothing is claimed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unhashed: Vec<String>,
-    /// Its tests saw an immutable copy of the tree.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub frozen: bool,
 }

@@ -105,9 +105,8 @@ impl PlanError {
             Self::Changed { .. } => problem.hint("give a commit, branch or tag that git knows: git log --oneline"),
             Self::TooManyRuns { .. } => problem.hint("select fewer tests with --filter, or repeat them less often"),
             Self::NoSuchPath { .. } => problem.hint("give a suite's folder, or a test's file"),
-            Self::NoSuite { .. } => {
-                problem.hint(format!("write a {FILE_NAME} there (see docs/suite.md), or give a path that has one"))
-            }
+            Self::NoSuite { .. } => problem
+                .hint(format!("write one from what is there: testyard init; or give a path that has a {FILE_NAME}")),
             Self::NotATest { .. } => problem.hint("testyard run --list shows the tests of a suite"),
             Self::DuplicateSuite { .. } => problem.hint("give one of them another `name` in its [suite]"),
             Self::Read { .. } => problem.hint("check that it is a readable file in UTF-8"),

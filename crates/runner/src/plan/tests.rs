@@ -150,7 +150,7 @@ fn files_that_are_wrong_are_refused_at_their_line() {
     }
     assert_eq!(
         refused(&folder(&[("readme", "")]), &[], ""),
-        "no testyard.toml in ., above it or below it\nwrite a testyard.toml there (see docs/suite.md), or give a path that has one"
+        "no testyard.toml in ., above it or below it\nwrite one from what is there: testyard init; or give a path that has a testyard.toml"
     );
     let twice = "format = 1\n[suite]\nname = \"s\"\n[[test]]\nname = \"t\"\ncommand = \"true\"\n";
     assert!(

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use testyard_model::ExitCode;
 
-use super::{TestResult, TreeInfo, Verdict};
+use super::{TestResult, Verdict};
 
 /// A quarantine that is past its day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,22 @@ impl fmt::Display for ExpiredQuarantine {
         let Self { file, line, test, owner, reason, until } = self;
         write!(f, "{file}:{line}: the quarantine of `{test}` (owner {owner}: {reason}) ended on {until}")
     }
+}
+
+/// What tree a suite ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeInfo {
+    /// The suite.
+    pub suite: String,
+    /// The hash of its working tree, where one could be taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
+    /// Ignored files that its tests could see, for which nothing is claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unhashed: Vec<String>,
+    /// Its tests saw an immutable copy of the tree.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub frozen: bool,
 }
 
 /// A run in numbers.

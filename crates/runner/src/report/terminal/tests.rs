@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use testyard_model::{Isolation, ProblemKind, Usage};
 
 use super::*;
+use crate::capture::Captured;
 use crate::filter::Filter;
 use crate::history::NoHistory;
 use crate::plan::Selection;
