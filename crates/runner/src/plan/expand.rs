@@ -45,14 +45,17 @@ pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), P
     }
     for entry in &file.globs {
         let first = entry.globs.first().map_or(0..0, |glob| glob.span.clone());
+        // Thousands of files may match; what the entry says of all of them is worked out once.
+        let none = Command { argv: Vec::new(), file: None };
+        let alike = test(&file, &root, &services, String::new(), none, &entry.settings)?;
         for path in matching(&file.source, &root, entry)? {
             let name = path.to_str().ok_or_else(|| not_text(&file.source, &root.join(&path), &first))?.to_owned();
             if let Some(first_place) = places.insert(name.clone(), first.start) {
                 let fault = ConfigFault::DuplicateTest { name, first_line: file.source.place(first_place).0 };
                 return Err(file.source.fault(first, fault).into());
             }
-            let command = command_for(&file, &root, entry, &name)?;
-            tests.push(test(&file, &root, &services, name, command, &entry.settings)?);
+            let Command { argv, file } = command_for(&file, &root, entry, &name)?;
+            tests.push(PlannedTest { name, argv, file, ..alike.clone() });
         }
     }
     let mut tests = variants::expand(&file, tests);
