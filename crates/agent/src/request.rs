@@ -144,34 +144,7 @@ impl Agent {
             | Request::Changes { .. }
             | Request::Fetch(_)
             | Request::Fork { .. }
-            | Request::Seal { .. }
-                if version < KEEPING_VERSION =>
-            {
-                let message = format!("this connection speaks protocol version {version}, which keeps no environments");
-                Err(Problem::new(ProblemKind::Unsupported, message))
-            }
-            Request::Keep { environment, for_ms } => {
-                self.keep(environment, for_ms)?;
-                self.answer(number, stream, &Event::Done);
-                Ok(())
-            }
-            Request::Changes { environment, limit } => {
-                let look = Look::Changes { to: attached.into_iter().next(), limit };
-                self.look(environment, Looking { connection: number, stream, look })
-            }
-            Request::Fetch(fetch) => {
-                let environment = fetch.environment;
-                let look = Look::fetch(fetch, attached.into_iter().next());
-                self.look(environment, Looking { connection: number, stream, look })
-            }
-            Request::Fork { environment, for_ms } => {
-                let look = Look::Fork { for_ms };
-                self.look(environment, Looking { connection: number, stream, look })
-            }
-            Request::Seal { environment, layer } => {
-                let look = Look::Seal { layer };
-                self.look(environment, Looking { connection: number, stream, look })
-            }
+            | Request::Seal { .. } => self.look_into(version, (number, stream), request, attached),
             Request::Push(transfer) => self.begin_transfer(Files {
                 connection: number,
                 stream,
@@ -201,6 +174,34 @@ impl Agent {
                 ))
             }
         }
+    }
+
+    /// Environments that outlive their commands.
+    fn look_into(
+        &mut self,
+        version: u16,
+        (connection, stream): (u64, u32),
+        request: Request,
+        attached: Vec<OwnedFd>,
+    ) -> Result<(), Problem> {
+        if version < KEEPING_VERSION {
+            let message = format!("this connection speaks protocol version {version}, which keeps no environments");
+            return Err(Problem::new(ProblemKind::Unsupported, message));
+        }
+        let to = attached.into_iter().next();
+        let (environment, look) = match request {
+            Request::Keep { environment, for_ms } => {
+                self.keep(environment, for_ms)?;
+                self.answer(connection, stream, &Event::Done);
+                return Ok(());
+            }
+            Request::Changes { environment, limit } => (environment, Look::Changes { to, limit }),
+            Request::Fetch(fetch) => (fetch.environment, Look::fetch(fetch, to)),
+            Request::Fork { environment, for_ms } => (environment, Look::Fork { for_ms }),
+            Request::Seal { environment, layer } => (environment, Look::Seal { layer }),
+            _ => return Err(Problem::new(ProblemKind::Bug, "a request that is about no environment")),
+        };
+        self.look(environment, Looking { connection, stream, look })
     }
 
     fn greet(&mut self, number: u64, stream: u32, request: Request) -> Result<(), Problem> {

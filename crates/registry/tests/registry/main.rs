@@ -3,6 +3,7 @@
 mod damage;
 mod history;
 mod homes;
+mod kept;
 mod leases;
 mod machines;
 mod ports;

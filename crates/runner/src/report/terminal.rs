@@ -82,10 +82,12 @@ pub struct Terminal {
     closed: bool,
     /// Called with each failed test whose environment is kept, while nothing else is shown.
     on_kept: Option<OnKept>,
+    /// Tests whose environments are not kept any more.
+    forgotten: Vec<usize>,
 }
 
-/// What is done with a failed test whose environment is kept.
-pub type OnKept = Box<dyn FnMut(&TestResult) + Send>;
+/// What is done with a failed test whose environment is kept; whether it still is afterwards.
+pub type OnKept = Box<dyn FnMut(&TestResult) -> bool + Send>;
 
 struct Shown {
     test: usize,
@@ -113,6 +115,7 @@ impl Terminal {
             not_started: 0,
             closed: false,
             on_kept: None,
+            forgotten: Vec::new(),
         }
     }
 
@@ -253,7 +256,9 @@ impl Terminal {
         }
         if let (Some(act), Some(_)) = (&mut self.on_kept, &result.aftermath.kept) {
             self.out.flush()?;
-            act(result);
+            if !act(result) {
+                self.forgotten.push(result.index);
+            }
         }
         Ok(())
     }
@@ -346,7 +351,8 @@ impl Terminal {
                 writeln!(self.out, "{}", safe_line(line))?;
             }
         }
-        for line in after(&result.aftermath) {
+        let kept = !self.forgotten.contains(&result.index);
+        for line in after(&result.aftermath, kept) {
             writeln!(self.out, "{}", safe_line(&line))?;
         }
         let outputs = [("stdout", &result.outputs.stdout), ("stderr", &result.outputs.stderr)];

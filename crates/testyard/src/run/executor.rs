@@ -334,6 +334,8 @@ impl Executor for MachineExecutor {
         if job.isolation == Isolation::Machine {
             let image = job.image.clone().unwrap_or(ImageReference::Host);
             events(JobEvent::Preparing(format!("machine of image {image}")));
+            // Its machine goes with the test, and everything that is in it.
+            let job = &Job { keep_failed: None, ..job.clone() };
             return match self.machines.own_machine(job.backend.as_ref(), &image) {
                 Ok((machine, _gone_at_the_end)) => {
                     self.run_on(&machine, None, Isolation::Namespace, job, cancel, events)

@@ -233,7 +233,9 @@ impl Yard {
         });
         // The working tree is never half-written.
         add_files(&self.home.work().join("kept"), 1, &mut files);
-        files.retain(|path| !path.file_name().is_some_and(|name| ["out1", "out2", "input"].iter().any(|one| name == *one)));
+        files.retain(|path| {
+            !path.file_name().is_some_and(|name| ["out1", "out2", "input"].iter().any(|one| name == *one))
+        });
         files
     }
 

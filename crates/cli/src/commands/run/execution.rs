@@ -89,6 +89,7 @@ impl Execution {
             if let Err(problem) = shell_in(result, keep, output) {
                 output.warn_of(&problem);
             }
+            keep
         })))
     }
 

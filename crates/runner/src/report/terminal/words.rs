@@ -9,7 +9,7 @@ use crate::report::safe_text::{SafeText, safe_ends, safe_line};
 use crate::result::{Aftermath, FileChanges, whole};
 
 /// What there is to see of a failed test's files, and where.
-pub(super) fn after(aftermath: &Aftermath) -> Vec<String> {
+pub(super) fn after(aftermath: &Aftermath, kept: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(files) = &aftermath.files {
         let more = if files.more { " and more" } else { "" };
@@ -23,7 +23,7 @@ pub(super) fn after(aftermath: &Aftermath) -> Vec<String> {
         lines.push(format!("problem: {}", whole(problem)));
         lines.extend(problem.hints.iter().map(|hint| format!("hint: {hint}")));
     }
-    lines.extend(aftermath.kept.iter().map(|kept| format!("kept: {}", kept.enter)));
+    lines.extend(aftermath.kept.iter().filter(|_| kept).map(|kept| format!("kept: {}", kept.enter)));
     lines
 }
 
