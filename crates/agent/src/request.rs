@@ -30,6 +30,25 @@ fn parse<T: serde::de::DeserializeOwned>(frame: &Frame) -> Result<T, Problem> {
     serde_json::from_slice(&frame.payload).map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))
 }
 
+/// Refuses what a connection's version does not have.
+fn check_version(version: u16, request: &Request) -> Result<(), Problem> {
+    let (since, cannot) = match request {
+        Request::Enter(_) | Request::Namespaces => (2, "cannot hand out namespaces"),
+        Request::Listening { .. } => (3, "cannot wait for a port"),
+        Request::Keep { .. }
+        | Request::Changes { .. }
+        | Request::Fetch(_)
+        | Request::Fork { .. }
+        | Request::Seal { .. } => (KEEPING_VERSION, "keeps no environments"),
+        _ => return Ok(()),
+    };
+    if version >= since {
+        return Ok(());
+    }
+    let message = format!("this connection speaks protocol version {version}, which {cannot}");
+    Err(Problem::new(ProblemKind::Unsupported, message))
+}
+
 impl Agent {
     /// Follows one frame.
     pub(crate) fn frame(&mut self, number: u64, received: Received) {
@@ -115,6 +134,7 @@ impl Agent {
         let Some(version) = greeted else {
             return self.greet(number, stream, request);
         };
+        check_version(version, &request)?;
         match request {
             Request::Exec(exec) => self.exec(number, stream, *exec, attached),
             Request::Environment(mut spec) => {
@@ -122,16 +142,8 @@ impl Agent {
                 self.open_environment(number, stream, &spec)
             }
             Request::Release(id) => self.release(number, stream, id),
-            Request::Enter(_) | Request::Namespaces if version < 2 => Err(Problem::new(
-                ProblemKind::Unsupported,
-                "this connection speaks protocol version 1, which cannot hand out namespaces",
-            )),
             Request::Enter(id) => self.join(id, Joining::Client { connection: number, stream }),
             Request::Namespaces => self.hand_out_machine(number, stream),
-            Request::Listening { .. } if version < 3 => Err(Problem::new(
-                ProblemKind::Unsupported,
-                "this connection speaks protocol version 2, which cannot wait for a port",
-            )),
             Request::Listening { environment, port, patience_ms } => {
                 self.await_listening(number, stream, environment, port, patience_ms)
             }
@@ -144,23 +156,9 @@ impl Agent {
             | Request::Changes { .. }
             | Request::Fetch(_)
             | Request::Fork { .. }
-            | Request::Seal { .. } => self.look_into(version, (number, stream), request, attached),
-            Request::Push(transfer) => self.begin_transfer(Files {
-                connection: number,
-                stream,
-                transfer,
-                attached,
-                push: true,
-                early: Vec::new(),
-            }),
-            Request::Pull(transfer) => self.begin_transfer(Files {
-                connection: number,
-                stream,
-                transfer,
-                attached,
-                push: false,
-                early: Vec::new(),
-            }),
+            | Request::Seal { .. } => self.look_into((number, stream), request, attached),
+            Request::Push(transfer) => self.begin_transfer(Files::asked((number, stream), transfer, attached, true)),
+            Request::Pull(transfer) => self.begin_transfer(Files::asked((number, stream), transfer, attached, false)),
             Request::Status => {
                 let status = self.status();
                 self.answer(number, stream, &Event::Status(status));
@@ -179,15 +177,10 @@ impl Agent {
     /// Environments that outlive their commands.
     fn look_into(
         &mut self,
-        version: u16,
         (connection, stream): (u64, u32),
         request: Request,
         attached: Vec<OwnedFd>,
     ) -> Result<(), Problem> {
-        if version < KEEPING_VERSION {
-            let message = format!("this connection speaks protocol version {version}, which keeps no environments");
-            return Err(Problem::new(ProblemKind::Unsupported, message));
-        }
         let to = attached.into_iter().next();
         let (environment, look) = match request {
             Request::Keep { environment, for_ms } => {

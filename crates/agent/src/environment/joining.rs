@@ -39,6 +39,18 @@ pub(crate) struct Files {
     pub(crate) early: Vec<Option<Vec<u8>>>,
 }
 
+impl Files {
+    /// As a client asks for it.
+    pub(crate) fn asked(
+        (connection, stream): (u64, u32),
+        transfer: Transfer,
+        attached: Vec<OwnedFd>,
+        push: bool,
+    ) -> Self {
+        Self { connection, stream, transfer, attached, push, early: Vec::new() }
+    }
+}
+
 impl Joining {
     fn stream(&self) -> (u64, u32) {
         match self {

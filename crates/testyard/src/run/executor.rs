@@ -195,9 +195,7 @@ impl MachineExecutor {
     ) -> Result<(EnvironmentSpec, Option<Arc<SharedServices>>), ServiceFailure> {
         let top = trees::top_of(&job.root);
         let layer = self.preparations.layer(machine, job, &self.trees, cancel, events)?;
-        if let Some(shared) = shared {
-            self.preparations.remember(shared, job, &top, layer.as_deref());
-        }
+        self.preparations.remember(shared, job, &top, layer.as_deref());
         let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
         let beside = self.shared.of(job, machine, &spec, &self.trees.shown(&top))?;
         let joins = beside.as_ref().map(|beside| beside.environment());

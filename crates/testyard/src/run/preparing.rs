@@ -99,9 +99,10 @@ impl Preparations {
         lock(&self.layers).remove(&(job.suite.clone(), machine.name().to_owned()));
     }
 
-    /// Remembers what is to be done after a suite's tests, once.
-    pub(super) fn remember(&self, machine: &Arc<WarmMachine>, job: &Job, top: &Path, layer: Option<&str>) {
-        let Some(preparation) = job.preparation.as_ref().filter(|one| one.restore.is_some()) else { return };
+    /// Remembers what is to be done after a suite's tests, once; on a machine that outlives them.
+    pub(super) fn remember(&self, machine: Option<&Arc<WarmMachine>>, job: &Job, top: &Path, layer: Option<&str>) {
+        let preparation = job.preparation.as_ref().filter(|one| one.restore.is_some());
+        let (Some(machine), Some(preparation)) = (machine, preparation) else { return };
         let mut restores = lock(&self.restores);
         if !restores.iter().any(|one| one.suite == job.suite && one.machine.name() == machine.name()) {
             restores.push(Restore {
