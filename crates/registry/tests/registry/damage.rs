@@ -81,11 +81,14 @@ fn a_newer_format_and_another_programs_file_are_refused() {
         let connection = rusqlite::Connection::open(yard.home().registry_file()).expect("the file");
         connection.pragma_update(None, pragma, value).expect("the file");
     };
+    let connection = rusqlite::Connection::open(yard.home().registry_file()).expect("the file");
+    let own: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).expect("the file");
+    drop(connection);
     set("user_version", 1_000);
     let error = use_it(&yard).expect_err("a newer format");
     assert!(matches!(error, RegistryError::Newer { found: 1_000, .. }), "{error:?}");
     assert_eq!(error.problem().kind, ProblemKind::Unsupported);
-    set("user_version", 1);
+    set("user_version", own);
     use_it(&yard).expect("this format");
     set("application_id", 0);
     assert!(matches!(use_it(&yard), Err(RegistryError::Damaged { .. })));
