@@ -17,7 +17,7 @@ use crate::start::staging::DEVICES;
 /// Where an environment's root is put together, in the staging area.
 const BASE: &str = "/scratch/environment";
 
-/// Files that may be made in `/dev`, shared memory and semaphores among them.
+/// Files that may be made in an environment's `/dev`, shared memory and semaphores among them.
 const DEVICE_FILES: u64 = 65_536;
 
 /// A root that is mounted but has no system file systems yet.
@@ -28,8 +28,15 @@ pub(crate) struct Root<'a> {
     pub(crate) own_network: bool,
     /// The staged `/sys` for those who are not.
     pub(crate) outer_sys: &'a Path,
-    /// Bytes that may be written to `/dev/shm`.
-    pub(crate) shared: u64,
+    /// What may be written to `/dev/shm`.
+    pub(crate) shared: SharedMemory,
+}
+
+/// How much `/dev/shm` holds; what is none is the kernel's own limit.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedMemory {
+    pub(crate) bytes: Option<u64>,
+    pub(crate) files: Option<u64>,
 }
 
 /// What an environment's root is made from.
@@ -71,7 +78,8 @@ pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<OwnedFd> {
         make_folders(&at)?;
         mount::attach(submount.as_fd(), &at)?;
     }
-    let root = Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys"), shared: spec.disk };
+    let shared = SharedMemory { bytes: Some(spec.disk), files: Some(DEVICE_FILES) };
+    let root = Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys"), shared };
     mount_system(&root)?;
     mount_exposed(base, &spec.roots.exposed)?;
     mount::pivot_into(base, RootMount::Mounted)?;
@@ -180,11 +188,11 @@ pub(crate) fn mount_system(root: &Root<'_>) -> Result<()> {
 }
 
 /// `/dev/shm` is a folder of the same file system, whose limit is therefore both's: one mount less in every environment.
-fn mount_devices(target: &Path, size: u64) -> Result<()> {
+fn mount_devices(target: &Path, shared: SharedMemory) -> Result<()> {
     make_folders(target)?;
     // Mode 755: in a sticky folder that all may write, opening a node of another id with O_CREAT (every shell's
     // `> /dev/null`) is refused.
-    let devices = mount::tmpfs(&TmpfsOptions { size: Some(size), inodes: Some(DEVICE_FILES), mode: 0o755 })?;
+    let devices = mount::tmpfs(&TmpfsOptions { size: shared.bytes, inodes: shared.files, mode: 0o755 })?;
     mount::attach(devices.as_fd(), target)?;
     for name in DEVICES {
         let node = target.join(name);

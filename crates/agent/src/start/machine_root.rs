@@ -8,7 +8,7 @@ use testyard_linux::cgroup::Hierarchy;
 use testyard_linux::mount::{self, Layer, OverlaySpec, RootMount};
 use testyard_model::EnvironmentLimits;
 
-use crate::environment::root::{self, Root};
+use crate::environment::root::{self, Root, SharedMemory};
 use crate::place::Roots;
 
 /// What the machine's root is made from.
@@ -42,7 +42,8 @@ impl MachineRoot<'_> {
             target,
             own_network: false,
             outer_sys: Path::new("/sys"),
-            shared: EnvironmentLimits::DEFAULT_DISK.0,
+            // The files of machines inside this one are there, and trees of metadata with an entry a file.
+            shared: SharedMemory { bytes: Some(EnvironmentLimits::DEFAULT_DISK.0), files: None },
         };
         root::mount_system(&root)?;
         root::mount_exposed(target, &roots.exposed)?;
