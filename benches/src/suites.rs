@@ -122,7 +122,8 @@ fn first_start(options: &Options, testyard: &Testyard) -> Result<(f64, String), 
             std::fs::write(part.join(format!("t{number:02}.txt")), "").map_err(failed)?;
         }
     }
-    let suite = "format = 1\n[suite]\nname = \"files\"\n[[tests]]\nglob = \"part*/*.txt\"\ncommand = [\"true\", \"{file}\"]\n";
+    let suite =
+        "format = 1\n[suite]\nname = \"files\"\n[[tests]]\nglob = \"part*/*.txt\"\ncommand = [\"true\", \"{file}\"]\n";
     std::fs::write(folder.join("testyard.toml"), suite).map_err(failed)?;
     let report = folder.with_extension("jsonl");
     let line =
