@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 use testyard_model::{Isolation, Network};
 
+use super::services::SIGNALS;
 use super::{FORMAT, keys};
 
 /// The schema, in draft 7, which editors' TOML plugins read.
@@ -33,6 +34,7 @@ pub fn schema() -> Value {
             ("format", described(json!({ "const": FORMAT }), "the version of this format")),
             ("suite", suite),
             ("run", described(run(), "how to run this suite unless the command line says otherwise")),
+            ("service", array_of(service(), "what tests can have running beside them")),
             ("test", array_of(test(), "tests, one by one")),
             ("tests", array_of(glob(), "a test for each file that matches")),
             ("quarantine", array_of(quarantine(), "known failures that do not fail the run, until a day")),
@@ -59,6 +61,44 @@ fn glob() -> Value {
         ("command", described(command(), "with {file}, {name} or {stem}; without it the file itself is executed")),
     ];
     object(own.into_iter().chain(settings()), &["glob"])
+}
+
+fn service() -> Value {
+    let ready = object(
+        [
+            ("port", described(whole(1, 65_535), "something accepts connections on this port of the loopback")),
+            (
+                "log",
+                described(json!({ "type": "string" }), "it has written a line that matches this regular expression"),
+            ),
+            ("command", described(command(), "this, run over and over beside it, exits with 0")),
+            ("timeout", span("how long it may take")),
+        ],
+        &[],
+    );
+    let stop = object(
+        [
+            ("signal", json!({ "enum": SIGNALS.map(|(name, _)| name) })),
+            ("timeout", span("how long it may take to end after the signal")),
+        ],
+        &[],
+    );
+    let text = |what| described(json!({ "type": "string", "minLength": 1 }), what);
+    object(
+        [
+            ("name", text("one word, unique in the suite")),
+            ("command", described(command(), "arguments, verbatim; a string goes to /bin/sh -c")),
+            ("env", described(variables(), "variables it gets")),
+            ("cwd", text("where it runs, below the suite's folder or absolute")),
+            ("user", text("caller, root, or a user of the image")),
+            ("ready", described(ready, "when it is ready; else once it runs")),
+            ("scope", described(json!({ "enum": ["environment", "suite"] }), "each test's own, or one for the suite")),
+            ("after", described(words(), "services that are ready before it starts")),
+            ("stop", described(stop, "how it is asked to end")),
+            ("may-end", described(json!({ "type": "boolean" }), "its end before the test's is no failure")),
+        ],
+        &["name", "command"],
+    )
 }
 
 fn quarantine() -> Value {
@@ -123,6 +163,7 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("artifacts", described(words(), "patterns of files that are kept with the result")),
         ("inputs", described(words(), "patterns of files that it depends on, for --changed-since")),
         ("slow-after", span("after how long it is called slow")),
+        ("services", described(words(), "the services that run beside it")),
     ]
 }
 
@@ -214,6 +255,9 @@ mod tests {
             ("test.resources", keys::RESOURCES),
             ("tests", keys::GLOB),
             ("quarantine", keys::QUARANTINE),
+            ("service", keys::SERVICE),
+            ("service.ready", keys::READY),
+            ("service.stop", keys::STOP),
         ];
         for (way, known) in tables {
             let mut known: Vec<String> = known.iter().map(|key| (*key).to_owned()).collect();
