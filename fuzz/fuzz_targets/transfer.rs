@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let options = UnpackOptions { hostile: true, limit: Some(1 << 20), ..UnpackOptions::default() };
     // Most of the format lies behind its first bytes, of which there are two kinds.
     let (local, bytes) = bytes.split_first().map_or((false, bytes), |(first, rest)| (first % 2 == 1, rest));
-    let mut stream = if local { b"TYFILES\x03".to_vec() } else { b"TYFILES\x02".to_vec() };
+    let mut stream = if local { b"TYFILES\x03".to_vec() } else { b"TYFILES\x04".to_vec() };
     stream.extend_from_slice(bytes);
     let outcome = if local {
         let (reader, mut writer) = std::io::pipe().expect("a pipe");

@@ -19,11 +19,10 @@ use testyard_protocol::{RawText, Report};
 
 use crate::command::Command;
 use crate::connection::Connection;
-use crate::environment::parking::{ParkRequest, SHORT};
+use crate::environment::parking::ParkRequest;
 use crate::environment::{self, Environment, MACHINE, PooledGroup};
 use crate::generation::Generations;
 use crate::place::Place;
-use crate::processor::Processors;
 use crate::source::Source;
 use crate::timers::{Due, Timers};
 use crate::worker::{Task, Worker};
@@ -99,7 +98,6 @@ pub(crate) struct Agent {
     pub(crate) user: UserSpec,
     pub(crate) env: Vec<(RawText, RawText)>,
     pub(crate) epoll: OwnedFd,
-    pub(crate) processors: Processors,
     signals: SignalFd,
     listener: OwnedFd,
     pub(crate) connections: HashMap<u64, Connection>,
@@ -155,7 +153,6 @@ impl Agent {
             user: start.user,
             env: start.env,
             epoll,
-            processors: Processors::here(),
             signals,
             listener,
             connections: HashMap::new(),
@@ -208,15 +205,9 @@ impl Agent {
         while !self.stop {
             let now = Instant::now();
             let idle_work = self.idle_work_in(now);
-            let apart = self.processors.are_together().then_some(SHORT);
-            let wait = [idle_work, self.timers.wait(now), apart].into_iter().flatten().min();
+            let wait = [idle_work, self.timers.wait(now)].into_iter().flatten().min();
             events.clear();
             self.wait(&mut events, wait)?;
-            if events.is_empty() {
-                self.processors.leave()
-            } else {
-                self.processors.spread()
-            }
             if events.is_empty() && idle_work.is_some() && idle_work == wait {
                 self.do_idle_work();
             }

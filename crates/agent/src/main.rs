@@ -17,7 +17,6 @@ mod environment;
 mod generation;
 mod launch;
 mod place;
-mod processor;
 mod relay;
 mod request;
 mod route;

@@ -191,8 +191,8 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let inspection = loop {
             let inspection = Inspection::take(&mark).unwrap_or_default();
-            let sleeping = |process: &InspectedProcess| process.command == "sleep 1000";
-            if inspection.processes.iter().any(sleeping) || Instant::now() > deadline {
+            // Both have become what they execute, and have nothing left to do.
+            if inspection.text().matches("S (sleeping)").count() == 2 || Instant::now() > deadline {
                 break inspection;
             }
             std::thread::yield_now();

@@ -158,8 +158,12 @@ impl Unpacker<'_> {
     }
 
     fn ended(&mut self, sum: &mut Sum) -> Result<(), Failure> {
-        let sum = sum.take().map(|sum| *sum.finalize().as_bytes());
-        if self.sum_is(sum)? { Ok(()) } else { Err(Refusal::Checksum.into()) }
+        self.require_sum(sum.take().map(|sum| *sum.finalize().as_bytes()))
+    }
+
+    /// Refuses the entry at hand where the sum that comes next is another.
+    pub(crate) fn require_sum(&mut self, expected: Option<[u8; CHECKSUM]>) -> Result<(), Failure> {
+        if self.sum_is(expected)? { Ok(()) } else { Err(Refusal::Checksum.into()) }
     }
 
     /// Whether the sum that comes next is this one. The local form has none.

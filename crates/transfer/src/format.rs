@@ -4,17 +4,18 @@
 //! stream      "TYFILES" u8 form, one entry, end
 //! directory   1  name  u32 mode  time               entries…  leave
 //! file        2  name  u32 mode  time  u32 number   chunks…   32 bytes blake3
-//! link        3  name  time  u16 length  target
-//! hard link   4  name  u32 number                   the same file as that number
+//! link        3  name  time  u16 length  target  sum
+//! hard link   4  name  u32 number  sum              the same file as that number
 //! leave       5
 //! end         6  u64 entries  u64 bytes  32 bytes blake3 of all records, without chunks
+//! sum         32 bytes blake3 of all records up to here: nothing is made of a damaged name or target
 //! name        u16 length, bytes
 //! time        i64 seconds, u32 nanoseconds
 //! chunk       u32 length, bytes · 0 ends the file · 0xffff_ffff u64 length: a hole
 //!             0xffff_fffe u64 length, so many bytes, u64 count: a run (local form only)
 //! ```
 //!
-//! There are two forms. The checked one (2) goes anywhere. The local one (3) never leaves the kernel's memory: it has
+//! There are two forms. The checked one (4) goes anywhere. The local one (3) never leaves the kernel's memory: it has
 //! none of the blake3 sums, and a run's bytes can be moved without being looked at. Of a run only the first `count`
 //! bytes are the file's; where it became shorter while it was sent, zeros fill the rest, and no chunk follows.
 //!
@@ -24,7 +25,7 @@
 /// The first bytes of a stream.
 pub(crate) const MAGIC: [u8; 7] = *b"TYFILES";
 /// The form after them with checksums.
-pub(crate) const CHECKED: u8 = 2;
+pub(crate) const CHECKED: u8 = 4;
 /// The form after them between two processes of one host.
 pub(crate) const LOCAL: u8 = 3;
 /// Folders in folders; each costs both sides an open descriptor.

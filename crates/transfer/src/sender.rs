@@ -84,12 +84,23 @@ impl<'a> Sender<'a> {
         self.entry(LINK, name)?;
         self.time(time)?;
         self.put(&(target.len() as u16).to_le_bytes())?;
-        self.put(target)
+        self.put(target)?;
+        self.sum()
     }
 
     pub(crate) fn hard_link(&mut self, name: &[u8], number: u32) -> Result<(), TransferError> {
         self.entry(HARD_LINK, name)?;
-        self.put(&number.to_le_bytes())
+        self.put(&number.to_le_bytes())?;
+        self.sum()
+    }
+
+    /// The sum of all records so far, behind what is made as soon as it is read.
+    fn sum(&mut self) -> Result<(), TransferError> {
+        self.hash_records();
+        match self.records.as_ref().map(blake3::Hasher::finalize) {
+            Some(sum) => self.put(sum.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Begins a file; its content follows through the returned hasher and [`Self::end_file`].

@@ -320,6 +320,7 @@ impl Unpacker<'_> {
         if target.is_empty() || target.contains(&0) {
             return Err(Refusal::LinkTarget.into());
         }
+        self.require_sum(self.stream.checksum())?;
         self.summary.outward_links += u64::from(leads_outward(&target, self.folders.len() - self.floor));
         let made_as = self.begin(name);
         let folder = &self.top().place.descriptor;
@@ -335,6 +336,7 @@ impl Unpacker<'_> {
 
     fn hard_link(&mut self, name: &[u8]) -> Result<(), Failure> {
         let number = self.stream.number()?;
+        self.require_sum(self.stream.checksum())?;
         let names = self.arrived.get(&number).ok_or(Refusal::HardLink)?.clone();
         self.crew.drain()?;
         let (first, way) = names.split_last().expect("at least the file's own name");

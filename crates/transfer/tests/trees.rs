@@ -340,7 +340,7 @@ struct Forged(Vec<u8>, Vec<u8>);
 
 impl Forged {
     fn new() -> Self {
-        Self::of(b"TYFILES\x02")
+        Self::of(b"TYFILES\x04")
     }
 
     fn of(bytes: &[u8]) -> Self {
@@ -366,7 +366,12 @@ impl Forged {
     }
 
     fn link(self, name: &[u8], target: &[u8]) -> Self {
-        self.name(3, name).raw(&[0; 12]).raw(&(target.len() as u16).to_le_bytes()).raw(target)
+        self.name(3, name).raw(&[0; 12]).raw(&(target.len() as u16).to_le_bytes()).raw(target).sum()
+    }
+
+    fn sum(self) -> Self {
+        let sum = blake3::hash(&self.1);
+        self.raw(sum.as_bytes())
     }
 
     fn raw(mut self, bytes: &[u8]) -> Self {
@@ -401,7 +406,9 @@ fn a_hostile_sender_is_refused_by_name() {
     Forged::new().folder(b"t").link(b"a", b"/etc").folder(b"a").refused(Refusal::Order, "copy/a");
     Forged::new().folder(b"t").name(7, b"sda").refused(Refusal::Kind(7), "copy");
     Forged::new().folder(b"t").link(b"l", b"").refused(Refusal::LinkTarget, "copy/l");
-    Forged::new().folder(b"t").name(4, b"h").raw(&[9, 0, 0, 0]).refused(Refusal::HardLink, "copy/h");
+    let damaged = Forged::new().folder(b"t").name(3, b"l").raw(&[0; 12]).raw(&[1, 0, b'x']).raw(&[0; 32]);
+    damaged.refused(Refusal::Checksum, "copy/l");
+    Forged::new().folder(b"t").name(4, b"h").raw(&[9, 0, 0, 0]).sum().refused(Refusal::HardLink, "copy/h");
     let sized = |chunk: &[u8]| Forged::new().folder(b"t").name(2, b"f").raw(&[0; 20]).raw(chunk);
     sized(&[0, 0, 0, 0xf0]).refused(Refusal::TooLarge, "copy/f");
     sized(&[0xff; 12]).refused(Refusal::TooLarge, "copy/f");

@@ -58,9 +58,6 @@ impl Agent {
         self.check(&spec)?;
         if self.files_are_current()? {
             if let Some(id) = self.take_parked(&spec) {
-                if exec.linger == Linger::Never {
-                    self.keep_together(id);
-                }
                 return self.exec_in_environment(connection, stream, id, exec, streams, true);
             }
             if self.needs_route(&spec) {
@@ -247,7 +244,6 @@ impl Agent {
             group: group.as_ref().and_then(PooledGroup::group),
             generations: &generations,
             machine_env: &self.env,
-            processors: &self.processors,
             first,
             forked,
         };

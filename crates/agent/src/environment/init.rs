@@ -27,7 +27,6 @@ use super::listening::Waits;
 use super::order::{self, Answer, Inbox, Order};
 use super::source::{SourceMount, SourceView};
 use super::{root, workspace};
-use crate::processor::Processors;
 use crate::start::machine_root::MachineRoot;
 
 /// The environment variable that marks what a command started.
@@ -52,10 +51,6 @@ pub(crate) struct Init<'a> {
     pub(crate) maps_follow: bool,
     /// A command that is known already.
     pub(crate) first: Option<FirstCommand<'a>>,
-    /// Where its commands may run, where the agent may have kept this process on one processor.
-    pub(crate) processors: Option<&'a Processors>,
-    /// Its `/proc/loadavg`.
-    pub(crate) load: Option<OwnedFd>,
     /// The network namespace that was made for it.
     pub(crate) network: Option<OwnedFd>,
     /// What a working tree must not show.
@@ -196,7 +191,6 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
 
 /// Tells the agent that commands may come, and hands over what it keeps of this environment.
 fn tell_ready(init: &mut Init<'_>) -> Result<()> {
-    init.load = init.processors.and_then(|_| std::fs::File::open("/proc/loadavg").ok()).map(OwnedFd::from);
     let mounts = match &init.setup {
         Setup::Machine(Some(_)) => Some(namespace::open(None, Kind::Mount)?),
         _ => init.network.take(),

@@ -45,7 +45,6 @@ use self::joining::Joining;
 use self::looking::Looking;
 use self::order::{Answer, Inbox, Order, Outbox};
 use crate::place::{NamespacePlace, Place, PlaceKind};
-use crate::processor::Processors;
 use crate::source::Source;
 use crate::standard_streams::StandardStreams;
 use crate::start::machine_root::MachineRoot;
@@ -147,7 +146,6 @@ pub(crate) struct Request<'a> {
     pub(crate) group: Option<&'a Group>,
     pub(crate) generations: &'a [PathBuf],
     pub(crate) machine_env: &'a [(RawText, RawText)],
-    pub(crate) processors: &'a Processors,
     pub(crate) first: Option<FirstCommand<'a>>,
     pub(crate) forked: Option<ForkedFrom<'a>>,
     /// The network namespace that it shares instead of having its own.
@@ -231,8 +229,6 @@ fn child_side<'a>(
         machine: request.machine,
         first: request.first,
         network: None,
-        processors: flags.contains(CloneFlags::NEWPID).then_some(request.processors),
-        load: None,
         hidden,
         forked,
         kept: Kept::default(),
@@ -269,8 +265,6 @@ pub(crate) fn make_machine(place: &mut Place, start: &AgentStart, spec: &Environ
                 maps_follow: false,
                 first: None,
                 network: None,
-                processors: None,
-                load: None,
                 hidden: &[],
                 forked: None,
                 kept: Kept::default(),

@@ -7,7 +7,6 @@ use testyard_protocol::Event;
 
 use super::{Environment, State};
 use crate::agent::Agent;
-use crate::place::PlaceKind;
 
 /// How many environments of one kind are kept parked after the first of that kind was asked for.
 const PARKED: u32 = 2;
@@ -46,17 +45,6 @@ impl Agent {
         let found = environments.find(|one| free(one) && one.generation == current && one.spec == *spec)?;
         found.state = State::InUse;
         Some(found.id)
-    }
-
-    /// The init of a parked environment, which will start its command next, and this process use one processor until
-    /// then; unless other commands run, which are better spread.
-    pub(crate) fn keep_together(&mut self, id: EnvironmentId) {
-        if !self.commands.is_empty() {
-            return;
-        }
-        if let (PlaceKind::Namespace(_), Some(environment)) = (&self.place.kind, self.environments.get(&id)) {
-            self.processors.keep_together(environment.pid);
-        }
     }
 
     /// Keeps `count` environments of this kind parked from now on; answers once they are.

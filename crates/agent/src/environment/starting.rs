@@ -67,19 +67,12 @@ impl Server<'_, '_> {
     /// Starts the command that the environment was made for. Nothing else is to be done until it runs, so this process
     /// may stand still until then; others could be kept waiting by a command whose folder or program hangs.
     fn start_only(&self, launch: Launch<'_>) -> Result<(Pid, Option<OwnedFd>), Problem> {
-        let together = self.init.processors.zip(self.init.load.as_ref()).filter(|_| launch.may_borrow());
-        if let (Some(processors), None) = (self.init.processors, together) {
-            processors.spread_this();
-        }
         if !launch.may_borrow() {
             return self.fork(launch);
         }
         let ready = Ready::prepare(launch)?;
         let (pid, failed) =
             process::run_borrowed(self.init.token, || ready.launch()).map_err(|error| self.no_process(&error))?;
-        if let Some((processors, load)) = together {
-            processors.spread_all(load, pid);
-        }
         failed.map_or(Ok((pid, None)), Err)
     }
 

@@ -58,28 +58,6 @@ fn parked_environments_are_used_and_made_again() {
     assert!(matches!(refused, Err(ClientError::Refused(_))), "{refused:?}");
 }
 
-#[test]
-fn what_a_parked_environment_runs_may_use_every_processor() {
-    let machine = Machine::namespace();
-    let mut connection = machine.connect();
-    let spec = isolated(ordinary());
-    let allowed = |text: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
-        line.expect("the kernel says so").trim().to_owned()
-    };
-    let own = allowed(&std::fs::read_to_string("/proc/self/status").expect("it can be read"));
-    // The command itself, one that it starts at once, and one that starts later.
-    let script = format!(
-        "sleep 60 & early=$!; for pid in $$ $early self; do
-            tries=0; until grep -q \"^Cpus_allowed:.{own}$\" /proc/$pid/status; do
-                tries=$((tries + 1)); test $tries -lt 500 || exit 3; done; done; kill $early"
-    );
-    for _ in 0..5 {
-        connection.park(&spec, 1).expect("parked");
-        run(&mut connection, fresh(&spec), &script).ok();
-    }
-}
-
 /// Joins one namespace after the other, as a warm interpreter's fork does.
 const JOIN: &str = "
 import ctypes, os, sys

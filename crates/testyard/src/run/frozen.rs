@@ -24,6 +24,8 @@ use testyard_sync::{ContentHash, EntryKind, Manifest, Scan, Tree};
 const KEPT: usize = 4;
 /// How often a tree that changes while it is copied is looked at again.
 const TRIES: usize = 4;
+/// How often a lock is asked for that others take in between: each is a moment, but for a tree that is being made.
+const LOCK_TRIES: usize = 1_000;
 const OBJECTS: &str = "objects";
 
 /// A frozen tree, for as long as this lives.
@@ -75,33 +77,40 @@ pub(super) fn freeze(folder: &Path, hidden: &[PathBuf], tree: &Tree, scan: Scan)
 fn make(folder: &Path, hidden: &[PathBuf], root: &Path, scan: &Scan) -> Result<Frozen, Fault> {
     let hash = scan.hash.to_string();
     let path = folder.join(&hash);
-    let lock = locked(&folder.join(format!("{hash}.lock")))?;
-    if !path.is_dir() {
-        let fresh = folder.join(format!("{hash}.new"));
-        remove(folder, &format!("{hash}.new"));
-        let made = fill(folder, hidden, root, &fresh, scan.manifest())
-            .and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
-        if let Err(fault) = made {
+    let lock_path = folder.join(format!("{hash}.lock"));
+    for _ in 0..LOCK_TRIES {
+        // Only who makes or removes it is waited for, never a run that uses it.
+        let Some(lock) = locked(&lock_path, FlockOperation::LockShared)? else { continue };
+        if path.is_dir() {
+            // The time tells the pruner which ones were used last.
+            let _ = lock.set_modified(std::time::SystemTime::now());
+            return Ok(Frozen { path, _used: lock });
+        }
+        drop(lock);
+        let Some(_making) = locked(&lock_path, FlockOperation::NonBlockingLockExclusive)? else { continue };
+        if !path.is_dir() {
+            let fresh = folder.join(format!("{hash}.new"));
             remove(folder, &format!("{hash}.new"));
-            return Err(fault);
+            let made = fill(folder, hidden, root, &fresh, scan.manifest())
+                .and_then(|()| fs::rename(&fresh, &path).map_err(at(&path)));
+            if let Err(fault) = made {
+                remove(folder, &format!("{hash}.new"));
+                return Err(fault);
+            }
         }
     }
-    // The time tells the pruner which ones were used last.
-    let _ = lock.set_modified(std::time::SystemTime::now());
-    // Between the two locks nobody prunes what was just used: the newest ones stay.
-    rustix::fs::flock(&lock, FlockOperation::LockShared).map_err(|errno| Fault::System(path.clone(), errno.into()))?;
-    Ok(Frozen { path, _used: lock })
+    let busy = io::Error::new(io::ErrorKind::TimedOut, "others make and remove it again and again");
+    Err(Fault::System(lock_path, busy))
 }
 
-/// Takes a lock file exclusively; one that was removed meanwhile counts for nothing.
-fn locked(path: &Path) -> Result<File, Fault> {
-    loop {
-        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-        let file = opened.map_err(at(path))?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|errno| at(path)(errno.into()))?;
-        if file.metadata().map_err(at(path))?.nlink() > 0 {
-            return Ok(file);
-        }
+/// Takes a lock file; none where somebody holds it against us, or it was removed meanwhile.
+fn locked(path: &Path, how: FlockOperation) -> Result<Option<File>, Fault> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = opened.map_err(at(path))?;
+    match rustix::fs::flock(&file, how) {
+        Ok(()) => Ok((file.metadata().map_err(at(path))?.nlink() > 0).then_some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(at(path)(errno.into())),
     }
 }
 
@@ -289,6 +298,7 @@ mod tests {
         assert_eq!(inode(first.path.join("sub/b")), inode(second.path.join("sub/b")));
         fs::write(at("a"), "three").expect("a write");
         let (third, fresh) = freeze(store.path(), &[], &tree, again.clone()).expect("it is there already");
+        // `second` is in use all the while: a run does not wait for another one's end.
         assert_eq!((third.path, fresh.hash), (second.path.clone(), again.hash));
     }
 
