@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::files::is_staging;
 use super::frozen::{self, Frozen};
 use globset::GlobBuilder;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -93,6 +94,12 @@ struct Known {
     written: HashSet<PathBuf>,
 }
 
+/// What somebody else changed: neither what this run brought back, nor what is staged to come back.
+fn others<'c>(changes: &'c Changes, written: &'c HashSet<PathBuf>) -> impl Iterator<Item = &'c PathBuf> {
+    let all = [&changes.added, &changes.removed, &changes.modified, &changes.rewritten];
+    all.into_iter().flatten().filter(|path| !written.contains(*path) && !is_staging(path))
+}
+
 /// The working tree around a folder: the top of its git repository, else the folder itself.
 #[must_use]
 pub(super) fn top_of(folder: &Path) -> PathBuf {
@@ -167,9 +174,7 @@ impl Trees {
                 }
                 let scan = known.tree.scan_again(&known.scan).map_err(|error| error.problem())?;
                 let changes = known.scan.changes_to(&scan);
-                let lists = [&changes.added, &changes.removed, &changes.modified, &changes.rewritten];
-                let paths = lists.into_iter().flatten().filter(|path| !known.written.contains(*path));
-                changed.extend(paths.map(|path| known.tree.root().join(path)));
+                changed.extend(others(&changes, &known.written).map(|path| known.tree.root().join(path)));
                 known.watch = Watch::start(known.tree.root(), scan.manifest());
                 known.scan = scan;
                 known.changed = false;
@@ -220,12 +225,26 @@ impl Trees {
         let Some(known) = known.get_mut(&top_of(folder)).filter(|known| known.frozen.is_none()) else { return false };
         if !known.changed && known.watch.is_disturbed() {
             // A tree that cannot be read any more is not the one that was hashed.
-            let others = |changes: &Changes| {
-                let all = [&changes.added, &changes.removed, &changes.modified, &changes.rewritten];
-                all.into_iter().flatten().any(|path| !known.written.contains(path))
-            };
-            known.changed = known.tree.changed_since(&known.scan).map_or(true, |changes| others(&changes));
+            let changes = known.tree.changed_since(&known.scan);
+            known.changed = changes.map_or(true, |changes| others(&changes, &known.written).next().is_some());
         }
         known.changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_brings_back_is_nobody_elses_doing() {
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let changes = Changes {
+            added: paths(&[".testyard-returning-0/files/cov/a.xml", "cov/a.xml", "new"]),
+            modified: paths(&["snap"]),
+            ..Changes::default()
+        };
+        let written = HashSet::from([PathBuf::from("cov/a.xml"), PathBuf::from("snap")]);
+        assert_eq!(others(&changes, &written).collect::<Vec<_>>(), [Path::new("new")]);
     }
 }

@@ -139,6 +139,11 @@ fn is_id(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// Whether a path, relative to the folder that files come back to, is of a staging folder.
+pub(in crate::run) fn is_staging(path: &Path) -> bool {
+    path.iter().next().is_some_and(|first| first.as_encoded_bytes().starts_with(STAGING.as_bytes()))
+}
+
 /// Finishes or undoes what killed runs were bringing out of environments; how many there were.
 pub(crate) fn recover_all(home: &Home) -> usize {
     Journal::of(home).recover()

@@ -11,5 +11,5 @@ mod patterns;
 mod placing;
 
 pub(crate) use journal::recover_all;
-pub(super) use journal::{Journal, Staged};
+pub(super) use journal::{Journal, Staged, is_staging};
 pub(super) use patterns::{Chosen, Patterns};
