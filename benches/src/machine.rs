@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use testyard_linux::{process, socket};
@@ -52,7 +52,19 @@ impl Machine {
         let backend = testyard_backends::Namespace;
         backend.create(&place, &mut recorder).map_err(|error| refused(&error))?;
         let link = backend.start(&place, &mut recorder).map_err(|error| refused(&error))?;
-        Ok(Self { place, recorder, link })
+        let machine = Self { place, recorder, link };
+        // A supervisor would give more whenever these run low; more than any run makes.
+        machine.order(&Order::Slots { first: 1, count: 1 << 40 }, &[])?;
+        Ok(machine)
+    }
+
+    fn order(&self, order: &Order, attached: &[BorrowedFd<'_>]) -> Result<(), Problem> {
+        let order = serde_json::to_vec(order).map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+        let mut bytes = Vec::new();
+        let count = u8::try_from(attached.len()).unwrap_or(u8::MAX);
+        frame::encode(FrameHeader { attached: count, ..FrameHeader::message(0) }, &order, &mut bytes);
+        socket::send(&self.link.socket, &[IoSlice::new(&bytes)], attached).map_err(|error| error.problem())?;
+        Ok(())
     }
 
     /// A new client.
@@ -62,11 +74,7 @@ impl Machine {
     pub fn connect(&self) -> Result<Connection, Problem> {
         let system = |error: testyard_linux::Error| error.problem();
         let (ours, theirs) = socket::pair(socket::Kind::Stream).map_err(system)?;
-        let order = Order::Adopt { read: RawText::default() };
-        let order = serde_json::to_vec(&order).map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
-        let mut bytes = Vec::new();
-        frame::encode(FrameHeader { attached: 1, ..FrameHeader::message(0) }, &order, &mut bytes);
-        socket::send(&self.link.socket, &[IoSlice::new(&bytes)], &[theirs.as_fd()]).map_err(system)?;
+        self.order(&Order::Adopt { read: RawText::default() }, &[theirs.as_fd()])?;
         drop(theirs);
         Connection::over(ours, Role::Agent, "bench").map_err(|error| {
             let mut said = [0; 4096];
