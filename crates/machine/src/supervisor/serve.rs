@@ -359,8 +359,9 @@ impl Supervisor {
 
     fn is_leased(&self) -> bool {
         let leased = (self.setup.open_records)().and_then(|mut records| records.is_leased(&self.setup.place.id));
-        // When nobody can tell, the machine stays: to stop one that is leased would be worse.
-        leased.unwrap_or(true)
+        // When nobody can tell, the machine stays: to stop one that is leased would be worse. But a home that was
+        // removed, its locks with it, is nobody's any more.
+        leased.unwrap_or_else(|_| rustix::fs::fstat(&self.setup.lock).map_or(true, |lock| lock.st_nlink > 0))
     }
 
     /// The agent has ended: writes down what became of the machine and tells whoever waits for it.

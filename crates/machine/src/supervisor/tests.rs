@@ -34,11 +34,16 @@ impl Bench {
     fn with(info: MachineInfo) -> Self {
         let home = tempfile::tempdir().expect("a temporary folder");
         let place = trial::place(home.path(), &info);
+        std::fs::write(home.path().join("lock"), "").expect("a new file");
         Self { book: Book::of(info.clone()), home, info, place }
     }
 
     fn runtime(&self) -> PathBuf {
         self.home.path().join("run")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.home.path().join("lock")
     }
 
     fn supervise(&self, task: Task, fault: Fault) -> Supervised {
@@ -55,12 +60,16 @@ impl Bench {
         told: OwnedFd,
     ) -> (JoinHandle<Result<(), SupervisorError>>, Receiver<Arc<Body>>) {
         let (sender, bodies) = channel();
-        let (book, place, runtime) = (self.book.clone(), self.place.clone(), self.runtime());
+        let (book, place, runtime, lock_file) =
+            (self.book.clone(), self.place.clone(), self.runtime(), self.lock_file());
         let thread = std::thread::spawn(move || {
-            let lock = std::fs::File::open("/dev/null").expect("there is one").into();
+            let lock = std::fs::File::open(&lock_file).expect("it was made").into();
             let info = book.info().expect("a row");
             let backend = Box::new(FakeBackend { fault, bodies: sender });
-            let open_records: OpenRecords = Box::new(move || Ok(Box::new(book.clone())));
+            let open_records: OpenRecords = Box::new(move || match lock_file.exists() {
+                true => Ok(Box::new(book.clone())),
+                false => Err(RecordError::new("open", "it is gone", Problem::new(ProblemKind::System, "gone"))),
+            });
             supervise(Setup {
                 place,
                 info,
@@ -209,6 +218,18 @@ fn an_idle_machine_stops_and_an_expired_one_goes() {
     supervised.announcement.expect("it comes up");
     supervised.thread.join().expect("no panic").expect("it is as it was asked for");
     bench.assert_nothing_left();
+}
+
+#[test]
+fn a_machine_whose_home_was_removed_ends_when_it_is_idle() {
+    let mut info = trial::info("web");
+    info.spec.idle = "300ms".parse().ok();
+    let bench = Bench::with(info);
+    let supervised = bench.supervise(Task::Create, Fault::None);
+    supervised.announcement.expect("it comes up");
+    std::fs::remove_file(bench.lock_file()).expect("it was there");
+    // It ends; that this cannot be written down is an error, which nobody is left to read.
+    drop(supervised.thread.join().expect("no panic"));
 }
 
 #[test]
