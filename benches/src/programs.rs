@@ -238,6 +238,8 @@ fn transfers(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
         timed(Command::new("rm").args(["-rf", &copy]))?;
         took
     };
+    // Else the kernel would still be writing the large file to the disk.
+    rustix::fs::sync();
     measure(
         "push of 10,000 files, speed of tar into tar",
         1.0,
