@@ -198,7 +198,7 @@ fn find_number(value: &serde_json::Value, key: &str) -> Option<i32> {
 }
 
 fn transfers(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
-    let size = if options.quick { 64 << 20 } else { 1 << 30 };
+    let (size, gigabyte) = if options.quick { (64 << 20, "64 MiB") } else { (1 << 30, "1 GiB") };
     let folder = options.folder.join("t");
     let made = make_folder(&folder).and_then(|()| make_files(&folder, size));
     let rounds = if options.quick { 1 } else { 3 };
@@ -214,7 +214,6 @@ fn transfers(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
         timed(Command::new("rm").args(["-f", &copy]))?;
         took
     };
-    let gigabyte = if options.quick { "64 MiB" } else { "1 GiB" };
     measure(
         &format!("push of a {gigabyte} file, speed of cp"),
         0.7,
@@ -238,8 +237,7 @@ fn transfers(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
         timed(Command::new("rm").args(["-rf", &copy]))?;
         took
     };
-    // Else the kernel would still be writing the large file to the disk.
-    rustix::fs::sync();
+    rustix::fs::sync(); // else the kernel would still be writing the large file
     measure(
         "push of 10,000 files, speed of tar into tar",
         1.0,
