@@ -9,10 +9,7 @@ use testyard_linux::{process, socket};
 use testyard_machine::MemoryRecorder;
 use testyard_machine::backend::{AgentLink, Backend as _, BackendError, MachinePlace};
 use testyard_machine::client::{ClientError, Connection};
-use testyard_model::{
-    BackendName, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineSpec, Network, Problem, ProblemKind,
-    UserSpec,
-};
+use testyard_model::{BackendName, EnvironmentSpec, Isolation, MachineId, MachineSpec, Problem, ProblemKind, UserSpec};
 use testyard_protocol::{Exec, FrameHeader, Order, Place, RawText, Role, StreamTarget, frame};
 
 /// A namespace machine of this process's user.
@@ -111,10 +108,9 @@ impl Machine {
 /// The strongest level, with a network of its own, as whoever measures.
 #[must_use]
 pub fn strongest() -> EnvironmentSpec {
-    EnvironmentSpec {
-        isolation: Isolation::Namespace,
-        network: Network::Private,
-        user: match rustix::process::geteuid().is_root() {
+    EnvironmentSpec::new(
+        Isolation::Namespace,
+        match rustix::process::geteuid().is_root() {
             true => UserSpec::Root,
             false => UserSpec::Numbered {
                 uid: rustix::process::getuid().as_raw(),
@@ -122,13 +118,7 @@ pub fn strongest() -> EnvironmentSpec {
                 groups: Vec::new(),
             },
         },
-        limits: EnvironmentLimits::default(),
-        host_name: None,
-        source: None,
-        strict_limits: false,
-        layer: None,
-        joins: None,
-    }
+    )
 }
 
 /// A client that runs one program again and again.

@@ -11,9 +11,7 @@ use testyard_linux::process::{self, Pid};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::{Error, Result, socket, step};
 use testyard_model::step::Step;
-use testyard_model::{
-    EnvironmentId, EnvironmentLimits, EnvironmentSpec, Isolation, Network, Problem, ProblemKind, UserSpec,
-};
+use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind, UserSpec};
 use testyard_protocol::start::AgentStart;
 use testyard_protocol::{RawText, Report};
 
@@ -411,17 +409,7 @@ fn stopped() -> Problem {
 
 /// The machine itself, as an environment: it has all that the machine has.
 fn machine_spec(start: &AgentStart) -> EnvironmentSpec {
-    EnvironmentSpec {
-        isolation: Isolation::None,
-        network: Network::Host,
-        user: start.user.clone(),
-        limits: EnvironmentLimits::default(),
-        host_name: None,
-        source: None,
-        strict_limits: false,
-        layer: None,
-        joins: None,
-    }
+    EnvironmentSpec { network: Network::Host, ..EnvironmentSpec::new(Isolation::None, start.user.clone()) }
 }
 
 /// Starts watching a descriptor.

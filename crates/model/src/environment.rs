@@ -163,6 +163,24 @@ pub struct EnvironmentSpec {
     pub joins: Option<EnvironmentId>,
 }
 
+impl EnvironmentSpec {
+    /// With a private network and nothing else asked for.
+    #[must_use]
+    pub fn new(isolation: Isolation, user: UserSpec) -> Self {
+        Self {
+            isolation,
+            network: Network::Private,
+            user,
+            limits: EnvironmentLimits::default(),
+            host_name: None,
+            source: None,
+            strict_limits: false,
+            layer: None,
+            joins: None,
+        }
+    }
+}
+
 /// What an environment used, read from its cgroup where it has one.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Usage {

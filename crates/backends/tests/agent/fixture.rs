@@ -12,8 +12,7 @@ use testyard_machine::backend::{AgentLink, Backend, MachinePlace};
 use testyard_machine::client::{Captured, ClientError, Connection, Session, caller};
 use testyard_machine::{MemoryRecorder, Recorder as _};
 use testyard_model::{
-    BackendName, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineId, MachineName, MachineSpec,
-    Network, Problem, UserSpec,
+    BackendName, CommandStatus, EnvironmentSpec, Isolation, MachineId, MachineName, MachineSpec, Problem, UserSpec,
 };
 use testyard_protocol::{Exec, FrameDecoder, FrameHeader, Order, Place, RawText, Report, Role};
 
@@ -281,17 +280,7 @@ pub(crate) fn ordinary() -> UserSpec {
 }
 
 pub(crate) fn spec(isolation: Isolation, user: UserSpec) -> EnvironmentSpec {
-    EnvironmentSpec {
-        isolation,
-        network: Network::Private,
-        user,
-        limits: EnvironmentLimits::default(),
-        host_name: None,
-        source: None,
-        strict_limits: false,
-        layer: None,
-        joins: None,
-    }
+    EnvironmentSpec::new(isolation, user)
 }
 
 pub(crate) fn isolated(user: UserSpec) -> EnvironmentSpec {

@@ -9,8 +9,7 @@ use testyard::Testyard;
 use testyard_machine::client::{Connection, caller};
 use testyard_measure::{Contender, Times, alternate, timed};
 use testyard_model::{
-    BackendName, EnvironmentLimits, EnvironmentSpec, Isolation, MachineInfo, MachineName, MachineSpec, Network,
-    Problem, ProblemKind, Span,
+    BackendName, EnvironmentSpec, Isolation, MachineInfo, MachineName, MachineSpec, Network, Problem, ProblemKind, Span,
 };
 use testyard_protocol::{Exec, Place, RawText};
 
@@ -116,15 +115,8 @@ fn commands(machine: &MachineInfo, count: usize) -> Result<Vec<Times>, Problem> 
     let isolation =
         if machine.spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };
     let spec = Box::new(EnvironmentSpec {
-        isolation,
         network: if isolation == Isolation::Namespace { Network::Private } else { Network::Host },
-        user: caller(),
-        limits: EnvironmentLimits::default(),
-        host_name: None,
-        source: None,
-        strict_limits: false,
-        layer: None,
-        joins: None,
+        ..EnvironmentSpec::new(isolation, caller())
     });
     let name = format!("environment ({isolation}): make, run, end");
     let on_machine = timed(|| run(one.connection(), exec(Place::Machine)));

@@ -158,15 +158,11 @@ impl Run {
             return Place::Machine;
         }
         Place::Fresh(Box::new(EnvironmentSpec {
-            isolation: self.isolation,
             network: self.network,
-            user: self.user.clone().map_or(UserSpec::Machine, |user| user.0),
             limits: EnvironmentLimits { memory: self.memory, pids: self.pids, cpus: self.cpus, disk: self.disk },
-            host_name: None,
             source: self.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
             strict_limits: self.strict_limits,
-            layer: None,
-            joins: None,
+            ..EnvironmentSpec::new(self.isolation, self.user.clone().map_or(UserSpec::Machine, |user| user.0))
         }))
     }
 

@@ -195,17 +195,7 @@ pub(super) fn said(captured: &Captured) -> Result<String, Broken> {
 
 /// An environment's specification, everything else default.
 pub(super) fn environment(isolation: Isolation, user: UserSpec) -> EnvironmentSpec {
-    EnvironmentSpec {
-        isolation,
-        network: testyard_model::Network::default(),
-        user,
-        limits: testyard_model::EnvironmentLimits::default(),
-        host_name: None,
-        source: None,
-        strict_limits: false,
-        layer: None,
-        joins: None,
-    }
+    EnvironmentSpec::new(isolation, user)
 }
 
 /// A shell script in an environment of its own.

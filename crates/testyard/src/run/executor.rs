@@ -259,15 +259,10 @@ pub(super) fn is_cancelled(cancel: &Cancel, descriptor: Option<BorrowedFd<'_>>) 
 
 fn spec_of(job: &Job, isolation: Isolation, tree: &Path) -> EnvironmentSpec {
     EnvironmentSpec {
-        isolation,
         network: job.network,
-        user: user_of(job.user),
         limits: job.limits,
-        host_name: None,
         source: Some(tree.to_path_buf()),
-        strict_limits: false,
-        layer: None,
-        joins: None,
+        ..EnvironmentSpec::new(isolation, user_of(job.user))
     }
 }
 

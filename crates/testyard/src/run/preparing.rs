@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::fd::BorrowedFd;
 use testyard_engine::{Attendance, EnvironmentRun, WarmMachine};
-use testyard_model::{CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, Problem, ProblemKind, Span};
+use testyard_model::{CommandStatus, EnvironmentSpec, Isolation, Problem, ProblemKind, Span};
 use testyard_protocol::{Linger, RawText};
 use testyard_runner::cancel::Cancel;
 use testyard_runner::job::{Job, JobEvent, Preparation};
@@ -213,15 +213,10 @@ impl Task<'_> {
         cancel: Option<&Cancel>,
     ) -> Result<Option<testyard_model::EnvironmentId>, Problem> {
         let spec = EnvironmentSpec {
-            isolation: Isolation::Namespace,
             network: self.preparation.network,
-            user: user_of(self.preparation.user),
-            limits: EnvironmentLimits::default(),
-            host_name: None,
             source: Some(self.top.to_path_buf()),
-            strict_limits: false,
             layer: self.layer.clone(),
-            joins: None,
+            ..EnvironmentSpec::new(Isolation::Namespace, user_of(self.preparation.user))
         };
         let mut env: Vec<(RawText, RawText)> =
             self.preparation.env.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
