@@ -72,7 +72,8 @@ impl Own {
     /// The command that runs it.
     pub(crate) fn command(&self) -> Outcome<Command> {
         let mut command = self.testyard()?;
-        command.args(["run", "."]);
+        // What passed would bury the rest.
+        command.args(["run", ".", "--quiet"]);
         Ok(command)
     }
 

@@ -82,6 +82,8 @@ struct Run {
     tally: Tally,
     skips: Vec<Skip>,
     failures: Vec<String>,
+    /// What each command that failed printed of its failed tests.
+    said: Vec<(String, Vec<String>)>,
 }
 
 impl Run {
@@ -114,6 +116,7 @@ impl Run {
             tally.failed += 1;
         }
         if tally.failed > 0 {
+            self.said.push((line.clone(), summaries.failures));
             self.failures.push(line);
         }
         self.tally.add(tally);
@@ -152,6 +155,11 @@ impl Run {
     /// Prints the skips and the closing line; the exit code says the same.
     fn close(&self, ci: bool) -> ExitCode {
         println!();
+        // Between a failure and the end of everything lie minutes and pages.
+        for (line, failures) in &self.said {
+            println!("==> what failed in {line}");
+            failures.iter().for_each(|line| println!("{line}"));
+        }
         for skip in &self.skips {
             let kind = if skip.forced_by_host { "the host lacks it" } else { "not forced by the host" };
             println!("SKIPPED {}: {} ({kind})", skip.name, skip.reason);
@@ -183,7 +191,7 @@ mod tests {
         let run = Run {
             tally: Tally { passed: 1, failed, skipped: 0 },
             skips: skips.into_iter().collect(),
-            failures: Vec::new(),
+            ..Run::default()
         };
         run.close(ci) == ExitCode::SUCCESS
     }

@@ -65,16 +65,32 @@ pub(crate) struct Summaries {
     pub(crate) seen: u64,
     /// Whether the last summary told of failures that cargo has not told of yet.
     told: bool,
+    /// What was printed of the tests that failed, to be shown again at the very end.
+    pub(crate) failures: Vec<String>,
+    /// Whether the lines that come now are about failures.
+    failing: bool,
 }
+
+/// As much is shown again of what one command's failed tests printed, in lines.
+const SHOWN_AGAIN: usize = 200;
 
 impl Summaries {
     /// Nothing seen yet.
     pub(crate) fn new(reader: Reader) -> Self {
-        Self { reader, tally: Tally::default(), seen: 0, told: false }
+        Self { reader, tally: Tally::default(), seen: 0, told: false, failures: Vec::new(), failing: false }
     }
 
     /// Looks at one line of output.
     pub(crate) fn look(&mut self, line: &str) {
+        self.failing = match self.reader {
+            // Each failure's output follows the summary.
+            Reader::Nextest => self.failing || self.seen > 0,
+            Reader::Libtest => !line.starts_with("test result: ") && (self.failing || line == "failures:"),
+            Reader::Testyard => self.failing || line.starts_with("==== "),
+        };
+        if self.failing && self.failures.len() < SHOWN_AGAIN {
+            self.failures.push(line.to_owned());
+        }
         let Some((counts, separator)) = self.reader.counts(line) else {
             // A program that dies has no summary; cargo says so of it as of those that have one.
             if self.reader == Reader::Libtest && line.starts_with("error: test failed, to rerun pass") {
@@ -178,6 +194,26 @@ mod tests {
         assert_eq!(tally_of(Reader::Libtest, &[failed, cargo]).failed, 2);
         assert_eq!(tally_of(Reader::Libtest, &[failed, cargo, passed, cargo]).failed, 3);
         assert_eq!(tally_of(Reader::Libtest, &[cargo]).failed, 1);
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_kept() {
+        let kept = |reader, lines: &[&str]| {
+            let mut summaries = Summaries::new(reader);
+            lines.iter().for_each(|line| summaries.look(line));
+            summaries.failures.join("|")
+        };
+        let summary = "     Summary [   1.234s] 2 tests run: 1 passed, 1 failed, 0 skipped";
+        assert_eq!(
+            kept(Reader::Nextest, &["  PASS [ 0.005s] a", summary, "  FAIL [ 0.005s] b", "why"]),
+            "  FAIL [ 0.005s] b|why"
+        );
+        let result =
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        let lines = ["test a ... ok", "failures:", "why", result, "test c ... ok"];
+        assert_eq!(kept(Reader::Libtest, &lines), "failures:|why");
+        let lines = ["FAIL 12ms s::b", "==== failed s::b: exit code 3", "why"];
+        assert_eq!(kept(Reader::Testyard, &lines), "==== failed s::b: exit code 3|why");
     }
 
     #[test]

@@ -240,8 +240,8 @@ fn what_exec_keeps_is_marked() {
 #[test]
 fn limits_and_scores_hold() {
     in_child(|| {
-        set_resource_limit(Resource::Nofile, Some(64), Some(64)).expect("limits may be lowered");
-        assert_eq!(rustix::process::getrlimit(Resource::Nofile).maximum, Some(64));
+        set_resource_limit(Resource::Nofile, Some(512), Some(512)).expect("limits may be lowered");
+        assert_eq!(rustix::process::getrlimit(Resource::Nofile).maximum, Some(512));
         set_oom_score_adj(500).expect("a score may be raised");
         assert_eq!(fs::read_to_string("/proc/self/oom_score_adj").expect("it can be read").trim(), "500");
         set_process_group(None, None).expect("a new process leads no group");
