@@ -121,6 +121,26 @@ fn outputs_come_back_and_artifacts_are_kept() {
 }
 
 #[test]
+fn artifacts_of_tests_in_the_tree_itself_are_kept_too() {
+    built!();
+    let tests = test("plain", "echo log > plain.log", "isolation = \"none\"\nartifacts = [\"*.log\"]")
+        + &test("place", "echo log > place.log", "isolation = \"workspace\"\nartifacts = [\"place.*\"]")
+        + &test("fails", "echo log > failed.log; exit 1", "isolation = \"none\"\nartifacts = [\"failed.log\"]");
+    let ground = Ground::new("", &tests);
+    ground.write("old.log", "of another day");
+    let written = std::time::Instant::now();
+    assert!(wait_until(DEADLINE, || written.elapsed() > Duration::from_millis(50)));
+    let (output, result) = ground.results(&["--jobs", "1"]);
+    assert_eq!(output.code, 1, "{output}");
+    for (name, file) in [("plain", "plain.log"), ("place", "place.log"), ("fails", "failed.log")] {
+        let result = result(name);
+        let kept = result["artifacts"].as_array().cloned().unwrap_or_default();
+        assert_eq!(kept.iter().map(|one| one["path"].as_str()).collect::<Vec<_>>(), [Some(file)], "{result}");
+        assert_eq!(std::fs::read_to_string(kept[0]["file"].as_str().expect("a path")).expect("kept"), "log\n");
+    }
+}
+
+#[test]
 fn outputs_that_lead_out_are_an_error_of_their_test() {
     built!();
     let out = "outputs = [\"out/*\"]";

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 use testyard_engine::WarmMachine;
@@ -11,12 +11,12 @@ use testyard_linux::step::{Step, reach};
 use testyard_machine::client::ChangeList;
 use testyard_model::{ByteSize, CommandStatus, EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::Linger;
-use testyard_protocol::changes::{ChangeKind, Fetch, FileKind, Part, When};
+use testyard_protocol::changes::{ChangeKind, Fetch, FileChange, FileKind, Part, When};
 use testyard_runner::job::Job;
 use testyard_runner::result::{Aftermath, Artifact, ChangedFile, FileChanges};
 use testyard_transfer::{UnpackOptions, unpack};
 
-use super::files::{Chosen, Journal, Patterns, Staged};
+use super::files::{Chosen, Journal, Patterns, Staged, copy_chosen, written_since};
 use super::keeper::Keeper;
 use super::trees::Trees;
 
@@ -48,6 +48,8 @@ pub(super) struct Ended<'a> {
     pub(super) environment: EnvironmentId,
     pub(super) job: &'a Job,
     pub(super) top: &'a Path,
+    /// When the test was about to start.
+    pub(super) began: SystemTime,
     pub(super) status: CommandStatus,
     /// The run was told to stop.
     pub(super) cancelled: bool,
@@ -115,23 +117,45 @@ impl Care {
         let limit = if wanted { LOOKED_AT } else { COUNTED };
         let list = match ended.machine.changes(ended.environment, limit) {
             Ok(list) => list,
-            // Where nothing is recorded, what the test wrote is where it wrote it.
-            Err(problem) if problem.kind == ProblemKind::Unsupported => return Ok(()),
+            // Where nothing is recorded, what the test wrote is where it wrote it: outputs are in the tree already.
+            Err(problem) if problem.kind == ProblemKind::Unsupported => {
+                self.after_direct(job, ended.top, ended.began, aftermath);
+                return Ok(());
+            }
             Err(problem) => return Err(problem.because("while it was looked what the test had changed")),
         };
         if failed {
             aftermath.files = Some(summary(&list, ended.top));
         }
         if !job.artifacts.is_empty() {
-            match self.keep_artifacts(ended, &list) {
-                Ok(artifacts) => aftermath.artifacts = artifacts,
-                Err(problem) => aftermath.problems.push(problem),
-            }
+            let kept = self.keep_artifacts(job, ended.top, &list.entries, list.cut, |chosen| {
+                self.fetched(ended, chosen, &self.runs)
+            });
+            take_artifacts(aftermath, kept);
         }
         if whole && !job.outputs.is_empty() {
             aftermath.returned = self.return_outputs(ended, &list, trees)?;
         }
         Ok(())
+    }
+
+    /// Keeps the artifacts of a test that wrote into the working tree itself, beside whoever else did.
+    pub(super) fn after_direct(&self, job: &Job, top: &Path, began: SystemTime, aftermath: &mut Aftermath) {
+        if job.artifacts.is_empty() {
+            return;
+        }
+        let (changes, cut) = written_since(&job.root, top, began, LOOKED_AT as usize);
+        let kept = self.keep_artifacts(job, top, &changes, cut, |chosen| {
+            let staged = self.journal.begin(&self.runs)?;
+            match copy_chosen(chosen, top, &staged.files()) {
+                Ok(()) => Ok(staged),
+                Err(problem) => {
+                    staged.end();
+                    Err(problem)
+                }
+            }
+        });
+        take_artifacts(aftermath, kept);
     }
 
     fn return_outputs(&self, ended: &Ended<'_>, list: &ChangeList, trees: &Trees) -> Result<Vec<String>, Problem> {
@@ -154,11 +178,18 @@ impl Care {
         Ok(placed.iter().map(|path| path.display().to_string()).collect())
     }
 
-    fn keep_artifacts(&self, ended: &Ended<'_>, list: &ChangeList) -> Result<Vec<Artifact>, Problem> {
-        let job = ended.job;
-        let patterns = Patterns::new("artifact", &job.artifacts, &job.root, ended.top);
-        let chosen = patterns.choose(&list.entries)?;
-        if list.cut {
+    /// `bring` copies what was chosen to a staging folder of the runs' own.
+    fn keep_artifacts(
+        &self,
+        job: &Job,
+        top: &Path,
+        changes: &[FileChange],
+        cut: bool,
+        bring: impl FnOnce(&Chosen) -> Result<Staged, Problem>,
+    ) -> Result<Vec<Artifact>, Problem> {
+        let patterns = Patterns::new("artifact", &job.artifacts, &job.root, top);
+        let chosen = patterns.choose(changes)?;
+        if cut {
             return Err(too_many("artifacts"));
         }
         if chosen.paths.is_empty() {
@@ -166,12 +197,12 @@ impl Care {
         }
         refuse_over("artifacts", chosen.bytes, MOST_ARTIFACTS)?;
         refuse_beyond_disk("artifacts", chosen.bytes, &self.runs)?;
-        let staged = self.fetched(ended, &chosen, &self.runs)?;
+        let staged = bring(&chosen)?;
         reach(Step::RunnerArtifacts);
         let test = format!("{}.{}", plain(&job.test), job.attempt);
         let folder = self.runs.join(&job.run).join("artifacts").join(plain(&job.suite)).join(test);
         staged.become_folder(&folder)?;
-        let base = job.root.strip_prefix(ended.top).unwrap_or(Path::new(""));
+        let base = job.root.strip_prefix(top).unwrap_or(Path::new(""));
         let artifacts = chosen.paths.iter().filter_map(|path| {
             let file = folder.join(path);
             // What vanished before it was fetched is not there.
@@ -192,6 +223,13 @@ impl Care {
                 Err(problem)
             }
         }
+    }
+}
+
+fn take_artifacts(aftermath: &mut Aftermath, kept: Result<Vec<Artifact>, Problem>) {
+    match kept {
+        Ok(artifacts) => aftermath.artifacts = artifacts,
+        Err(problem) => aftermath.problems.push(problem),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fd::BorrowedFd;
 use testyard_engine::{Attendance, EnvironmentRun, Output, Served, ServiceFailure, SharedServices, WarmMachine};
@@ -147,6 +148,7 @@ impl MachineExecutor {
         let label = format!("{backend}/{}", machine.name());
         let run = run_of(job, &spec, &tree, &ports);
         let descriptor = cancel.descriptor().ok();
+        let began = SystemTime::now();
         let attendance = Attendance {
             output: &mut |kind, bytes| match kind {
                 Output::Standard => stdout.write(bytes),
@@ -167,7 +169,7 @@ impl MachineExecutor {
             events(JobEvent::Ending);
             let cancelled = cancel.reason().is_some();
             let status = ended.status;
-            self.care.after(&After { machine, environment, job, top: &top, status, cancelled }, &self.trees)
+            self.care.after(&After { machine, environment, job, top: &top, began, status, cancelled }, &self.trees)
         });
         match after.transpose() {
             Err(problem) => JobOutcome::Infrastructure(problem),
@@ -322,7 +324,12 @@ impl Executor for MachineExecutor {
             if self.trees.are_frozen() {
                 return JobOutcome::Skipped(unfrozen(job));
             }
-            return self.plain.run(job, cancel, events);
+            let began = SystemTime::now();
+            let mut outcome = self.plain.run(job, cancel, events);
+            if let JobOutcome::Finished(finished) = &mut outcome {
+                self.care.after_direct(job, &trees::top_of(&job.root), began, &mut finished.aftermath);
+            }
+            return outcome;
         }
         if job.isolation == Isolation::Machine {
             let image = job.image.clone().unwrap_or(ImageReference::Host);

@@ -210,7 +210,7 @@ fn files_go_only_where_files_can_be() {
     let file = file.display().to_string();
     // Never put a file in the place of /dev/null.
     refused(&home, &["pull", "m", "/etc/passwd", &pipe], USAGE, &["cannot put a file at", "a device, pipe or socket"]);
-    refused(&home, &["pull", "m", "/etc", &file], USAGE, &["cannot put a folder at", "not a folder"]);
+    refused(&home, &["pull", "m", "/etc/apt", &file], USAGE, &["cannot put a folder at", "not a folder"]);
     refused(&home, &["pull", "m", "/no/such", "."], USAGE, &["/no/such", "hint: "]);
     refused(&home, &["pull", "m", "/etc/passwd", "/no/such/x"], USAGE, &["/no/such", "hint: "]);
     refused(&home, &["pull", "m", "/dev/null", "."], USAGE, &["/dev/null", "neither a file nor a folder"]);
