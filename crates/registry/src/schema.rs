@@ -64,15 +64,6 @@ CREATE TABLE run (
     summary     TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX run_by_start ON run (started_ms);
-
-CREATE TABLE test_duration (
-    suite       INTEGER NOT NULL,
-    test        TEXT NOT NULL,
-    outcome     TEXT NOT NULL,
-    millis      TEXT NOT NULL,
-    updated_ms  INTEGER NOT NULL,
-    PRIMARY KEY (suite, test)
-) STRICT, WITHOUT ROWID;
 ",
     "
 CREATE TABLE kept_environment (
