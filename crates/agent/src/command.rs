@@ -199,7 +199,7 @@ impl Agent {
         self.after_input(number, credit);
     }
 
-    fn after_input(&mut self, number: u32, credit: Option<u64>) {
+    pub(crate) fn after_input(&mut self, number: u32, credit: Option<u64>) {
         let Some(command) = self.commands.get_mut(&number) else { return };
         if let Some(pipe) = command.input.as_ref().and_then(Input::wanting) {
             let _ = watch(&self.epoll, pipe, Token::Input(number), EventFlags::OUT);

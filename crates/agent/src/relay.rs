@@ -71,7 +71,7 @@ impl Output {
 
 /// Input of a command on its way from a client.
 pub(crate) struct Input {
-    pipe: Option<OwnedFd>,
+    way: Way,
     waiting: VecDeque<u8>,
     ended: bool,
     consumed: Consumed,
@@ -79,19 +79,46 @@ pub(crate) struct Input {
     terminal: bool,
 }
 
+/// Where input goes.
+enum Way {
+    /// The command's terminal is still being made: what is typed meanwhile waits.
+    Awaited,
+    Open(OwnedFd),
+    /// The command takes no more.
+    Closed,
+}
+
 /// The client sent more than it had credit for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
 impl Input {
-    /// Over the writing end of a pipe, or a terminal's controlling side; non-blocking.
-    pub(crate) fn new(pipe: OwnedFd, terminal: bool) -> Self {
-        Self { pipe: Some(pipe), waiting: VecDeque::new(), ended: false, consumed: Consumed::default(), terminal }
+    /// Over the writing end of a pipe; non-blocking.
+    pub(crate) fn new(pipe: OwnedFd) -> Self {
+        Self::over(Way::Open(pipe), false)
+    }
+
+    /// To a terminal that will be [attached](Self::attach).
+    pub(crate) fn of_terminal() -> Self {
+        Self::over(Way::Awaited, true)
+    }
+
+    fn over(way: Way, terminal: bool) -> Self {
+        Self { way, waiting: VecDeque::new(), ended: false, consumed: Consumed::default(), terminal }
+    }
+
+    /// The terminal's controlling side, non-blocking, is here. Returns credit to give back.
+    pub(crate) fn attach(&mut self, controller: OwnedFd) -> Option<u64> {
+        self.way = Way::Open(controller);
+        self.write()
     }
 
     /// The descriptor, while it is open and something waits for it.
     pub(crate) fn wanting(&self) -> Option<&OwnedFd> {
-        if self.waiting.is_empty() { None } else { self.pipe.as_ref() }
+        match &self.way {
+            Way::Open(pipe) if !self.waiting.is_empty() => Some(pipe),
+            _ => None,
+        }
     }
 
     /// Takes bytes from the client. Returns credit to give back.
@@ -112,7 +139,7 @@ impl Input {
     /// Writes what the command takes. Returns credit to give back.
     pub(crate) fn write(&mut self) -> Option<u64> {
         let mut written = 0;
-        while let (Some(pipe), false) = (&self.pipe, self.waiting.is_empty()) {
+        while let (Way::Open(pipe), false) = (&self.way, self.waiting.is_empty()) {
             let (front, _) = self.waiting.as_slices();
             match rustix::io::write(pipe.as_fd(), front) {
                 Ok(length) => {
@@ -121,15 +148,15 @@ impl Input {
                 }
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 // The command does not want any more: swallow the rest, as a shell's pipe would.
-                Err(_) => self.pipe = None,
+                Err(_) => self.way = Way::Closed,
             }
         }
-        if self.pipe.is_none() {
+        if matches!(self.way, Way::Closed) {
             written += self.waiting.len() as u64;
             self.waiting.clear();
         }
         if self.ended && self.waiting.is_empty() && !self.terminal {
-            self.pipe = None;
+            self.way = Way::Closed;
         }
         if written > 0 { self.consumed.add(written) } else { None }
     }

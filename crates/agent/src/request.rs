@@ -22,7 +22,7 @@ use crate::environment::keeping::release;
 use crate::environment::looking::{Look, Looking};
 use crate::environment::{MACHINE, State, Waiting};
 use crate::place::PlaceKind;
-use crate::relay::{Input, Output};
+use crate::relay::Output;
 use crate::source::Source;
 use crate::standard_streams::StandardStreams;
 
@@ -356,12 +356,11 @@ impl Agent {
     }
 }
 
-/// Both directions of a terminal go over frames.
-pub(crate) fn attach_terminal(command: &mut Command, controller: OwnedFd) -> Result<(), Problem> {
+/// Both directions of a terminal go over frames. Returns credit for what was typed before it was there.
+pub(crate) fn attach_terminal(command: &mut Command, controller: OwnedFd) -> Result<Option<u64>, Problem> {
     let system = |error| testyard_linux::Error::new("prepare", "a terminal", error).problem();
     rustix::io::ioctl_fionbio(&controller, true).map_err(|error| system(std::io::Error::from(error)))?;
     let input = controller.try_clone().map_err(system)?;
-    command.input = Some(Input::new(input, true));
     command.outputs.push(Output::new(1, controller));
-    Ok(())
+    Ok(command.input.as_mut().and_then(|one| one.attach(input)))
 }

@@ -78,7 +78,7 @@ impl Agent {
     ) -> u32 {
         let number = self.number();
         let (input, outputs) =
-            if push { (Some(Input::new(pipe, false)), Vec::new()) } else { (None, vec![Output::new(0, pipe)]) };
+            if push { (Some(Input::new(pipe)), Vec::new()) } else { (None, vec![Output::new(0, pipe)]) };
         let command = Command {
             connection,
             stream,

@@ -379,3 +379,35 @@ fn watching_runs_again_what_was_saved_and_what_failed() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it lives");
     assert_eq!(child.wait().expect("it ends").code(), Some(1));
 }
+
+#[test]
+fn a_shell_opens_where_a_test_failed_and_the_run_goes_on() {
+    use std::io::{Read as _, Write as _};
+    built!();
+    let ground = Ground::new("", &(test("bad", "echo left > here; exit 1", "") + &test("good", "sleep 0.2", "")));
+    let piped = ground.home.run_cli(&["run", "suite", "--shell"]);
+    assert!(piped.code == 2 && piped.stderr.contains("--shell needs a terminal"), "{piped}");
+    let size = testyard_linux::terminal::Size { rows: 30, columns: 90 };
+    let (controller, terminal) = testyard_linux::terminal::open_pty(size).expect("devpts is mounted");
+    let stdio = || Stdio::from(terminal.try_clone().expect("descriptors are left"));
+    let mut command = ground.home.cli(&["run", "suite", "--shell", "--jobs", "2"]);
+    command.env("TERM", "vt100").stdin(stdio()).stdout(stdio()).stderr(stdio());
+    let mut child = command.spawn().expect("built");
+    drop((command, terminal));
+    let mut controller = std::fs::File::from(controller);
+    let (mut shown, mut typed) = (Vec::new(), false);
+    let mut buffer = [0; 4096];
+    // Reading ends with an error once nobody has the terminal open any more.
+    while let Ok(count @ 1..) = controller.read(&mut buffer) {
+        shown.extend_from_slice(&buffer[..count]);
+        if !typed && String::from_utf8_lossy(&shown).contains("a shell where s::bad failed") {
+            typed = true;
+            controller.write_all(b"echo it $(cat here) 6$((7 * 6))\nexit\n").expect("the terminal is open");
+        }
+    }
+    let shown = String::from_utf8_lossy(&shown);
+    assert_eq!(child.wait().expect("it ends").code(), Some(1), "{shown}");
+    assert!(shown.contains("it left 642"), "{shown}");
+    assert!(shown.trim_end().ends_with("1 passed, 1 failed, 0 skipped"), "{shown}");
+    assert_eq!(ground.home.must_run(&["env", "list"]), "");
+}

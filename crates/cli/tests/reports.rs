@@ -175,6 +175,9 @@ fn projects_are_tested_by_their_own_tools() {
     own(&mut run);
     let ran = Output::of(&mut run, DEADLINE);
     let text = std::fs::read_to_string(home.work().join("testyard.toml")).expect("just written");
+    if ran.code == 77 && ran.stdout.contains("a route out of an environment needs") {
+        testkit::skip!("projects_are_tested_by_their_own_tools", host: "environments have no route out here");
+    }
     assert!(ran.stdout.ends_with("1 passed, 0 failed, 0 skipped\n"), "{text}\n{ran}");
     home.finish();
 }

@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(fs::read_dir(image.root.join("home")).expect("it is there, empty").count(), 0);
         assert!(matches!(image.record.origin, Origin::Frozen { unread: 0, .. }), "{:?}", image.record.origin);
         let kept = image.record.ownership == Ownership::Kept;
-        assert_eq!(kept, rustix::process::geteuid().is_root());
+        assert_eq!(kept, testkit::user::is_host_root());
 
         fs::write(root.join("etc/hosts"), "real etc/hosts").expect("a file");
         let again = store.freeze(&view, &options).expect("it is small");

@@ -153,7 +153,7 @@ impl Prober {
             }
             None => None,
         };
-        let status = end(&mut child, finding.is_some() && !is_late);
+        let status = end(&mut child, !is_late);
         let finding = finding.unwrap_or_else(|| Err(Lacking::new(format!("its probe ended early: {status}"))).into());
         Ok(named(ability, finding, start.elapsed()))
     }
@@ -190,9 +190,9 @@ fn read_line(mut output: ChildStdout, deadline: Instant) -> Heard {
 }
 
 /// Ends the probe's process and all below it, and removes what a killed one left. Says how it ended.
-fn end(child: &mut Child, has_answered: bool) -> String {
-    // One that has answered ends by itself, after ending what it started.
-    let patience = if has_answered { Duration::from_secs(2) } else { Duration::ZERO };
+fn end(child: &mut Child, has_spoken: bool) -> String {
+    // One that has said something, or no more will, ends by itself, after ending what it started.
+    let patience = if has_spoken { Duration::from_secs(2) } else { Duration::ZERO };
     let ended_by_itself = wait_until(child, Instant::now() + patience);
     if !ended_by_itself && let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_tree(pid);

@@ -316,7 +316,10 @@ impl Agent {
             started: Instant::now(),
             timed_out: false,
             terminal: exec.terminal.is_some(),
-            input: streams.input.map(|pipe| Input::new(pipe, false)),
+            input: match exec.terminal {
+                Some(_) => Some(Input::of_terminal()),
+                None => streams.input.map(Input::new),
+            },
             outputs: streams.outputs.into_iter().map(|(channel, pipe)| Output::new(channel, pipe)).collect(),
             ended: None,
             worker: None,

@@ -141,12 +141,15 @@ impl Agent {
     fn command_started(&mut self, id: EnvironmentId, number: u32, pid: i32, controller: Option<OwnedFd>) {
         let Some(command) = self.commands.get_mut(&number) else { return };
         if let Some(controller) = controller
-            && attach_terminal(command, controller).is_ok()
-            && let Some(pipe) = command.outputs.first().and_then(Output::pipe)
+            && let Ok(credit) = attach_terminal(command, controller)
         {
-            // A terminal that cannot be watched is read when the command ends.
-            let _ = watch(&self.epoll, pipe, Token::Output(number, 1), EventFlags::IN);
+            if let Some(pipe) = command.outputs.first().and_then(Output::pipe) {
+                // A terminal that cannot be watched is read when the command ends.
+                let _ = watch(&self.epoll, pipe, Token::Output(number, 1), EventFlags::IN);
+            }
+            self.after_input(number, credit);
         }
+        let Some(command) = self.commands.get(&number) else { return };
         if !command.quiet {
             let (connection, stream) = (command.connection, command.stream);
             self.answer(connection, stream, &Event::Started { pid, environment: (id != MACHINE).then_some(id) });

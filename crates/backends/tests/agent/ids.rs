@@ -21,8 +21,8 @@ fn lease(first: u32) -> std::path::PathBuf {
 
 #[test]
 fn two_machines_of_root_have_no_id_together() {
-    if !testkit::user::is_root() {
-        testkit::skip!("machines have ids of their own", host: "an ordinary user has one id to give");
+    if !testkit::user::is_host_root() {
+        testkit::skip!("machines have ids of their own", host: "only root of the host has ids to give");
     }
     let (one, other) = (Machine::namespace(), Machine::namespace());
     let (first, second) = (ids(&one), ids(&other));
@@ -37,8 +37,8 @@ fn two_machines_of_root_have_no_id_together() {
 
 #[test]
 fn a_restarted_machine_keeps_its_ids_and_a_clone_has_others() {
-    if !testkit::user::is_root() {
-        testkit::skip!("machines have ids of their own", host: "an ordinary user has one id to give");
+    if !testkit::user::is_host_root() {
+        testkit::skip!("machines have ids of their own", host: "only root of the host has ids to give");
     }
     let make = "mkdir /var/tmp/k && touch /var/tmp/k/mine && chown 1234:4321 /var/tmp/k/mine &&
         python3 -c 'import os, struct
