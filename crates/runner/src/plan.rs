@@ -17,7 +17,7 @@ use std::time::Duration;
 use testyard_model::{BackendName, EnvironmentLimits, ImageReference, Isolation, Network, Problem};
 
 pub use error::PlanError;
-pub use select::Selection;
+pub use select::{ChangedInputs, Selection};
 pub use shard::{Shard, ShardBy, ShardError, ShardInfo};
 
 use crate::filter::Facts;

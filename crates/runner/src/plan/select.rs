@@ -125,31 +125,48 @@ fn repeat(plan: &mut Plan, times: u32) -> Result<(), PlanError> {
 /// Which tests a change concerns.
 struct Concerned<'a> {
     changes: Changes<'a>,
+    inputs: ChangedInputs,
+}
+
+/// Whether files that changed are among the inputs that tests declare. For one set of changed files: what was found out for
+/// one test is remembered for those that declare the same.
+#[derive(Debug, Default)]
+pub struct ChangedInputs {
     /// For each suite's folder and patterns, whether a changed file is among them.
     known: HashMap<(PathBuf, Vec<String>), bool>,
 }
 
+impl ChangedInputs {
+    /// Of a test that declares inputs: whether one of the files is among them, or is the test's own file or its suite's.
+    pub fn has<'a>(
+        &mut self,
+        suite: &PlannedSuite,
+        test: &PlannedTest,
+        changed: impl IntoIterator<Item = &'a PathBuf> + Clone,
+    ) -> bool {
+        let own = |file: &PathBuf| test.file.as_ref() == Some(file) || file == suite.file.source.path();
+        if changed.clone().into_iter().any(own) {
+            return true;
+        }
+        match self.known.entry((suite.root.clone(), test.inputs.clone())) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => {
+                let inputs = patterns(&suite.root, &test.inputs);
+                *place.insert(changed.into_iter().any(|file| inputs.is_match(file)))
+            }
+        }
+    }
+}
+
 impl<'a> Concerned<'a> {
     fn since(reference: &'a str) -> Self {
-        Self { changes: Changes::since(reference), known: HashMap::new() }
+        Self { changes: Changes::since(reference), inputs: ChangedInputs::default() }
     }
 
     fn is(&mut self, suite: &PlannedSuite, test: &PlannedTest) -> Result<bool, PlanError> {
         let changed = self.changes.around(&suite.root)?;
-        // A test that does not say what it depends on may depend on anything; all depend on the suite's file.
-        if test.inputs.is_empty() || changed.contains(suite.file.source.path()) {
-            return Ok(true);
-        }
-        if test.file.as_ref().is_some_and(|file| changed.contains(file)) {
-            return Ok(true);
-        }
-        Ok(match self.known.entry((suite.root.clone(), test.inputs.clone())) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(place) => {
-                let inputs = patterns(&suite.root, &test.inputs);
-                *place.insert(changed.iter().any(|file| inputs.is_match(file)))
-            }
-        })
+        // A test that does not say what it depends on may depend on anything.
+        Ok(test.inputs.is_empty() || self.inputs.has(suite, test, changed))
     }
 }
 

@@ -161,7 +161,7 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("retries", described(whole(0, 100), "how often a failure is tried again")),
         ("outputs", described(words(), "patterns of files that come back to the working tree")),
         ("artifacts", described(words(), "patterns of files that are kept with the result")),
-        ("inputs", described(words(), "patterns of files that it depends on, for --changed-since")),
+        ("inputs", described(words(), "patterns of files that it depends on, for --changed-since and --watch")),
         ("slow-after", span("after how long it is called slow")),
         ("services", described(words(), "the services that run beside it")),
     ]

@@ -9,7 +9,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use testyard::run::Trees;
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_model::{Problem, ProblemKind};
-use testyard_runner::plan::Plan;
+use testyard_runner::plan::{ChangedInputs, Plan};
 use testyard_runner::result::Verdict;
 use testyard_runner::run::Interrupter;
 
@@ -108,7 +108,8 @@ pub(super) fn is_open(verdict: &Verdict) -> bool {
 }
 
 /// The tests of a plan that a change concerns, and those that failed; none where there are none. A test file concerns
-/// itself; any other file every suite whose folder, or whose tree, it lies in.
+/// itself; any other file those tests that declare it among their inputs, and those that declare none of every suite whose
+/// folder, or whose tree, it lies in.
 pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) -> Option<Plan> {
     let files: BTreeSet<PathBuf> = plan.tests.iter().filter_map(|test| test.file.clone()).collect();
     let others: Vec<&PathBuf> = changed.iter().filter(|path| !files.contains(*path)).collect();
@@ -118,10 +119,15 @@ pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) ->
     let concerns = |suite: usize, path: &PathBuf| {
         path.starts_with(&roots[suite]) || !roots.iter().any(|root| path.starts_with(root))
     };
+    let mut inputs = ChangedInputs::default();
+    let suites = &plan.suites;
     plan.tests.retain(|test| {
         let own = test.file.as_ref().is_some_and(|file| changed.contains(file));
         own || failed.contains(&(names[test.suite].clone(), test.name.clone()))
-            || others.iter().any(|path| concerns(test.suite, path))
+            || match test.inputs.is_empty() {
+                true => others.iter().any(|path| concerns(test.suite, path)),
+                false => inputs.has(&suites[test.suite], test, changed),
+            }
     });
     (!plan.tests.is_empty()).then_some(plan)
 }
@@ -159,5 +165,13 @@ mod tests {
         assert_eq!(names(&["two/source.c"], &[]), ["two::plain", "two::a.sh", "two::b.sh"]);
         assert_eq!(names(&["Cargo.toml"], &[]).len(), 6);
         assert!(names(&["one/../x"], &[]).len() > 1 && names(&[], &[]).is_empty());
+        let text = "format = 1\n[[test]]\nname = \"docs\"\ncommand = \"true\"\ninputs = [\"docs/**\", \"../shared/*\"]\n\
+                    [[test]]\nname = \"any\"\ncommand = \"true\"\n";
+        std::fs::write(at("one/testyard.toml"), text).expect("a suite");
+        assert_eq!(names(&["one/source.c"], &[]), ["one::any"]);
+        assert_eq!(names(&["one/docs/a/b.md"], &[]), ["one::docs", "one::any"]);
+        assert!(names(&["shared/x"], &[]).contains(&"one::docs".to_owned()));
+        assert!(!names(&["Cargo.toml"], &[]).contains(&"one::docs".to_owned()));
+        assert_eq!(names(&["one/testyard.toml"], &[]), ["one::docs", "one::any"]);
     }
 }
