@@ -411,3 +411,26 @@ fn a_shell_opens_where_a_test_failed_and_the_run_goes_on() {
     assert!(shown.trim_end().ends_with("1 passed, 1 failed, 0 skipped"), "{shown}");
     assert_eq!(ground.home.must_run(&["env", "list"]), "");
 }
+
+#[test]
+fn what_a_served_test_leaves_comes_back_and_stays() {
+    built!();
+    let service = "[[service]]\nname = \"up\"\ncommand = \"echo up > /tmp/up; echo ready; exec sleep 1000\"\n\
+                   ready = { log = \"^ready$\" }\n";
+    let more = "services = [\"up\"]\noutputs = [\"out\"]\nartifacts = [\"*.log\"]";
+    let tests =
+        test("bad", "cp /tmp/up out; echo said > its.log; exit 1", more) + &test("good", "cp /tmp/up out", more);
+    let ground = Ground::new(service, &tests);
+    let (output, result) = ground.results(&["--jobs", "1", "--keep-failed"]);
+    assert_eq!(output.code, 1, "{output}");
+    assert_eq!(ground.read("out"), "up\n");
+    let bad = result("bad");
+    assert_eq!(bad["artifacts"][0]["path"], "its.log", "{bad}");
+    assert_eq!(bad["services"][0]["name"], "up", "{bad}");
+    assert!(result("good")["kept"].is_null());
+    let kept = bad["kept"]["environment"].as_str().expect("it is kept").to_owned();
+    let inside = ground.home.must_run(&["env", "enter", &kept, "--", "cat", "/tmp/up", "its.log"]);
+    assert_eq!(inside, "up\nsaid\n");
+    ground.home.must_run(&["env", "delete", &kept]);
+    assert_eq!(ground.home.must_run(&["env", "list"]), "");
+}

@@ -58,7 +58,14 @@ pub struct Capture {
     broken: bool,
     bytes: u64,
     kept: u64,
+    /// At so many kept bytes it is looked how much room is left.
+    look_at: u64,
 }
+
+/// What stays free on the disk of the files: outputs, artifacts and the results themselves need it more.
+const SPARE: u64 = 128 << 20;
+/// Room is looked at each time that so many bytes were kept.
+const LOOK_EVERY: u64 = 4 << 20;
 
 impl Capture {
     /// Nothing captured yet.
@@ -72,6 +79,7 @@ impl Capture {
             broken: false,
             bytes: 0,
             kept: 0,
+            look_at: LOOK_EVERY,
         }
     }
 
@@ -93,6 +101,10 @@ impl Capture {
                 let written = write_counted(file, bytes);
                 self.kept += written;
                 self.broken = written < bytes.len() as u64;
+                if self.kept >= self.look_at {
+                    self.look_at = self.kept + LOOK_EVERY;
+                    self.broken |= room(file).is_some_and(|free| free < SPARE);
+                }
             }
             return;
         }
@@ -241,6 +253,12 @@ fn create(path: &Path) -> io::Result<File> {
         }
         opened => opened,
     }
+}
+
+/// Free bytes on the disk of a file; none where it does not say.
+fn room(file: &File) -> Option<u64> {
+    let facts = rustix::fs::fstatvfs(file).ok()?;
+    Some(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
 /// Writes until it is all there or no more goes; says how much.

@@ -22,7 +22,7 @@ impl SmallDisk {
 
     fn fill(&self) {
         // Ends when no block is left.
-        let _ = std::fs::write(self.0.join("fill"), vec![1; 64 << 20]);
+        let _ = std::fs::write(self.0.join("fill"), vec![1; 128 << 20]);
     }
 
     fn make_room(&self) {
@@ -92,6 +92,54 @@ fn a_machine_on_a_full_disk_can_be_used_and_deleted() {
 
     check_refusal("push", &pushed, INFRASTRUCTURE, &["/root/x", "No space left"]);
     assert_eq!(imported.code, INFRASTRUCTURE, "{imported}");
+    home.finish();
+}
+
+#[test]
+fn tests_on_a_full_disk_lose_what_finds_no_room_and_nothing_else() {
+    testkit::require!(Ability::Root);
+    let home = TestHome::new();
+    let disk = SmallDisk::mount(&home, "120m");
+    let state = disk.0.join("state");
+    let suite = home.work().join("suite");
+    for folder in [&state, &suite] {
+        std::fs::create_dir(folder).expect("there is room");
+    }
+    let text = "format = 1\n[suite]\nname = \"s\"\n\
+        [[test]]\nname = \"large\"\ncommand = \"head -c 60M /dev/zero > big.bin\"\nartifacts = [\"big.bin\"]\n\
+        [[test]]\nname = \"talks\"\ncommand = \"head -c 200M /dev/zero; exit 1\"\n\
+        [[test]]\nname = \"small\"\ncommand = \"echo a > small.log; echo b > out\"\nartifacts = [\"*.log\"]\noutputs = [\"out\"]\n";
+    std::fs::write(suite.join("testyard.toml"), text).expect("there is room");
+    let run = ["run", "suite", "--jobs", "1", "--order", "file", "--json"];
+    let roomy = cli(&home, &state, &run);
+    let kept = suite.join("out").exists();
+    disk.fill();
+    let full = cli(&home, &state, &run);
+    disk.make_room();
+    let names = cli(&home, &state, &["list", "--names"]);
+    for name in names.stdout.lines() {
+        let _ = cli(&home, &state, &["delete", name, "--force"]);
+    }
+    drop(disk);
+    let result = |output: &Output, index: usize| output.json()["results"][index].clone();
+    let large = result(&roomy, 0);
+    let told = large["problems"][0]["message"].as_str().unwrap_or_default();
+    assert!(told.starts_with("the test's artifacts are 60M together, and "), "{large}");
+    let talks = result(&roomy, 1);
+    assert!(talks["stdout"]["lost"].as_u64().is_some_and(|lost| lost > 100 << 20), "{talks}");
+    // One that prints without end leaves room for others.
+    let small = result(&roomy, 2);
+    assert!(kept && small["result"] == "passed" && small["artifacts"][0]["path"] == "small.log", "{small}");
+    assert_eq!(roomy.code, 1, "{roomy}");
+
+    let verdicts: Vec<_> = (0..3).map(|index| result(&full, index)["result"].clone()).collect();
+    assert_eq!(verdicts, ["passed", "failed", "infrastructure-error"], "{full}");
+    let small = result(&full, 2)["problem"].clone();
+    assert!(small["hints"][0].as_str().is_some_and(|hint| hint.starts_with("free some space")), "{small}");
+    assert!(
+        full.stderr.contains("cannot keep the results") && full.stderr.contains("the run itself is complete"),
+        "{full}"
+    );
     home.finish();
 }
 

@@ -29,7 +29,12 @@ pub(super) fn failed(operation: &str, path: &Path, errno: Errno) -> Problem {
         Errno::ISDIR => "a folder of that name is there".to_owned(),
         errno => std::io::Error::from(errno).to_string(),
     };
-    Problem::new(kind, format!("cannot {operation} {}", path.display())).because(reason)
+    let problem = Problem::new(kind, format!("cannot {operation} {}", path.display())).because(reason);
+    if kind == ProblemKind::Exhausted {
+        problem.hint("free some space on that disk, then run the test again")
+    } else {
+        problem
+    }
 }
 
 /// What is done with each file.

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Runs the one test that a file names: its program, then itself. A name that selects nothing is no success.
+set -eu
+{ read -r program; read -r test; } < "$1"
+"$program" --exact "$test" --nocapture | tee /tmp/said
+grep -q '^test result: ok. 1 passed' /tmp/said
