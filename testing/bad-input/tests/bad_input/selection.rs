@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use testkit::{Output, TestHome};
+use testkit::{Ability, Output, TestHome};
 
 use crate::{DEADLINE, USAGE, end, refused, start};
 
@@ -102,6 +102,16 @@ fn a_test_that_hangs_is_shown_with_its_processes() {
         let sleep = processes.iter().find(|process| process["command"] == format!("sleep {seconds}"));
         let state = sleep.map(|process| process["threads"][0]["state"].clone());
         assert_eq!(state, Some("S (sleeping)".into()), "{seconds}: {result}");
+        // The kernel shows its stacks to root of the host only, and a debugger may look at whom its user may.
+        if testkit::user::is_host_root() {
+            let sleep = sleep.expect("found above");
+            let (inside, outside) = (sleep["threads"][0]["kernel_stack"].to_string(), sleep["user_stack"].to_string());
+            assert!(inside.contains("nanosleep"), "{seconds}: {result}");
+            assert!(outside.contains("nanosleep") || Ability::Program("eu-stack").check().is_err(), "{result}");
+        }
+    }
+    if Ability::Program("eu-stack").check().is_err() {
+        testkit::skip_case!("a_test_that_hangs_is_shown: its stack", "eu-stack is not installed: apt install elfutils");
     }
     home.finish();
 }
