@@ -33,6 +33,15 @@ impl Testyard {
     pub(crate) fn run(&self, line: &str) -> Result<Duration, Problem> {
         timed(&mut self.command(line))
     }
+
+    /// Deletes every machine of the home, whichever row left it. One that cannot be deleted is left to the reaper.
+    fn delete_all(&self) {
+        let Ok(output) = self.command("list --names").output() else { return };
+        for name in String::from_utf8_lossy(&output.stdout).lines() {
+            let _ = self.run(&format!("delete {name} --force"));
+        }
+        let _ = self.run("reap");
+    }
 }
 
 /// Runs a command to its end; how long the whole process took.
@@ -101,7 +110,7 @@ pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem
     }
     suites::rows(options, &testyard, &mut row);
     // Nothing of a run's stays, also where a row failed half way.
-    let _ = testyard.run("reap");
+    testyard.delete_all();
     Ok(())
 }
 
