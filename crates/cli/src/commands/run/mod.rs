@@ -6,11 +6,13 @@ mod reporting;
 mod selection;
 mod watching;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use serde_json::json;
-use testyard::run::{Limits, RegistryHistory, TestBench};
+use testyard::Testyard;
+use testyard::run::{Limits, RegistryHistory, SourceMode, TestBench};
 use testyard_model::{ExitCode, Problem, ProblemKind};
 use testyard_runner::clock::{Clock, SystemClock};
 use testyard_runner::history::{History, NoHistory};
@@ -62,22 +64,26 @@ impl Run {
         } else {
             Box::new(NoHistory)
         };
-        let plan = match Plan::load(&self.paths, &current, &selection, history.as_ref()) {
-            Ok(plan) => Arc::new(plan),
-            Err(error) => return refused(&error, output),
-        };
+        let load = || Plan::load(&self.paths, &current, &selection, history.as_ref());
         if self.selection.list {
-            return list(&plan, output);
+            return match load() {
+                Ok(plan) => list(&plan, output),
+                Err(error) => refused(&error, output),
+            };
         }
         // Before any thread is started: all of them must leave these signals to the descriptor.
         let interrupts = Interrupts::begin(reporting::is_live(output))?;
         // Before anything is started that it would be asked for.
         drop(self.execution.on_kept(output)?);
-        let yard = yard::open()?;
+        let ground = Ground::lay(self.paths.first().unwrap_or(&current), self.execution.source)?;
+        let plan = match load() {
+            Ok(plan) => Arc::new(plan),
+            Err(error) => return refused(&error, output),
+        };
+        let (yard, bench) = ground.take()?;
         if let Err(error) = yard::check_places(&yard, &plan) {
             return refused(&error, output);
         }
-        let bench = yard::test_bench(&yard, self.execution.source)?;
         let (mut code, mut failed) = self.execute(&plan, &reports, &bench, &interrupts, output)?;
         if !self.execution.watch {
             return Ok(code);
@@ -142,6 +148,32 @@ impl Run {
         let failed = report.results.iter().filter(|result| watching::is_open(&result.verdict));
         let failed = failed.map(|result| (result.suite.clone(), result.name.clone())).collect();
         Ok((report.summary.exit_code, failed))
+    }
+}
+
+/// What tests stand on, got ready by a thread while this one reads which tests there are.
+struct Ground(JoinHandle<Result<(Testyard, TestBench), Problem>>);
+
+impl Ground {
+    /// Also looks at the tree of the suite that `path` is in: the run asks for that first.
+    fn lay(path: &Path, source: SourceMode) -> Result<Self, Problem> {
+        let suite = std::path::absolute(path).ok().and_then(|path| {
+            let mut folders = path.ancestors();
+            folders.find(|folder| folder.join("testyard.toml").is_file()).map(Path::to_path_buf)
+        });
+        let work = move || {
+            let yard = yard::open()?;
+            let bench = yard::test_bench(&yard, source)?;
+            // What is wrong with it is told when it is needed.
+            let _ = suite.map(|suite| bench.trees.look(&suite));
+            Ok((yard, bench))
+        };
+        let thread = std::thread::Builder::new().name("ground".to_owned()).spawn(work);
+        thread.map(Self).map_err(|error| Problem::new(ProblemKind::System, "cannot start a thread").because(error))
+    }
+
+    fn take(self) -> Result<(Testyard, TestBench), Problem> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
