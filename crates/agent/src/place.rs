@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use testyard_linux::cgroup::{Group, Hierarchy};
-use testyard_linux::process::SingleThreaded;
+use testyard_linux::process::{OpenFiles, SingleThreaded};
 use testyard_protocol::start::{IdRange, SubmountStart};
 
 use crate::route::Router;
@@ -22,6 +22,8 @@ pub(crate) struct Place {
     pub(crate) kind: PlaceKind,
     /// Who makes routes out of environments; for containers only.
     pub(crate) router: Option<Router>,
+    /// The limit of open files that commands have; the agent itself needs some for each environment.
+    pub(crate) open_files: Option<OpenFiles>,
 }
 
 impl Place {

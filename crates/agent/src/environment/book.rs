@@ -1,7 +1,7 @@
 //! The agent's book of environments: making, leasing, running in, ending.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use testyard_protocol::{Exec, Linger, Place, Report};
 use super::init::{FirstCommand, ForkedFrom};
 use super::order::{self, Order};
 use super::source::SourceMount;
-use super::{Environment, MACHINE, Made, PooledGroup, Request, State, make};
+use super::{Environment, HIGH, MACHINE, Made, PooledGroup, Request, State, make};
 use crate::agent::{Agent, ChildKind, Token, rewatch, watch};
 use crate::command::Command;
 use crate::place::PlaceKind;
@@ -246,6 +246,7 @@ impl Agent {
             machine_env: &self.env,
             first,
             forked,
+            many: self.environments.len() > MANY,
         };
         let made = make(&self.place, request).map_err(|error| error.problem())?;
         let many = self.environments.len() > MANY;
@@ -258,6 +259,11 @@ impl Agent {
         Ok(id)
     }
 
+    /// A descriptor that is kept as long as its environment lives, under a number that no new init has to copy.
+    pub(crate) fn put_aside(&self, descriptor: OwnedFd) -> OwnedFd {
+        if self.environments.len() > MANY { testyard_linux::process::lifted(descriptor, HIGH) } else { descriptor }
+    }
+
     /// Begins to keep a record of an environment that was made.
     pub(crate) fn enter_in_book(
         &mut self,
@@ -267,6 +273,8 @@ impl Agent {
         group: Option<PooledGroup>,
     ) -> LinuxResult<()> {
         let Made { pid, control, network, user, workspace } = made;
+        let control = self.put_aside(control);
+        let network = network.map(|network| self.put_aside(network));
         watch(&self.epoll, &control, Token::Environment(id), EventFlags::IN)?;
         self.children.insert(pid, ChildKind::Environment(id));
         let environment = Environment {

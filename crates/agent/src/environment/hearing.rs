@@ -43,7 +43,10 @@ impl Agent {
             match answer {
                 Answer::Ready => {
                     if let Some(network) = environment.inbox.attached.pop_front() {
-                        environment.network = Some(network);
+                        let network = self.put_aside(network);
+                        if let Some(environment) = self.environments.get_mut(&id) {
+                            environment.network = Some(network);
+                        }
                     }
                     self.environment_ready(id);
                 }

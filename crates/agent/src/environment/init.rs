@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use testyard_linux::cgroup::Group;
 use testyard_linux::namespace::Kind;
-use testyard_linux::process::{self, CloneFlags, SingleThreaded};
+use testyard_linux::process::{self, CloneFlags, OpenFiles, SingleThreaded};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::{Result, mount, namespace, step};
 use testyard_model::step::Step;
@@ -47,6 +47,8 @@ pub(crate) struct Init<'a> {
     /// The machine's id, for the mark on every process that a command starts.
     pub(crate) machine: &'a str,
     pub(crate) single_id: bool,
+    /// The limit of open files that commands have, where the agent has another.
+    pub(crate) open_files: Option<OpenFiles>,
     /// Whether a user namespace awaits its maps.
     pub(crate) maps_follow: bool,
     /// A command that is known already.
@@ -135,6 +137,7 @@ pub(crate) fn run(mut init: Init<'_>) -> ! {
 fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
     let mut inbox = Inbox::default();
     close_others(init)?;
+    init.open_files.map_or(Ok(()), OpenFiles::restore)?;
     if let Some(group) = init.group {
         group.attach_self()?;
     }

@@ -25,7 +25,7 @@ mod starting;
 mod workspace;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -150,7 +150,13 @@ pub(crate) struct Request<'a> {
     pub(crate) forked: Option<ForkedFrom<'a>>,
     /// The network namespace that it shares instead of having its own.
     pub(crate) network: Option<BorrowedFd<'a>>,
+    /// Whether there are so many environments that the descriptors kept for them should not be copied.
+    pub(crate) many: bool,
 }
+
+/// Descriptors kept for environments have numbers from here on where there are many: what is made for the moment, and
+/// is what a new init keeps, has lower ones.
+pub(crate) const HIGH: RawFd = 1024;
 
 /// What a clone gives.
 pub(crate) struct Made {
@@ -166,7 +172,11 @@ pub(crate) fn make(place: &Place, request: Request<'_>) -> Result<Made> {
     let workspace = workspace_of(place, &request);
     let (ours, theirs) = socket::pair(socket::Kind::Stream)?;
     let flags = flags_of(place, request.spec);
-    let options = CloneOptions { cgroup: request.group.and_then(Group::clone_into), ..CloneOptions::default() };
+    let options = CloneOptions {
+        cgroup: request.group.and_then(Group::clone_into),
+        below: request.many.then(|| highest_kept(&request, &theirs)).filter(|highest| *highest < HIGH).map(|_| HIGH),
+        ..CloneOptions::default()
+    };
     let cloned = match request.network {
         None => process::clone3(place.token, flags, options),
         Some(network) => shared_network::clone_into(place.token, network, flags, options),
@@ -182,6 +192,22 @@ pub(crate) fn make(place: &Place, request: Request<'_>) -> Result<Made> {
             finish(place, request.spec, child, ours, workspace, flags)
         }
     }
+}
+
+/// The highest of the descriptors that an init keeps of the agent's.
+fn highest_kept(request: &Request<'_>, control: &OwnedFd) -> RawFd {
+    let mut kept = vec![control.as_fd()];
+    kept.extend(request.group.iter().flat_map(|group| group.folders().map(|(_, folder)| folder)));
+    if let Some(forked) = &request.forked {
+        kept.extend(forked.root);
+        kept.extend(forked.source.iter().flat_map(|(changes, shown)| [changes.as_fd(), shown.tree.as_fd()]));
+    }
+    if let Some(first) = &request.first {
+        kept.extend(first.source.map(|source| source.tree.as_fd()));
+        kept.extend(first.streams.iter().flatten().map(|fd| fd.as_fd()));
+    }
+    kept.extend(step::log());
+    kept.iter().map(|fd| fd.as_raw_fd()).max().unwrap_or(0)
 }
 
 fn child_side<'a>(
@@ -225,6 +251,7 @@ fn child_side<'a>(
         setup,
         machine_env: request.machine_env,
         single_id: is_single(place),
+        open_files: place.open_files,
         maps_follow: flags.contains(CloneFlags::NEWUSER),
         machine: request.machine,
         first: request.first,
@@ -262,6 +289,7 @@ pub(crate) fn make_machine(place: &mut Place, start: &AgentStart, spec: &Environ
                 machine_env: &start.env,
                 machine: &start.machine,
                 single_id: is_single(place),
+                open_files: place.open_files,
                 maps_follow: false,
                 first: None,
                 network: None,

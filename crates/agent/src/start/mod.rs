@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use testyard_linux::Result;
 use testyard_linux::cgroup::{Group, Hierarchy};
-use testyard_linux::process::SingleThreaded;
+use testyard_linux::process::{OpenFiles, SingleThreaded};
 use testyard_protocol::start::{AgentMode, AgentStart, IdRange};
 
 use crate::place::{Place, PlaceKind};
@@ -28,7 +28,7 @@ pub(crate) fn enter(start: &AgentStart) -> Result<Place> {
         AgentMode::Process { workspaces } => PlaceKind::Process { workspaces: workspaces.clone() },
         AgentMode::Namespace(namespace) => PlaceKind::Namespace(Box::new(namespace::enter(namespace)?)),
     };
-    Ok(Place { token, group, hierarchy, kind, router })
+    Ok(Place { token, group, hierarchy, kind, router, open_files: OpenFiles::raise() })
 }
 
 fn join_group(start: &AgentStart, hierarchy: &Hierarchy) -> Result<Option<Rc<Group>>> {

@@ -75,6 +75,32 @@ pub fn set_resource_limit(resource: Resource, soft: Option<u64>, hard: Option<u6
     rustix::process::setrlimit(resource, limit).context("set", || format!("the limit {resource:?}"))
 }
 
+/// How many files a process may open, as it was before it was raised to what is allowed at most.
+///
+/// What a process starts should have the usual limit again: programs that use `select` cannot have more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    soft: Option<u64>,
+    hard: Option<u64>,
+}
+
+impl OpenFiles {
+    /// Allows this process all that it may allow itself; nothing where it has that already.
+    #[must_use]
+    pub fn raise() -> Option<Self> {
+        let Rlimit { current: soft, maximum: hard } = rustix::process::getrlimit(Resource::Nofile);
+        (soft != hard && set_resource_limit(Resource::Nofile, hard, hard).is_ok()).then_some(Self { soft, hard })
+    }
+
+    /// The limit as it was, for this process.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn restore(self) -> Result<()> {
+        set_resource_limit(Resource::Nofile, self.soft, self.hard)
+    }
+}
+
 /// How readily the kernel ends this process when memory runs out: -1000 (never) to 1000 (first).
 ///
 /// # Errors
@@ -120,7 +146,7 @@ fn for_each_gap(first: RawFd, except: &[BorrowedFd<'_>], flags: libc::c_uint) ->
     close_range(start, libc::c_uint::MAX, flags)
 }
 
-fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {
+pub(super) fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: closes or marks descriptors by number and touches no memory; the callers' documentation says who
     // may ask for closing.
     let returned = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };

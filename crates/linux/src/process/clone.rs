@@ -8,9 +8,11 @@ use std::ops::BitOr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use super::attributes::close_range;
 use crate::error::{Context, Error, Result, checked};
 
 /// Proof that this process has one thread, which makes forking it safe: no other thread can hold a lock that the
@@ -121,11 +123,14 @@ pub struct CloneOptions<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The new process is not this one's child but its sibling, whose end its parent is told as of this one's.
     pub sibling: bool,
+    /// The child gets only descriptors below this number, where there are many above it: they are neither copied nor
+    /// closed again. Until it has its own, the two share them and the parent waits. Nothing for a sibling.
+    pub below: Option<RawFd>,
 }
 
 impl Default for CloneOptions<'_> {
     fn default() -> Self {
-        Self { exit_signal: libc::SIGCHLD, cgroup: None, sibling: false }
+        Self { exit_signal: libc::SIGCHLD, cgroup: None, sibling: false, below: None }
     }
 }
 
@@ -167,6 +172,41 @@ struct CloneArguments {
     cgroup: u64,
 }
 
+/// A child that begins with its parent's descriptors themselves, and takes a copy of some.
+struct Apart {
+    below: RawFd,
+    told: OwnedFd,
+    tell: OwnedFd,
+}
+
+impl Apart {
+    /// Nothing where the number leaves no room: then all are copied, as always.
+    fn prepare(below: RawFd) -> Option<Self> {
+        let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
+        (told.as_raw_fd() < below && tell.as_raw_fd() < below).then_some(Self { below, told, tell })
+    }
+
+    /// In the child, before anything else: what is closed before would be closed in the parent, too.
+    fn take_own(self) {
+        let own = close_range(self.below.unsigned_abs(), libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE);
+        if own.is_err() || rustix::io::write(&self.tell, b"x") != Ok(1) {
+            super::exit_immediately(127);
+        }
+    }
+
+    /// In the parent: until the child has its own, or has ended.
+    fn wait(self, child: &OwnedFd) -> Result<()> {
+        let mut polled = [PollFd::new(&self.told, PollFlags::IN), PollFd::new(child, PollFlags::IN)];
+        loop {
+            match poll(&mut polled, None) {
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::new("wait for", "a new process", io::Error::from(errno))),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+}
+
 /// Forks this process into new namespaces. The child is a copy with one thread; it ends by
 /// [`super::exit_immediately`] or [`super::execute`], never by returning from `main`.
 ///
@@ -184,6 +224,10 @@ pub fn clone3(_proof: SingleThreaded, flags: CloneFlags, options: CloneOptions<'
         exit_signal: u64::from(options.exit_signal.unsigned_abs()),
         ..CloneArguments::default()
     };
+    let apart = options.below.filter(|_| !options.sibling).and_then(Apart::prepare);
+    if apart.is_some() {
+        arguments.flags |= libc::CLONE_FILES as u64;
+    }
     if options.sibling {
         // The kernel refuses a signal of one's own beside it.
         arguments.flags |= libc::CLONE_PARENT as u64;
@@ -198,12 +242,18 @@ pub fn clone3(_proof: SingleThreaded, flags: CloneFlags, options: CloneOptions<'
     // other thread existed whose locks it could have copied.
     let returned = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<CloneArguments>()) };
     match checked(returned) {
-        Ok(0) => Ok(Forked::Child),
+        Ok(0) => {
+            if let Some(apart) = apart {
+                apart.take_own();
+            }
+            Ok(Forked::Child)
+        }
         Ok(pid) => {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
             let pid = pid.ok_or_else(|| Error::new("name", "a new process", io::Error::from(Errno::OVERFLOW)))?;
             // SAFETY: clone3 succeeded with CLONE_PIDFD, so this is a new descriptor that nothing else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            apart.map_or(Ok(()), |apart| apart.wait(&pidfd))?;
             Ok(Forked::Parent(Child { pid, pidfd }))
         }
         Err(source) => Err(Error::new("make", format_args!("a process with namespaces {:#x}", flags.bits()), source)),

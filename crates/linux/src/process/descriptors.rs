@@ -18,6 +18,12 @@ pub fn inherited_descriptors<const COUNT: usize>(numbers: [RawFd; COUNT]) -> Opt
     Some(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// The same under the next free number from `from` on, or as it was where that is not allowed.
+#[must_use]
+pub fn lifted(descriptor: OwnedFd, from: RawFd) -> OwnedFd {
+    rustix::io::fcntl_dupfd_cloexec(&descriptor, from).unwrap_or(descriptor)
+}
+
 /// Makes three descriptors 0, 1 and 2 of this process, kept over exec. For a child that is about to exec.
 ///
 /// # Errors

@@ -15,13 +15,13 @@ mod tree;
 mod wait;
 
 pub use attributes::{
-    close_on_exec_from, close_range_from, exit_immediately, set_dumpable, set_no_new_privileges, set_oom_score_adj,
-    set_parent_death_signal, set_process_group, set_resource_limit, set_session, set_subreaper,
+    OpenFiles, close_on_exec_from, close_range_from, exit_immediately, set_dumpable, set_no_new_privileges,
+    set_oom_score_adj, set_parent_death_signal, set_process_group, set_resource_limit, set_session, set_subreaper,
 };
 pub use borrowed::run_borrowed;
 pub use clone::{Child, CloneFlags, CloneOptions, Forked, SingleThreaded, clone3};
 pub use credentials::{CapabilitySet, Credentials, become_user, drop_all_capabilities, limit_bounding_set};
-pub use descriptors::{inherited_descriptors, install_standard_streams, spawn_with_descriptors};
+pub use descriptors::{inherited_descriptors, install_standard_streams, lifted, spawn_with_descriptors};
 pub use execute::{execute, execute_first, resolve_program};
 pub use rustix::process::{Pid, Resource};
 pub(crate) use tree::await_end;

@@ -224,6 +224,39 @@ fn a_child_borrows_memory_until_it_execs() {
 }
 
 #[test]
+fn a_child_takes_descriptors_below_a_number_and_leaves_its_parents_alone() {
+    in_child(|| {
+        let open = || fs::File::open("/dev/null").expect("it is there");
+        let (low, other) = (open(), open());
+        let high = lifted(open().into(), 200);
+        assert_eq!(high.as_raw_fd(), 200);
+        let proof = SingleThreaded::check().expect("a forked process has one thread");
+        let options = CloneOptions { below: Some(200), ..CloneOptions::default() };
+        let numbers = [low.as_raw_fd(), other.as_raw_fd(), high.as_raw_fd()];
+        let is_open = |number: i32| Path::new(&format!("/proc/self/fd/{number}")).exists();
+        match clone3(proof, CloneFlags::NONE, options).expect("a process can be made") {
+            Forked::Child => {
+                let seen = numbers.map(is_open);
+                drop(other);
+                exit_immediately(if seen == [true, true, false] { 7 } else { 8 });
+            }
+            Forked::Parent(child) => {
+                assert_eq!(pidfd_wait(child.pidfd.as_fd(), false).expect("it is our child"), Some(7 << 8));
+                // What the child closed, it closed for itself.
+                assert_eq!(numbers.map(is_open), [true; 3]);
+            }
+        }
+        // A limit of open files is raised, and given back.
+        set_resource_limit(Resource::Nofile, Some(500), Some(600)).expect("limits may be lowered");
+        let before = OpenFiles::raise().expect("there is something to raise");
+        assert_eq!(rustix::process::getrlimit(Resource::Nofile).current, Some(600));
+        assert_eq!(OpenFiles::raise(), None);
+        before.restore().expect("a limit may be lowered");
+        assert_eq!(rustix::process::getrlimit(Resource::Nofile).current, Some(500));
+    });
+}
+
+#[test]
 fn what_exec_keeps_is_marked() {
     in_child(|| {
         let kept = fs::File::open("/dev/null").expect("it is there");
