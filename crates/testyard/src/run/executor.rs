@@ -24,6 +24,7 @@ use testyard_runner::process::ProcessExecutor;
 use testyard_runner::suite::TestUser;
 
 use super::aftermath::{Care, Ended as After, linger_of};
+use super::pace::Pace;
 use super::preparing::Preparations;
 use super::services::{self, Shared};
 use super::trees::{self, Trees};
@@ -57,6 +58,15 @@ pub trait MachineSource: Send + Sync {
 type Key = (Option<BackendName>, ImageReference);
 type Found = Arc<Mutex<Option<Result<(Arc<WarmMachine>, Isolation), Problem>>>>;
 
+/// What a job stands on.
+struct Ground {
+    spec: EnvironmentSpec,
+    /// The services that it shares with others of its suite.
+    beside: Option<Arc<SharedServices>>,
+    /// Held until its result is there.
+    ports: Vec<PortLease>,
+}
+
 /// Runs tests on machines.
 pub struct MachineExecutor {
     machines: Box<dyn MachineSource>,
@@ -68,6 +78,7 @@ pub struct MachineExecutor {
     preparations: Preparations,
     warm: Mutex<HashMap<Key, Found>>,
     shared: Shared,
+    pace: Pace,
 }
 
 impl MachineExecutor {
@@ -92,6 +103,7 @@ impl MachineExecutor {
             preparations: Preparations::default(),
             warm: Mutex::default(),
             shared: Shared::default(),
+            pace: Pace::of_host(),
         })
     }
 
@@ -135,19 +147,17 @@ impl MachineExecutor {
     ) -> JobOutcome {
         let top = trees::top_of(&job.root);
         let tree = self.trees.shown(&top);
-        let (spec, beside) = match self.ground(machine, shared, isolation, job, cancel, events) {
+        let Ground { spec, beside, ports } = match self.ground(machine, shared, isolation, job, cancel, events) {
             Ok(ground) => ground,
             Err(failure) => return services::unserved(job, failure),
-        };
-        let ports = match self.ports_for(job, isolation) {
-            Ok(ports) => ports,
-            Err(problem) => return JobOutcome::Infrastructure(problem),
         };
         let (mut stdout, mut stderr) = (job.capture(Stream::Stdout), job.capture(Stream::Stderr));
         let backend = job.backend.as_ref().unwrap_or(&self.report.tier.backend);
         let label = format!("{backend}/{}", machine.name());
         let run = run_of(job, &spec, &tree, &ports);
         let descriptor = cancel.descriptor().ok();
+        // Services take their time to get ready, mostly in waiting.
+        let mut turn = job.services.is_empty().then(|| self.pace.turn(|| cancel.reason().is_some()));
         let began = SystemTime::now();
         let attendance = Attendance {
             output: &mut |kind, bytes| match kind {
@@ -156,7 +166,10 @@ impl MachineExecutor {
             },
             cancel: descriptor,
             cancelled: &|| is_cancelled(cancel, descriptor),
-            started: &mut || events(JobEvent::Started { environment: label.clone() }),
+            started: &mut || {
+                drop(turn.take());
+                events(JobEvent::Started { environment: label.clone() });
+            },
         };
         let served = services::run(machine, run, job, attendance, events);
         // Those that the suite shares are as they are at the end of this test.
@@ -167,8 +180,7 @@ impl MachineExecutor {
         };
         let after = ended.lingering.map(|environment| {
             events(JobEvent::Ending);
-            let cancelled = cancel.reason().is_some();
-            let status = ended.status;
+            let (status, cancelled) = (ended.status, cancel.reason().is_some());
             self.care.after(&After { machine, environment, job, top: &top, began, status, cancelled }, &self.trees)
         });
         match after.transpose() {
@@ -185,7 +197,7 @@ impl MachineExecutor {
         }
     }
 
-    /// The environment that a job gets, once the layer and the services that it stands on are there.
+    /// The environment and the ports that a job gets, once the layer and the services that it stands on are there.
     fn ground(
         &self,
         machine: &WarmMachine,
@@ -194,14 +206,14 @@ impl MachineExecutor {
         job: &Job,
         cancel: &Cancel,
         events: &dyn Fn(JobEvent),
-    ) -> Result<(EnvironmentSpec, Option<Arc<SharedServices>>), ServiceFailure> {
+    ) -> Result<Ground, ServiceFailure> {
         let top = trees::top_of(&job.root);
         let layer = self.preparations.layer(machine, job, &self.trees, cancel, events)?;
         self.preparations.remember(shared, job, &top, layer.as_deref());
         let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
         let beside = self.shared.of(job, machine, &spec, &self.trees.shown(&top))?;
         let joins = beside.as_ref().map(|beside| beside.environment());
-        Ok((EnvironmentSpec { joins, ..spec }, beside))
+        Ok(Ground { spec: EnvironmentSpec { joins, ..spec }, beside, ports: self.ports_for(job, isolation)? })
     }
 
     fn not_run(

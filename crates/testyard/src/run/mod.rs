@@ -8,6 +8,7 @@ mod frozen;
 mod history;
 mod keeper;
 mod kept;
+mod pace;
 mod preparing;
 mod services;
 mod trees;
