@@ -59,6 +59,7 @@ impl Registry {
         let mut connection = connect(&file, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(|error| RegistryError::from_sqlite(&file, "open", error))?;
         check_format(&mut connection, &file)?;
+        fold_if_long(&connection, &file);
         reserve::keep(&file);
         Ok(Self { connection: Mutex::new(connection), file, leases: home.leases_folder(), host: OnceLock::new() })
     }
@@ -163,6 +164,22 @@ pub(crate) fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Folds the log into the file and empties it. Whoever opens a file that nobody has open reads its whole log, and does not
+/// know that it was folded before: then it only ever grows.
+///
+/// Best effort: while somebody else reads, it stays as it is.
+pub(crate) fn fold(connection: &Connection) {
+    let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+}
+
+/// [`fold`] where the log has grown long, in bytes.
+fn fold_if_long(connection: &Connection, file: &Path) {
+    const LONG: u64 = 2 << 20;
+    if fs::metadata(companion(file, "-wal")).is_ok_and(|log| log.len() > LONG) {
+        fold(connection);
+    }
 }
 
 /// Waits a little for the writer; false once the busy timeout has passed.

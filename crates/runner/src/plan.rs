@@ -151,7 +151,11 @@ impl Plan {
             }
             let mut chosen = find::narrow(&found, &suite, tests)?;
             chosen.iter_mut().for_each(|test| test.suite = plan.suites.len());
-            plan.tests.append(&mut chosen);
+            if plan.tests.is_empty() {
+                plan.tests = chosen;
+            } else {
+                plan.tests.append(&mut chosen);
+            }
             plan.suites.push(suite);
         }
         select::apply(&mut plan, selection, history)?;

@@ -11,6 +11,7 @@ use super::{
     FirstBad, Flakes, HistoryError, HistoryFile, KEPT_OUTCOMES, LastOutcome, NewOutcome, PastOutcome, TestOutcome,
     TestRecord,
 };
+use crate::registry::fold;
 
 /// Over how many of the last outcomes a test's usual duration is taken.
 const DURATIONS: u32 = 5;
@@ -42,7 +43,9 @@ impl HistoryFile {
                 save(&transaction, suite, run, now_ms, new)?;
             }
             transaction.execute("DELETE FROM test WHERE updated_ms < ?1", [now_ms - FORGOTTEN_MS])?;
-            transaction.commit()
+            transaction.commit()?;
+            fold(connection);
+            Ok(())
         })
     }
 

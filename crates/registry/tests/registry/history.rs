@@ -111,3 +111,19 @@ fn a_newer_history_is_left_alone() {
     let error = HistoryFile::new(&yard.home()).find("a", None, 1).expect_err("it is newer");
     assert!(error.to_string().ends_with("has format 99; this version reads up to 1"), "{error}");
 }
+
+#[test]
+fn the_log_does_not_grow_with_every_run() {
+    let yard = Yard::new();
+    let file = yard.home().history_file();
+    let names: Vec<String> = (0..500).map(|number| format!("test-{number}")).collect();
+    for run in 0..3 {
+        // As a process does that nobody else has it open beside.
+        let mut history = HistoryFile::new(&yard.home());
+        let outcomes: Vec<_> = names.iter().map(|name| new(name, TestOutcome::Passed, 1, "t")).collect();
+        history.record(&format!("r{run}"), run, &outcomes).expect("written");
+        drop(history);
+        let log = fs::metadata(file.with_extension("sqlite-wal")).expect("it is there").len();
+        assert_eq!(log, 0, "run {run}");
+    }
+}

@@ -48,7 +48,11 @@ pub(super) fn suite(found: &Found) -> Result<(PlannedSuite, Vec<PlannedTest>), P
         // Thousands of files may match; what the entry says of all of them is worked out once.
         let none = Command { argv: Vec::new(), file: None };
         let alike = test(&file, &root, &services, String::new(), none, &entry.settings)?;
-        for path in matching(&file.source, &root, entry)? {
+        let paths = matching(&file.source, &root, entry)?;
+        // Growing step by step would copy all of them, and touch new memory, again and again.
+        tests.reserve(paths.len());
+        places.reserve(paths.len());
+        for path in paths {
             let name = path.to_str().ok_or_else(|| not_text(&file.source, &root.join(&path), &first))?.to_owned();
             if let Some(first_place) = places.insert(name.clone(), first.start) {
                 let fault = ConfigFault::DuplicateTest { name, first_line: file.source.place(first_place).0 };

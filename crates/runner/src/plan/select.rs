@@ -56,10 +56,14 @@ pub(super) fn apply(plan: &mut Plan, selection: &Selection, history: &dyn Histor
     }
     let suites = std::mem::take(&mut plan.suites);
     let all = std::mem::take(&mut plan.tests);
-    let nearest = selection.filter.nearest(all.iter().map(|test| test.name.as_str()));
     let kept = |test: &PlannedTest| {
         selection.filter.matches(&test.facts(&suites[test.suite].name))
             && (!selection.last_failed || test.known.is_some_and(|known| known.failed()))
+    };
+    // Looked for only where it will be told.
+    let nearest = match all.iter().any(kept) {
+        true => None,
+        false => selection.filter.nearest(all.iter().map(|test| test.name.as_str())),
     };
     plan.tests = all.into_iter().filter(kept).collect();
     if let Some(reference) = &selection.changed_since {
