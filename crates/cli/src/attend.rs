@@ -38,7 +38,7 @@ pub(crate) fn run(connection: &mut Connection, mut exec: Exec) -> Result<Finishe
                 }
             }
             Awaited::Readable(index) => streams.relay(index - 1),
-            Awaited::DeadlinePassed => {}
+            Awaited::Started | Awaited::DeadlinePassed => {}
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct Attendance<'a> {
     pub cancelled: &'a dyn Fn() -> bool,
     /// Called when the command was handed over.
     pub started: &'a mut dyn FnMut(),
+    /// Called when its environment is there and it runs, where it is not run beside services; a message more.
+    pub running: Option<&'a mut dyn FnMut()>,
 }
 
 impl WarmMachine {
@@ -184,19 +186,21 @@ fn attend(
     deadline: Option<Instant>,
 ) -> Result<Finished, ClientError> {
     let machine = connection.machine().to_owned();
-    let Attendance { output, cancel, cancelled, started } = attendance;
+    let Attendance { output, cancel, cancelled, started, mut running } = attendance;
+    let exec = Exec { quiet: running.is_none(), ..exec };
     let Piped { mut command, mut pipes } = Piped::start(connection, exec)?;
     started();
     let mut watching = cancel;
     loop {
         let (mut watched, kinds) = pipes.watched();
         watched.extend(watching);
-        match command.wait_or(&watched, deadline)? {
+        match command.wait_next(&watched, deadline)? {
             Awaited::Finished(finished) => {
                 drop(watched);
                 pipes.drain(output);
                 return Ok(finished);
             }
+            Awaited::Started => running.iter_mut().for_each(|running| running()),
             Awaited::Readable(index) => match kinds.get(index) {
                 Some(kind) => {
                     let kind = *kind;

@@ -171,7 +171,9 @@ pub(crate) fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connect
 ///
 /// Best effort: while somebody else reads, it stays as it is.
 pub(crate) fn fold(connection: &Connection) {
+    let _ = connection.busy_handler(None);
     let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    let _ = connection.busy_handler(Some(wait_for_writer));
 }
 
 /// [`fold`] where the log has grown long, in bytes.

@@ -79,7 +79,7 @@ impl Capture {
             broken: false,
             bytes: 0,
             kept: 0,
-            look_at: LOOK_EVERY,
+            look_at: 0,
         }
     }
 

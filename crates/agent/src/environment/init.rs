@@ -137,7 +137,8 @@ pub(crate) fn run(mut init: Init<'_>) -> ! {
 fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
     let mut inbox = Inbox::default();
     close_others(init)?;
-    init.open_files.map_or(Ok(()), OpenFiles::restore)?;
+    // Where even that is refused, commands may open more.
+    let _ = init.open_files.map(OpenFiles::restore);
     if let Some(group) = init.group {
         group.attach_self()?;
     }

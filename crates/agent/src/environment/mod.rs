@@ -155,8 +155,8 @@ pub(crate) struct Request<'a> {
 }
 
 /// Descriptors kept for environments have numbers from here on where there are many: what is made for the moment, and
-/// is what a new init keeps, has lower ones.
-pub(crate) const HIGH: RawFd = 1024;
+/// is what a new init keeps, has lower ones. Older kernels cut such a table right only at multiples of this number.
+pub(crate) const HIGH: RawFd = 4096;
 
 /// What a clone gives.
 pub(crate) struct Made {

@@ -158,7 +158,7 @@ fn beside(
     deadline: Option<Instant>,
 ) -> Result<Ended, ClientError> {
     let machine = control.machine().to_owned();
-    let Attendance { output, cancel, cancelled, started } = attendance;
+    let Attendance { output, cancel, cancelled, started, running: _ } = attendance;
     let Piped { mut command, mut pipes } = Piped::start(control, exec)?;
     started();
     let mut watching = cancel;

@@ -5,7 +5,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::size_of;
 use std::ops::BitOr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -124,7 +124,8 @@ pub struct CloneOptions<'a> {
     /// The new process is not this one's child but its sibling, whose end its parent is told as of this one's.
     pub sibling: bool,
     /// The child gets only descriptors below this number, where there are many above it: they are neither copied nor
-    /// closed again. Until it has its own, the two share them and the parent waits. Nothing for a sibling.
+    /// closed again. Until it has its own, the two share them and the parent waits: until the child has had a processor
+    /// for a moment. Nothing for a sibling.
     pub below: Option<RawFd>,
 }
 
@@ -253,7 +254,11 @@ pub fn clone3(_proof: SingleThreaded, flags: CloneFlags, options: CloneOptions<'
             let pid = pid.ok_or_else(|| Error::new("name", "a new process", io::Error::from(Errno::OVERFLOW)))?;
             // SAFETY: clone3 succeeded with CLONE_PIDFD, so this is a new descriptor that nothing else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            apart.map_or(Ok(()), |apart| apart.wait(&pidfd))?;
+            if let Err(error) = apart.map_or(Ok(()), |apart| apart.wait(&pidfd)) {
+                // It may still have this process's descriptors.
+                let _ = super::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+                return Err(error);
+            }
             Ok(Forked::Parent(Child { pid, pidfd }))
         }
         Err(source) => Err(Error::new("make", format_args!("a process with namespaces {:#x}", flags.bits()), source)),

@@ -44,6 +44,8 @@ pub struct Captured {
 pub enum Awaited {
     /// The command ended.
     Finished(Finished),
+    /// The command was started; only [`RunningCommand::wait_next`] says so, once, and not of a quiet command.
+    Started,
     /// The descriptor with this index can be read, or has ended.
     Readable(usize),
     /// The deadline passed.
@@ -166,8 +168,22 @@ impl RunningCommand<'_> {
     /// Waits for its end, or for one of `others`, or for the deadline, whatever comes first.
     pub fn wait_or(&mut self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> Result<Awaited, ClientError> {
         loop {
+            match self.wait_next(others, deadline)? {
+                Awaited::Started => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// As [`Self::wait_or`], and its start is one more thing to wait for.
+    pub fn wait_next(&mut self, others: &[BorrowedFd<'_>], deadline: Option<Instant>) -> Result<Awaited, ClientError> {
+        loop {
+            let was_started = self.is_started();
             if let Some(finished) = self.look()? {
                 return Ok(Awaited::Finished(finished));
+            }
+            if self.is_started() && !was_started {
+                return Ok(Awaited::Started);
             }
             let mut polled = vec![self.connection.socket.as_fd()];
             polled.extend_from_slice(others);

@@ -1,7 +1,7 @@
 //! Which of the tests at some paths are meant, and how often each runs.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
@@ -142,21 +142,16 @@ pub struct ChangedInputs {
 
 impl ChangedInputs {
     /// Of a test that declares inputs: whether one of the files is among them, or is the test's own file or its suite's.
-    pub fn has<'a>(
-        &mut self,
-        suite: &PlannedSuite,
-        test: &PlannedTest,
-        changed: impl IntoIterator<Item = &'a PathBuf> + Clone,
-    ) -> bool {
-        let own = |file: &PathBuf| test.file.as_ref() == Some(file) || file == suite.file.source.path();
-        if changed.clone().into_iter().any(own) {
+    pub fn has(&mut self, suite: &PlannedSuite, test: &PlannedTest, changed: &BTreeSet<PathBuf>) -> bool {
+        let own = test.file.as_ref().is_some_and(|file| changed.contains(file));
+        if own || changed.contains(suite.file.source.path()) {
             return true;
         }
         match self.known.entry((suite.root.clone(), test.inputs.clone())) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(place) => {
                 let inputs = patterns(&suite.root, &test.inputs);
-                *place.insert(changed.into_iter().any(|file| inputs.is_match(file)))
+                *place.insert(changed.iter().any(|file| inputs.is_match(file)))
             }
         }
     }

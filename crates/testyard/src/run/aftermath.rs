@@ -145,9 +145,16 @@ impl Care {
             return;
         }
         let (changes, cut) = written_since(&job.root, top, began, LOOKED_AT as usize);
-        let kept = self.keep_artifacts(job, top, &changes, cut, |chosen| {
+        if cut {
+            let message = format!("there are more than {LOOKED_AT} files below {}", job.root.display());
+            let problem = Problem::new(ProblemKind::Exhausted, message).because("its artifacts are not looked for");
+            aftermath.problems.push(problem.hint("write isolation = \"namespace\", where only changes are looked at"));
+            return;
+        }
+        let kept = self.keep_artifacts(job, top, &changes, false, |chosen| {
             let staged = self.journal.begin(&self.runs)?;
-            match copy_chosen(chosen, top, &staged.files()) {
+            let limit = chosen.bytes.saturating_mul(2).saturating_add(SPARE);
+            match copy_chosen(chosen, top, &staged.files(), limit) {
                 Ok(()) => Ok(staged),
                 Err(problem) => {
                     staged.end();
@@ -188,6 +195,7 @@ impl Care {
         bring: impl FnOnce(&Chosen) -> Result<Staged, Problem>,
     ) -> Result<Vec<Artifact>, Problem> {
         let patterns = Patterns::new("artifact", &job.artifacts, &job.root, top);
+        patterns.check_tree()?;
         let chosen = patterns.choose(changes)?;
         if cut {
             return Err(too_many("artifacts"));

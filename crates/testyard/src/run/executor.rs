@@ -157,7 +157,9 @@ impl MachineExecutor {
         let run = run_of(job, &spec, &tree, &ports);
         let descriptor = cancel.descriptor().ok();
         // Services take their time to get ready, mostly in waiting.
-        let mut turn = job.services.is_empty().then(|| self.pace.turn(|| cancel.reason().is_some()));
+        let among = job.services.is_empty().then(|| self.pace.among());
+        let mut turn = among.as_ref().and_then(|among| among.turn(|| cancel.reason().is_some()));
+        let mut runs = turn.is_some().then_some(|| drop(turn.take()));
         let began = SystemTime::now();
         let attendance = Attendance {
             output: &mut |kind, bytes| match kind {
@@ -166,10 +168,8 @@ impl MachineExecutor {
             },
             cancel: descriptor,
             cancelled: &|| is_cancelled(cancel, descriptor),
-            started: &mut || {
-                drop(turn.take());
-                events(JobEvent::Started { environment: label.clone() });
-            },
+            started: &mut || events(JobEvent::Started { environment: label.clone() }),
+            running: runs.as_mut().map(|runs| runs as &mut dyn FnMut()),
         };
         let served = services::run(machine, run, job, attendance, events);
         // Those that the suite shares are as they are at the end of this test.
@@ -338,7 +338,7 @@ impl Executor for MachineExecutor {
             }
             let began = SystemTime::now();
             let mut outcome = self.plain.run(job, cancel, events);
-            if let JobOutcome::Finished(finished) = &mut outcome {
+            if let (JobOutcome::Finished(finished), None) = (&mut outcome, cancel.reason()) {
                 self.care.after_direct(job, &trees::top_of(&job.root), began, &mut finished.aftermath);
             }
             return outcome;

@@ -238,6 +238,7 @@ impl Task<'_> {
             cancel: descriptor,
             cancelled: &|| cancel.is_some_and(|cancel| super::executor::is_cancelled(cancel, descriptor)),
             started: &mut || (),
+            running: None,
         };
         let failed = |reason: String| {
             Problem::new(ProblemKind::System, format!("`{what}` of suite `{}` failed: {reason}", self.suite))

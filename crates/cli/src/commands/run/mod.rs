@@ -78,7 +78,11 @@ impl Run {
         let ground = Ground::lay(self.paths.first().unwrap_or(&current), self.execution.source)?;
         let plan = match load() {
             Ok(plan) => Arc::new(plan),
-            Err(error) => return refused(&error, output),
+            Err(error) => {
+                // What it began, it ends: probes leave nothing when they are done.
+                drop(ground.take());
+                return refused(&error, output);
+            }
         };
         let (yard, bench) = ground.take()?;
         if let Err(error) = yard::check_places(&yard, &plan) {
@@ -157,7 +161,8 @@ struct Ground(JoinHandle<Result<(Testyard, TestBench), Problem>>);
 impl Ground {
     /// Also looks at the tree of the suite that `path` is in: the run asks for that first.
     fn lay(path: &Path, source: SourceMode) -> Result<Self, Problem> {
-        let suite = std::path::absolute(path).ok().and_then(|path| {
+        // As the plan names it, or its tree would be looked at twice.
+        let suite = path.canonicalize().ok().and_then(|path| {
             let mut folders = path.ancestors();
             folders.find(|folder| folder.join("testyard.toml").is_file()).map(Path::to_path_buf)
         });

@@ -120,13 +120,14 @@ pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) ->
         path.starts_with(&roots[suite]) || !roots.iter().any(|root| path.starts_with(root))
     };
     let mut inputs = ChangedInputs::default();
+    let all: BTreeSet<PathBuf> = changed.iter().cloned().collect();
     let suites = &plan.suites;
     plan.tests.retain(|test| {
         let own = test.file.as_ref().is_some_and(|file| changed.contains(file));
         own || failed.contains(&(names[test.suite].clone(), test.name.clone()))
             || match test.inputs.is_empty() {
                 true => others.iter().any(|path| concerns(test.suite, path)),
-                false => inputs.has(&suites[test.suite], test, changed),
+                false => inputs.has(&suites[test.suite], test, &all),
             }
     });
     (!plan.tests.is_empty()).then_some(plan)

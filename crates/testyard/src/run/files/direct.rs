@@ -1,10 +1,12 @@
 //! Files of tests that write into the working tree itself: nothing recorded what they changed, so it is looked for.
 
 use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{Mode, OFlags};
 use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::changes::{ChangeKind, FileChange, FileKind, Part};
 
@@ -72,13 +74,14 @@ fn change(relative: &Path, path: &Path, facts: &Metadata) -> FileChange {
     }
 }
 
-/// Copies what was chosen in the tree at `top` to the same paths below `to`. What vanished meanwhile is left out.
+/// Copies what was chosen in the tree at `top` to the same paths below `to`, at most `limit` bytes of each. What vanished
+/// or became something else meanwhile is left out. Setuid bits do not come along.
 ///
 /// # Errors
 /// A file cannot be read, or the disk is full.
-pub(in crate::run) fn copy_chosen(chosen: &Chosen, top: &Path, to: &Path) -> Result<(), Problem> {
-    chosen.paths.iter().try_for_each(|path| match copy(&top.join(path), &to.join(path)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+pub(in crate::run) fn copy_chosen(chosen: &Chosen, top: &Path, to: &Path, limit: u64) -> Result<(), Problem> {
+    chosen.paths.iter().try_for_each(|path| match copy(&top.join(path), &to.join(path), limit) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             let message = format!("cannot keep a copy of {}", top.join(path).display());
             Err(Problem::new(ProblemKind::System, message).because(error))
         }
@@ -86,18 +89,30 @@ pub(in crate::run) fn copy_chosen(chosen: &Chosen, top: &Path, to: &Path) -> Res
     })
 }
 
-fn copy(from: &PathBuf, to: &Path) -> std::io::Result<()> {
+fn copy(from: &Path, to: &Path, limit: u64) -> io::Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;
     }
     if fs::symlink_metadata(from)?.is_symlink() {
         return std::os::unix::fs::symlink(fs::read_link(from)?, to);
     }
-    fs::copy(from, to).map(drop)
+    // Somebody may put a link or a pipe in its place at this moment.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(from, flags, Mode::empty())?);
+    let facts = file.metadata()?;
+    if !facts.is_file() {
+        return Ok(());
+    }
+    let mode = facts.mode() & 0o777;
+    let mut copied = fs::OpenOptions::new().write(true).create_new(true).mode(mode | 0o200).open(to)?;
+    io::copy(&mut file.take(limit), &mut copied).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]
@@ -121,7 +136,10 @@ mod tests {
         assert!(!cut && written_since(top, top, SystemTime::UNIX_EPOCH, 3).1);
         let paths = found.iter().map(|one| one.path.as_path().to_owned()).chain(["gone".into()]).collect();
         let kept = tempfile::tempdir().expect("a folder");
-        copy_chosen(&Chosen { paths, bytes: 3 }, top, kept.path()).expect("copied");
-        assert_eq!(fs::read_to_string(kept.path().join("suite/logs/link")).expect("a link to a file"), "new");
+        fs::set_permissions(top.join("suite/logs/new"), fs::Permissions::from_mode(0o4755)).expect("ours");
+        copy_chosen(&Chosen { paths, bytes: 3 }, top, kept.path(), 2).expect("copied");
+        assert_eq!(fs::read_to_string(kept.path().join("suite/logs/link")).expect("a link to a file"), "ne");
+        let mode = fs::metadata(kept.path().join("suite/logs/new")).expect("copied").mode();
+        assert_eq!(mode & 0o7700, 0o700, "setuid came along");
     }
 }
