@@ -17,6 +17,7 @@ use testyard_protocol::{RawText, Report};
 
 use crate::command::Command;
 use crate::connection::Connection;
+use crate::early::Early;
 use crate::environment::parking::ParkRequest;
 use crate::environment::{self, Environment, MACHINE, PooledGroup};
 use crate::generation::Generations;
@@ -101,6 +102,8 @@ pub(crate) struct Agent {
     pub(crate) connections: HashMap<u64, Connection>,
     pub(crate) children: HashMap<Pid, ChildKind>,
     pub(crate) commands: HashMap<u32, Command>,
+    /// What was said to commands that are not there yet.
+    pub(crate) early: Early,
     pub(crate) environments: BTreeMap<EnvironmentId, Environment>,
     pub(crate) sources: HashMap<u32, (u64, Rc<Source>)>,
     pub(crate) generations: Generations,
@@ -156,6 +159,7 @@ impl Agent {
             connections: HashMap::new(),
             children: HashMap::new(),
             commands: HashMap::new(),
+            early: Early::default(),
             environments: BTreeMap::new(),
             sources: HashMap::new(),
             groups: Vec::new(),

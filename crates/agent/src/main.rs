@@ -13,6 +13,7 @@ mod account;
 mod agent;
 mod command;
 mod connection;
+mod early;
 mod environment;
 mod generation;
 mod launch;

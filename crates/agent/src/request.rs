@@ -17,6 +17,7 @@ use testyard_protocol::{
 use crate::agent::{Agent, LINK, Token, watch};
 use crate::command::Command;
 use crate::connection::{Connection, Received};
+use crate::early::Word;
 use crate::environment::joining::{Files, Joining};
 use crate::environment::keeping::release;
 use crate::environment::looking::{Look, Looking};
@@ -72,6 +73,7 @@ impl Agent {
 
     /// Ends a stream with a problem.
     pub(crate) fn fail(&mut self, connection: u64, stream: u32, problem: Problem) {
+        self.early.forget(connection, stream);
         self.answer(connection, stream, &Event::Failed(problem));
     }
 
@@ -120,8 +122,8 @@ impl Agent {
 
     fn message(&mut self, number: u64, frame: &Frame, attached: Vec<OwnedFd>) -> Result<(), Problem> {
         let stream = frame.header.stream;
-        if self.command_of(number, stream).is_some() {
-            return self.command_message(number, stream, &parse(frame)?);
+        if self.command_of(number, stream).is_some() || self.early.expects(number, stream) {
+            return self.command_message(number, stream, parse(frame)?);
         }
         if self.is_transfer(number, stream) {
             if parse::<CommandMessage>(frame)? == CommandMessage::Kill {
@@ -220,11 +222,14 @@ impl Agent {
         Ok(())
     }
 
-    fn command_message(&mut self, number: u64, stream: u32, message: &CommandMessage) -> Result<(), Problem> {
-        let Some((command, entry)) = self.command_of(number, stream) else { return Ok(()) };
+    pub(crate) fn command_message(&mut self, number: u64, stream: u32, message: CommandMessage) -> Result<(), Problem> {
+        let Some((command, entry)) = self.command_of(number, stream) else {
+            self.keep_early(number, stream, Word::Message(message));
+            return Ok(());
+        };
         let (place, terminal) = (entry.place, entry.terminal);
         match message {
-            CommandMessage::Signal(signal) => self.signal_command(command, place, *signal, terminal),
+            CommandMessage::Signal(signal) => self.signal_command(command, place, signal, terminal),
             CommandMessage::Kill => {
                 self.kill(command);
                 Ok(())
@@ -321,6 +326,7 @@ impl Agent {
         if let Some(connection) = self.connections.remove(&number) {
             crate::agent::unwatch(&self.epoll, &connection.socket);
         }
+        self.early.forget_client(number);
         let commands: Vec<u32> = self
             .commands
             .iter()

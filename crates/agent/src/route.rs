@@ -193,6 +193,7 @@ impl Agent {
             environment.holder = Some(connection);
             environment.delayed.push(DelayedCommand { connection, stream, exec, streams });
         }
+        self.early.expect(connection, stream);
         Ok(())
     }
 

@@ -89,6 +89,7 @@ impl Agent {
             self.track_in_environment(connection, stream, number, id, &exec, streams);
             return Ok(());
         }
+        self.early.expect(connection, stream);
         self.generations.delayed.push((connection, stream, *spec, exec, streams));
         Ok(())
     }
@@ -119,6 +120,9 @@ impl Agent {
             self.end_environment(id);
         }
         for (connection, stream, spec, mut exec, streams) in std::mem::take(&mut self.generations.delayed) {
+            if !exec.detach && !self.connections.contains_key(&connection) {
+                continue;
+            }
             let outcome = if made {
                 exec.place = Place::Fresh(Box::new(spec));
                 self.exec_fresh(connection, stream, exec, streams)
@@ -336,6 +340,7 @@ impl Agent {
         if id != MACHINE {
             step::reach(Step::AgentEnvironmentCommand);
         }
+        self.say_early(connection, stream);
     }
 
     /// Runs a command in an environment that is ready (or about to be: orders wait in its socket).

@@ -19,10 +19,8 @@ const NETWORKS_AT_ONCE: usize = 32;
 const NETWORKS_APART: Duration = Duration::from_millis(40);
 /// With more than this many waiting, memory matters more.
 const NETWORKS_WAITING: usize = 256;
-/// How many control groups are kept for the next environments: a new one is twelve folders in hierarchies of version 1.
-const GROUPS: usize = 64;
-/// How many of them stay open. Each is descriptors, which every fork copies.
-const GROUPS_OPEN: usize = 16;
+/// How many control groups are kept for the next environments. Each is descriptors, which every fork copies.
+const GROUPS: usize = 16;
 
 impl Agent {
     /// Ends an environment whose client is gone with the last of the commands that were to outlive it.
@@ -134,9 +132,6 @@ impl Agent {
         let Some(group) = group else { return };
         if self.groups.len() >= GROUPS || !group.is_reusable() {
             group.remove();
-        } else if self.groups.len() >= GROUPS_OPEN {
-            // The last ones are taken first.
-            self.groups.insert(0, group.rested());
         } else {
             self.groups.push(group);
         }

@@ -13,6 +13,7 @@ use testyard_protocol::{Credit, Event, Transfer};
 use super::order::Order;
 use super::{PooledGroup, State};
 use crate::agent::Agent;
+use crate::early::Word;
 use crate::place::PlaceKind;
 
 /// Who wants in.
@@ -96,8 +97,12 @@ impl Agent {
         }
     }
 
-    /// Keeps what a client sends to a transfer that waits to be let in: it need not wait for that, as it has credit.
+    /// Keeps what a client sends to a command that is not there yet, or to a transfer that waits to be let in: it need not wait for that, as it has credit.
     pub(crate) fn keep_early_input(&mut self, connection: u64, stream: u32, bytes: Option<&[u8]>) {
+        let Some(Word::Input(bytes)) = self.keep_early(connection, stream, Word::Input(bytes.map(<[u8]>::to_vec)))
+        else {
+            return;
+        };
         let waiting = self.environments.values_mut().flat_map(|one| &mut one.joining);
         let mut files = waiting.filter_map(|joining| match joining {
             Joining::Files(files) if (files.connection, files.stream) == (connection, stream) => Some(files),
@@ -105,7 +110,7 @@ impl Agent {
         });
         // Input of a command that has ended is nobody's.
         let Some(files) = files.next() else { return };
-        files.early.push(bytes.map(<[u8]>::to_vec));
+        files.early.push(bytes);
         let kept: usize = files.early.iter().flatten().map(Vec::len).sum();
         if kept as u64 > Credit::INITIAL {
             self.close_connection(connection);

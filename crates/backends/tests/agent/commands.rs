@@ -271,3 +271,28 @@ fn arguments_go_up_to_the_kernels_own_limit() {
         assert_eq!(error.problem().kind, ProblemKind::Usage, "{error:?}");
     }
 }
+
+#[test]
+fn what_is_said_before_a_command_is_there_reaches_it() {
+    let machine = Machine::namespace();
+    let place = fresh(&isolated(ordinary()));
+    let session = machine.session();
+    let frames = StreamTarget::Frames;
+    for round in 0..6 {
+        // The next environment waits for a copy of what was written.
+        machine.run(Place::Machine, &format!("head -c 4000000 /dev/zero > /var/tmp/{round}")).ok();
+        let cat = Exec { stdin: frames, stdout: frames, ..script(place.clone(), "cat") };
+        let mut command = session.exec(cat, &[]).expect("started");
+        let mut stdin = command.stdin.take().expect("framed");
+        stdin.write_all(b"early").expect("written");
+        if round % 2 == 0 {
+            drop(stdin);
+            let mut got = String::new();
+            command.stdout.take().expect("framed").read_to_string(&mut got).expect("read");
+            assert_eq!((got.as_str(), command.wait().expect("it ended").status), ("early", CommandStatus::Exited(0)));
+        } else {
+            command.handle().signal(9).expect("sent");
+            assert_eq!(command.wait().expect("it ended").status, CommandStatus::Signalled(9));
+        }
+    }
+}
