@@ -240,6 +240,7 @@ impl Agent {
             .hint("see `testyard doctor` for the cgroup controllers that can be written"));
         }
         let network = self.network_of(spec)?;
+        let many = self.environments.len() > MANY;
         let request = Request {
             machine: &self.machine,
             network,
@@ -250,10 +251,9 @@ impl Agent {
             machine_env: &self.env,
             first,
             forked,
-            many: self.environments.len() > MANY,
+            many,
         };
         let made = make(&self.place, request).map_err(|error| error.problem())?;
-        let many = self.environments.len() > MANY;
         let group = group.map(|group| if many { group.rested() } else { group });
         self.enter_in_book(id, spec.clone(), made, group).map_err(|error| error.problem())?;
         if let Some(environment) = self.environments.get_mut(&id) {

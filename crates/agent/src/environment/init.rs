@@ -203,24 +203,35 @@ fn tell_ready(init: &mut Init<'_>) -> Result<()> {
     order::send(init.control.as_fd(), &Answer::Ready, &attached)
 }
 
-/// The fork has every descriptor of the agent: other clients' sockets among them, which must close when they do.
-fn close_others(init: &Init<'_>) -> Result<()> {
-    let mut kept = vec![init.control.as_fd()];
-    if let Some(group) = init.group {
+/// What an init keeps of the agent's descriptors, beside the mount namespace that a workspace is made in.
+pub(super) fn kept<'a>(
+    control: &'a OwnedFd,
+    group: Option<&'a Group>,
+    forked: Option<&'a ForkedFrom<'_>>,
+    first: Option<&'a FirstCommand<'_>>,
+) -> Vec<BorrowedFd<'a>> {
+    let mut kept = vec![control.as_fd()];
+    if let Some(group) = group {
         kept.extend(group.folders().map(|(_, folder)| folder));
     }
-    if let Setup::Workspace { mounts: Some(mounts), .. } = &init.setup {
-        kept.push(*mounts);
-    }
-    if let Some(forked) = &init.forked {
+    if let Some(forked) = forked {
         kept.extend(forked.root);
         kept.extend(forked.source.iter().flat_map(|(changes, shown)| [changes.as_fd(), shown.tree.as_fd()]));
     }
-    if let Some(first) = &init.first {
+    if let Some(first) = first {
         kept.extend(first.source.map(|source| source.tree.as_fd()));
         kept.extend(first.streams.iter().flatten().map(|fd| fd.as_fd()));
     }
     kept.extend(step::log());
+    kept
+}
+
+/// The fork has every descriptor of the agent: other clients' sockets among them, which must close when they do.
+fn close_others(init: &Init<'_>) -> Result<()> {
+    let mut kept = kept(&init.control, init.group, init.forked.as_ref(), init.first.as_ref());
+    if let Setup::Workspace { mounts: Some(mounts), .. } = &init.setup {
+        kept.push(*mounts);
+    }
     process::close_range_from(3, &kept)
 }
 

@@ -196,17 +196,7 @@ pub(crate) fn make(place: &Place, request: Request<'_>) -> Result<Made> {
 
 /// The highest of the descriptors that an init keeps of the agent's.
 fn highest_kept(request: &Request<'_>, control: &OwnedFd) -> RawFd {
-    let mut kept = vec![control.as_fd()];
-    kept.extend(request.group.iter().flat_map(|group| group.folders().map(|(_, folder)| folder)));
-    if let Some(forked) = &request.forked {
-        kept.extend(forked.root);
-        kept.extend(forked.source.iter().flat_map(|(changes, shown)| [changes.as_fd(), shown.tree.as_fd()]));
-    }
-    if let Some(first) = &request.first {
-        kept.extend(first.source.map(|source| source.tree.as_fd()));
-        kept.extend(first.streams.iter().flatten().map(|fd| fd.as_fd()));
-    }
-    kept.extend(step::log());
+    let kept = init::kept(control, request.group, request.forked.as_ref(), request.first.as_ref());
     kept.iter().map(|fd| fd.as_raw_fd()).max().unwrap_or(0)
 }
 

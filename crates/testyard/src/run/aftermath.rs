@@ -152,15 +152,7 @@ impl Care {
             return;
         }
         let kept = self.keep_artifacts(job, top, &changes, false, |chosen| {
-            let staged = self.journal.begin(&self.runs)?;
-            let limit = chosen.bytes.saturating_mul(2).saturating_add(SPARE);
-            match copy_chosen(chosen, top, &staged.files(), limit) {
-                Ok(()) => Ok(staged),
-                Err(problem) => {
-                    staged.end();
-                    Err(problem)
-                }
-            }
+            self.staged(&self.runs, |staged| copy_chosen(chosen, top, &staged.files(), most_of(chosen)))
         });
         take_artifacts(aftermath, kept);
     }
@@ -223,8 +215,13 @@ impl Care {
 
     /// Fetches what was chosen to a staging folder below `parent`.
     fn fetched(&self, ended: &Ended<'_>, chosen: &Chosen, parent: &Path) -> Result<Staged, Problem> {
+        self.staged(parent, |staged| fetch(ended, chosen, staged))
+    }
+
+    /// A staging folder below `parent`, filled; gone again where it cannot be.
+    fn staged(&self, parent: &Path, fill: impl FnOnce(&Staged) -> Result<(), Problem>) -> Result<Staged, Problem> {
         let staged = self.journal.begin(parent)?;
-        match fetch(ended, chosen, &staged) {
+        match fill(&staged) {
             Ok(()) => Ok(staged),
             Err(problem) => {
                 staged.end();
@@ -241,13 +238,16 @@ fn take_artifacts(aftermath: &mut Aftermath, kept: Result<Vec<Artifact>, Problem
     }
 }
 
+/// The most bytes that come of what was chosen: a file may grow between the look at it and its way out.
+fn most_of(chosen: &Chosen) -> u64 {
+    chosen.bytes.saturating_mul(2).saturating_add(SPARE)
+}
+
 fn fetch(ended: &Ended<'_>, chosen: &Chosen, staged: &Staged) -> Result<(), Problem> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = rustix::fs::open(staged.files(), flags, Mode::empty())
         .map_err(|errno| Problem::new(ProblemKind::System, "cannot open the staging folder").because(errno))?;
-    // A file may grow between the look at it and its way out.
-    let limit = chosen.bytes.saturating_mul(2).saturating_add(SPARE);
-    let options = UnpackOptions { hostile: true, limit: Some(limit), ..UnpackOptions::default() };
+    let options = UnpackOptions { hostile: true, limit: Some(most_of(chosen)), ..UnpackOptions::default() };
     let fetch = Fetch { environment: ended.environment, part: Part::Source, when: When::Now };
     ended.machine.fetch(
         fetch,

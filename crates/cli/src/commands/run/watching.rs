@@ -111,6 +111,7 @@ pub(super) fn is_open(verdict: &Verdict) -> bool {
 /// itself; any other file those tests that declare it among their inputs, and those that declare none of every suite whose
 /// folder, or whose tree, it lies in.
 pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) -> Option<Plan> {
+    let changed: BTreeSet<PathBuf> = changed.iter().cloned().collect();
     let files: BTreeSet<PathBuf> = plan.tests.iter().filter_map(|test| test.file.clone()).collect();
     let others: Vec<&PathBuf> = changed.iter().filter(|path| !files.contains(*path)).collect();
     let names: Vec<String> = plan.suites.iter().map(|suite| suite.name.clone()).collect();
@@ -120,14 +121,13 @@ pub(super) fn concerned(mut plan: Plan, changed: &[PathBuf], failed: &Failed) ->
         path.starts_with(&roots[suite]) || !roots.iter().any(|root| path.starts_with(root))
     };
     let mut inputs = ChangedInputs::default();
-    let all: BTreeSet<PathBuf> = changed.iter().cloned().collect();
     let suites = &plan.suites;
     plan.tests.retain(|test| {
         let own = test.file.as_ref().is_some_and(|file| changed.contains(file));
         own || failed.contains(&(names[test.suite].clone(), test.name.clone()))
             || match test.inputs.is_empty() {
                 true => others.iter().any(|path| concerns(test.suite, path)),
-                false => inputs.has(&suites[test.suite], test, &all),
+                false => inputs.has(&suites[test.suite], test, &changed),
             }
     });
     (!plan.tests.is_empty()).then_some(plan)
