@@ -45,7 +45,10 @@ pub fn set_size(terminal: impl AsFd, rows: u16, columns: u16) -> Result<()> {
 /// Whether this process is among those that may read and set this terminal; others are stopped when they try.
 #[must_use]
 pub fn is_in_foreground(terminal: impl AsFd) -> bool {
-    rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+    // SAFETY: It takes nothing and only returns a number: 0 where the group's leader is outside of this process's
+    // pid namespace, which is no `Pid`.
+    let own = unsafe { libc::getpgrp() };
+    rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group.as_raw_nonzero().get() == own)
 }
 
 /// A terminal's size.

@@ -199,6 +199,7 @@ fn descriptors_are_closed_but_those_named() {
 #[test]
 fn a_child_borrows_memory_until_it_execs() {
     in_child(|| {
+        set_session().expect("a forked process leads no group");
         let proof = SingleThreaded::check().expect("a forked process has one thread");
         let mut seen = 0;
         let (pid, left) = run_borrowed(proof, || {
