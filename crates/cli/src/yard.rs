@@ -1,12 +1,14 @@
 //! The way to machines: the `testyard` crate, opened as this process's environment says.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use testyard::run::{SourceMode, TestBench};
 use testyard::{Machine, Options, Testyard};
 use testyard_images::{Digest, HostOptions, HostView, Store};
 use testyard_machine::client::ClientError;
-use testyard_model::{BackendName, ImageReference, MachineName, Problem};
+use testyard_machine::supervisor::socket_of;
+use testyard_model::{BackendName, ImageReference, MachineInfo, MachineName, MachineState, Problem};
 use testyard_runner::plan::{Plan, PlanError};
 
 /// Opens this home.
@@ -22,6 +24,24 @@ pub(crate) fn options() -> Result<Options, Problem> {
 /// A connection to a machine's agent, found by its name alone: no registry is opened while it answers.
 pub(crate) fn connect(name: &MachineName) -> Result<Machine, Problem> {
     open()?.connect(name)
+}
+
+/// A machine for programs, with the socket at which it listens while it runs.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Reachable<'a> {
+    #[serde(flatten)]
+    machine: &'a MachineInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<PathBuf>,
+}
+
+/// Where a machine that runs listens, told to programs that speak the protocol themselves.
+pub(crate) fn with_socket(machine: &MachineInfo) -> Result<Reachable<'_>, Problem> {
+    let socket = match machine.state {
+        MachineState::Running => Some(socket_of(options()?.home.runtime(), &machine.name)),
+        _ => None,
+    };
+    Ok(Reachable { machine, socket })
 }
 
 /// As people see it.

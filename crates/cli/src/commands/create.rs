@@ -106,7 +106,7 @@ impl Create {
 /// What has become of a machine: its description for programs, a remark for people.
 pub(super) fn tell(machine: &MachineInfo, done: &str, output: Output) -> Outcome {
     if output.json {
-        output.json("machine", machine)?;
+        output.json("machine", &yard::with_socket(machine)?)?;
     } else {
         output.say(format_args!("{done} {}", describe::done(machine)));
     }

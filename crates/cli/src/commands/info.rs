@@ -22,7 +22,7 @@ impl Info {
     pub(crate) fn run(self, output: Output) -> Outcome {
         let machine = yard::open()?.machines().info(&self.name)?;
         if output.json {
-            output.json("machine", &machine)?;
+            output.json("machine", &yard::with_socket(&machine)?)?;
         } else {
             output.data(&describe::machine(&machine, describe::now_ms()))?;
         }
