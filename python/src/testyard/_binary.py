@@ -1,0 +1,78 @@
+"""The program `testyard`: where it is, and what it answers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Optional, Sequence
+
+from .errors import BinaryNotFound, TestyardError, from_exit, from_problem
+
+
+def program() -> str:
+    """The path of the program: `$TESTYARD_BINARY`, else beside this interpreter, else on `PATH`.
+
+    Raises BinaryNotFound."""
+    named = os.environ.get("TESTYARD_BINARY")
+    if named:
+        if os.path.isfile(named) and os.access(named, os.X_OK):
+            return named
+        raise BinaryNotFound(
+            f"TESTYARD_BINARY names {named}, which is no program",
+            hints=["correct it, or unset it to use the program that came with this package"],
+        )
+    import sysconfig
+
+    beside = os.path.join(sysconfig.get_path("scripts"), "testyard")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("testyard")
+    if not found:
+        raise BinaryNotFound(
+            "the program testyard is not there",
+            causes=[f"it is neither {beside} nor on PATH"],
+            hints=["install the wheel: pip install testyard", "or say where it is: TESTYARD_BINARY=/path/to/testyard"],
+        )
+    return found
+
+
+def call(arguments: Sequence[str], *, timeout: Optional[float] = None, stdin: Optional[bytes] = None) -> dict[str, Any]:
+    """Runs `testyard ARGUMENTS --json` and reads the one document that it prints.
+
+    `timeout` is in seconds. Raises the error that the program told."""
+    import json
+    import subprocess
+
+    line = [program(), *arguments, "--json"]
+    source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    try:
+        done = subprocess.run(line, capture_output=True, timeout=timeout, **source)  # type: ignore[call-overload]
+    except OSError as error:
+        raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)]) from None
+    except subprocess.TimeoutExpired:
+        from .errors import TimedOut
+
+        raise TimedOut(f"testyard {arguments[0]} took longer than {timeout:g} s") from None
+    try:
+        answer = json.loads(done.stdout) if done.stdout.strip() else {}
+    except ValueError:
+        answer = {}
+    if isinstance(answer, dict) and "error" in answer:
+        raise from_problem(answer["error"])
+    if done.returncode != 0 or not isinstance(answer, dict):
+        raise _failure(done.returncode, done.stderr)
+    return answer
+
+
+def text(arguments: Sequence[str]) -> str:
+    """What `testyard ARGUMENTS` prints for people.
+
+    Raises the error that the program told."""
+    import subprocess
+
+    done = subprocess.run([program(), *arguments], capture_output=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise _failure(done.returncode, done.stderr)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _failure(code: int, stderr: bytes) -> TestyardError:
+    return from_exit(code, stderr.decode("utf-8", "replace"))

@@ -1,0 +1,216 @@
+"""What machines and environments have in common: commands run in them, and files lie in them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, BinaryIO, Callable, Mapping, Optional, TypeVar, Union
+
+from . import _protocol as protocol
+from ._connection import Connections
+from ._process import PIPE, Completed, Process, Target, Text, run
+from .errors import InvalidInput, TestyardError
+
+User = Union[None, str, int]
+Path = Union[str, "os.PathLike[str]"]
+_Answer = TypeVar("_Answer")
+
+
+class Place:
+    """A place to run commands in."""
+
+    __test__ = False
+    _connections: Connections
+
+    def _place(self) -> Any:
+        """Where commands run, in the protocol's words."""
+        raise NotImplementedError
+
+    def _environment(self) -> Optional[int]:
+        """The number of the environment whose files are meant."""
+        return None
+
+    def _extras(self) -> dict[str, Any]:
+        """What every command here is given besides."""
+        return {}
+
+    def run(
+        self,
+        command: protocol.Command,
+        *,
+        check: bool = True,
+        timeout: Optional[float] = None,
+        cwd: Optional[Path] = None,
+        env: Optional[Mapping[str, str]] = None,
+        user: User = None,
+        input: Optional[Text] = None,
+        text: bool = True,
+    ) -> Completed:
+        """Runs a command to its end.
+
+        A string is given to the shell, a sequence of words is run verbatim. After `timeout` seconds the command is ended
+        with all that it started. `user` is a name, `"root"` or a number. Raises CommandFailed (unless `check` is
+        false), CommandTimedOut, CommandNotStarted, and what befalls the machine."""
+        build = self._build(command, cwd, env, user, timeout)
+        return run(self._connections, command, build, check=check, timeout=timeout, input=input, text=text)
+
+    def spawn(
+        self,
+        command: protocol.Command,
+        *,
+        stdin: Target = None,
+        stdout: Target = PIPE,
+        stderr: Target = PIPE,
+        cwd: Optional[Path] = None,
+        env: Optional[Mapping[str, str]] = None,
+        user: User = None,
+        timeout: Optional[float] = None,
+        text: bool = True,
+        detach: bool = False,
+    ) -> Process:
+        """Starts a command. Its streams are `PIPE`, `DEVNULL` (or None), or files of this process, which it is handed.
+
+        With `detach` it outlives this process. Raises CommandNotStarted where there is no such program."""
+        build = self._build(command, cwd, env, user, timeout)
+        connection = self._connections.take()
+        return Process(
+            connection,
+            command,
+            build,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=text,
+            timeout=timeout,
+            detach=detach,
+        )
+
+    def write_file(self, path: Path, data: Text, *, mode: int = 0o644, user: User = None) -> None:
+        """Writes a file, whose folder must exist, whole or not at all. Relative paths are below the user's home."""
+        from ._trees import Sender
+
+        content = data.encode() if isinstance(data, str) else bytes(data)
+        self._send(path, user, lambda out: Sender(out).bytes_as_file(content, mode))
+
+    def read_file(self, path: Path, *, user: User = None) -> bytes:
+        """What is in a file, at most 2 GiB.
+
+        Raises NotFound, InvalidInput where it is a folder."""
+        from ._trees import Receiver
+
+        return self._receive(path, user, lambda source: Receiver(source).file())
+
+    def read_text(self, path: Path, *, user: User = None) -> str:
+        """The same as text; bytes that are no UTF-8 are replaced."""
+        return self.read_file(path, user=user).decode("utf-8", "replace")
+
+    def push(self, source: Path, destination: Path, *, user: User = None) -> None:
+        """Copies a file or folder in, as `cp -r` would: into `destination` where that is a folder, else as it.
+        `folder/.` means what is in a folder."""
+        from ._trees import Sender, local_error
+
+        path = os.fspath(source)
+        if not os.path.exists(path):
+            raise local_error(FileNotFoundError(), path)
+        self._send(destination, user, lambda out: Sender(out).path(path))
+
+    def pull(self, source: Path, destination: Path, *, user: User = None) -> None:
+        """Copies a file or folder out, by the same rules. Set-user bits and devices do not come along."""
+        from ._trees import Receiver
+
+        path = os.path.abspath(os.fspath(destination))
+        if not os.path.isdir(os.path.dirname(path)):
+            raise InvalidInput(f"{os.path.dirname(path)} is no folder to copy into", hints=["make it first"])
+        self._receive(source, user, lambda stream: Receiver(stream).tree(path))
+
+    def _build(
+        self,
+        command: protocol.Command,
+        cwd: Optional[Path],
+        env: Optional[Mapping[str, str]],
+        user: User,
+        timeout: Optional[float],
+    ) -> Callable[..., Any]:
+        # Mistakes are told before anything is connected.
+        request = functools.partial(
+            protocol.exec_request,
+            command,
+            place=self._place(),
+            cwd=None if cwd is None else os.fspath(cwd),
+            env=env,
+            user=user,
+            timeout=timeout,
+            **self._extras(),
+        )
+        request(stdin="null", stdout="null", stderr="null")
+        return request
+
+    def _transfer(self, path: Path, user: User) -> dict[str, Any]:
+        transfer: dict[str, Any] = {"path": protocol.raw(os.fspath(path)), "carrier": "pipe"}
+        if user is not None:
+            transfer["user"] = protocol.user_of(user)
+        if self._environment() is not None:
+            transfer["environment"] = self._environment()
+        return transfer
+
+    def _send(self, path: Path, user: User, write: Callable[[BinaryIO], object]) -> None:
+        def move(outside: int) -> None:
+            with open(outside, "wb", buffering=256 * 1024) as out:
+                write(out)
+
+        self._move({"push": self._transfer(path, user)}, move, ours_reads=False)
+
+    def _receive(self, path: Path, user: User, read: Callable[[BinaryIO], _Answer]) -> _Answer:
+        def move(outside: int) -> _Answer:
+            with open(outside, "rb", buffering=256 * 1024) as source:
+                answer = read(source)
+                # The other side writes to the end, whatever of it is wanted.
+                while source.read(1 << 20):
+                    pass
+                return answer
+
+        return self._move({"pull": self._transfer(path, user)}, move, ours_reads=True)
+
+    def _move(self, request: Any, move: Callable[[int], _Answer], *, ours_reads: bool) -> _Answer:
+        from ._trees import local_error
+
+        connection = self._connections.take()
+        connection.require(3, "take files over a pipe")
+        reading, writing = os.pipe()
+        ours, theirs = (reading, writing) if ours_reads else (writing, reading)
+        trouble: Optional[BaseException] = None
+        answer: Any = None
+        try:
+            stream = connection.stream()
+            try:
+                connection.send(stream, request, [theirs])
+            finally:
+                os.close(theirs)
+                theirs = -1
+            try:
+                descriptor, ours = ours, -1
+                answer = move(descriptor)
+            except (TestyardError, OSError, EOFError) as error:
+                trouble = error
+            try:
+                connection.event(stream)
+            except TestyardError as told:
+                # What the machine says explains a broken pipe, but not what this side refused.
+                if trouble is None or isinstance(trouble, (OSError, EOFError)):
+                    self._connections._spare(connection, told)
+                    raise told from None
+        except TestyardError:
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            for descriptor in (ours, theirs):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        self._connections.give_back(connection)
+        if isinstance(trouble, OSError):
+            raise local_error(trouble, str(trouble.filename or "the transfer"))
+        if trouble is not None:
+            raise trouble
+        return answer  # type: ignore[no-any-return]

@@ -1,0 +1,341 @@
+"""Machines: long-lived places for tests."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Iterable, Mapping, NamedTuple, Optional, Union
+
+from . import _binary
+from ._connection import Connections
+from ._place import Path, Place, User
+from .environment import Environment, environment_request
+from .errors import ConnectionLost, InvalidInput, MachineExists, MachineNotFound, TestyardError, WrongState
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}\Z")
+Size = Union[None, int, str]
+Duration = Union[None, int, float, str]
+
+
+class MachineInfo(NamedTuple):
+    """A machine as it was when somebody looked."""
+
+    #: What people call it.
+    name: str
+    #: Ten letters and digits, stable across renames.
+    id: str
+    #: `creating`, `running`, `stopping`, `stopped`, `starting`, `failed` or `deleting`.
+    state: str
+    #: What made it: `namespace` or `host`.
+    backend: str
+    #: What it started from.
+    image: str
+    #: Default user of its commands; None means who asks.
+    user: Optional[str]
+    #: When it was created, in milliseconds since 1970-01-01 UTC.
+    created_ms: int
+    #: What it cannot isolate or limit, in sentences.
+    limits: tuple[str, ...]
+    #: Where it listens while it runs.
+    socket: Optional[str]
+    #: All that the program's JSON says.
+    raw: Mapping[str, Any]
+
+
+def machine_info(raw: Mapping[str, Any]) -> MachineInfo:
+    """A machine of the program's JSON."""
+    spec = raw["spec"]
+    return MachineInfo(
+        name=raw["name"],
+        id=raw["id"],
+        state=raw["state"],
+        backend=spec["backend"],
+        image=spec["image"],
+        user=spec.get("user"),
+        created_ms=raw["created_ms"],
+        limits=tuple(raw.get("limits", ())),
+        socket=raw.get("socket"),
+        raw=raw,
+    )
+
+
+def fresh_name(prefix: str = "machine") -> str:
+    """A name that nobody else has, whatever runs at the same time: the prefix and 64 random bits."""
+    return f"{prefix[:46]}-{os.urandom(8).hex()}"
+
+
+class Machine(Place):
+    """A machine. As a context manager it is deleted at the end where this object created it, else only let go of."""
+
+    def __init__(self, info: MachineInfo, *, created: bool = False) -> None:
+        self._info = info
+        self._created = created
+        self._known = info.socket
+        self._connections = Connections(self._socket, info.name)
+
+    @classmethod
+    def create(
+        cls,
+        name: Optional[str] = None,
+        *,
+        image: str = "host",
+        backend: str = "auto",
+        user: User = None,
+        cpus: Optional[float] = None,
+        memory: Size = None,
+        disk: Size = None,
+        arch: Optional[str] = None,
+        privileged: bool = False,
+        expose: Iterable[Path] = (),
+        pass_env: Iterable[str] = (),
+        idle: Duration = None,
+        ttl: Duration = None,
+    ) -> Machine:
+        """Creates a machine and starts it; it exists, reachable, once this returns, and else nothing of it does.
+
+        Without a name it gets one that nobody else has. Sizes are bytes or texts such as `"512M"`, durations seconds or
+        texts such as `"10m"`: stopped after `idle`, deleted after `ttl`. Raises MachineExists, InvalidInput,
+        NotSupported (this host cannot), NotFound (no such image)."""
+        chosen = fresh_name() if name is None else checked_name(name)
+        options = create_options(
+            image=image,
+            backend=backend,
+            user=user,
+            cpus=cpus,
+            memory=memory,
+            disk=disk,
+            arch=arch,
+            privileged=privileged,
+            expose=expose,
+            pass_env=pass_env,
+            idle=idle,
+            ttl=ttl,
+        )
+        answer = _binary.call(["create", chosen, *options])
+        return cls(machine_info(answer["machine"]), created=True)
+
+    @classmethod
+    def get(cls, name: str) -> Machine:
+        """The machine of this name, in whatever state.
+
+        Raises MachineNotFound."""
+        return cls(machine_info(_binary.call(["info", checked_name(name)])["machine"]))
+
+    @classmethod
+    def ensure(cls, name: str, **options: Any) -> Machine:
+        """The machine of this name, running: created with these options where there is none, started where it is
+        stopped. Whoever else does the same at the same time gets the same machine."""
+        error: Optional[TestyardError] = None
+        for _ in range(100):
+            try:
+                machine = cls.get(name)
+            except MachineNotFound:
+                try:
+                    machine = cls.create(name, **options)
+                    machine._created = False
+                    return machine
+                except MachineExists as told:
+                    error = told
+            else:
+                if machine._info.state == "running":
+                    return machine
+                try:
+                    machine.start()
+                    return machine
+                except (WrongState, MachineNotFound) as told:
+                    error = told
+            # Somebody else is just creating, starting or deleting it.
+            import time
+
+            time.sleep(0.1)
+        raise error or WrongState(f"machine {name} does not come to rest")
+
+    @staticmethod
+    def list() -> list[MachineInfo]:
+        """All machines of this home."""
+        return [machine_info(one) for one in _binary.call(["list"])["machines"]]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self._info.name
+
+    @property
+    def id(self) -> str:
+        """What it is called inside of Testyard, whatever its name."""
+        return self._info.id
+
+    @property
+    def state(self) -> str:
+        """Its state now."""
+        return self.info().state
+
+    def info(self) -> MachineInfo:
+        """What there is to know about it now.
+
+        Raises MachineNotFound where it was deleted."""
+        return self._update(_binary.call(["info", self.name]))
+
+    def start(self) -> None:
+        """Starts it; fine when it runs already."""
+        self._update(_binary.call(["start", self.name]))
+
+    def stop(self, force: bool = False) -> None:
+        """Ends its processes; its files stay. `force` kills at once."""
+        self._connections.close()
+        self._update(_binary.call(["stop", self.name, *_force(force)]))
+
+    def restart(self, force: bool = False) -> None:
+        """Stops and starts it."""
+        self._connections.close()
+        self._update(_binary.call(["restart", self.name, *_force(force)]))
+
+    def delete(self, force: bool = False, missing_ok: bool = False) -> None:
+        """Deletes it with all that is in it; `force` even while commands run in it.
+
+        Raises Busy, and MachineNotFound unless `missing_ok`."""
+        self._connections.close()
+        try:
+            _binary.call(["delete", self.name, *_force(force)])
+        except MachineNotFound:
+            if not missing_ok:
+                raise
+
+    def rename(self, new: str) -> None:
+        """Gives it another name, which is its host name at once."""
+        self._connections.close()
+        self._update(_binary.call(["rename", self.name, checked_name(new)]))
+        self._connections.machine = new
+
+    def clone(self, new: Optional[str] = None) -> Machine:
+        """Another machine with the same files, copy-on-write where the file system can."""
+        name = fresh_name(self.name) if new is None else checked_name(new)
+        return Machine(machine_info(_binary.call(["clone", self.name, name])["machine"]), created=True)
+
+    def logs(self) -> str:
+        """What its supervisor and agent wrote."""
+        return _binary.text(["logs", self.name])
+
+    def status(self) -> dict[str, Any]:
+        """What its agent is doing: clients, commands, environments, parked ones."""
+        return dict(self._connections.ask("status")["status"])
+
+    def environment(
+        self,
+        *,
+        isolation: Optional[str] = None,
+        network: str = "private",
+        user: User = None,
+        limits: Optional[Mapping[str, Any]] = None,
+        host_name: Optional[str] = None,
+        source: Optional[Path] = None,
+        strict_limits: bool = False,
+        layer: Optional[str] = None,
+        ports: int = 0,
+    ) -> Environment:
+        """An environment in it, held until it is closed or this process ends, in about a millisecond.
+
+        `limits` are `memory` and `disk` in bytes, `pids`, `cpus`. `source` is a folder of this host that is shown at its own
+        path, copy-on-write. `layer` names one that `Environment.seal` made. `ports` leases so many ports of the host.
+        Without `isolation` it gets the strongest that this machine's backend gives: `namespace`, or `workspace` on
+        backend `host`."""
+        request = environment_request(
+            isolation=isolation or self._strongest(),
+            network=network,
+            user=user,
+            limits=limits,
+            host_name=host_name,
+            source=source,
+            strict_limits=strict_limits,
+            layer=layer,
+        )
+        return Environment(self, request, source=source, ports=ports)
+
+    def park(self, count: int, **options: Any) -> None:
+        """Keeps so many environments of this kind made ahead, for whoever asks next."""
+        options.setdefault("isolation", self._strongest())
+        self._connections.ask({"park": [environment_request(**options), count]})
+
+    def hold(self) -> None:
+        """Deletes it when the last process that holds it is gone, however that ended."""
+        from ._hold import hold
+
+        hold(self.name)
+
+    def unhold(self) -> None:
+        """Lets go of it. Where nobody else holds it, it stays."""
+        from ._hold import unhold
+
+        unhold(self.name)
+
+    def close(self) -> None:
+        """Closes what is open to it; it goes on running."""
+        self._connections.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._created:
+            self.delete(force=True, missing_ok=True)
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.name} {self._info.backend}/{self._info.image}>"
+
+    def _strongest(self) -> str:
+        return "workspace" if self._info.backend == "host" else "namespace"
+
+    def _place(self) -> Any:
+        return "machine"
+
+    def _socket(self) -> str:
+        """Where it listens. Asked for again where it was not running when last seen."""
+        if self._known is None or not os.path.exists(self._known):
+            info = self.info()
+            if info.socket is None:
+                kind = ConnectionLost if info.state in ("creating", "starting") else WrongState
+                raise kind(f"machine {self.name} is {info.state}", hints=[f"start it: testyard start {self.name}"])
+        assert self._known is not None
+        return self._known
+
+    def _update(self, answer: Mapping[str, Any]) -> MachineInfo:
+        self._info = machine_info(answer["machine"])
+        self._known = self._info.socket
+        return self._info
+
+
+def checked_name(name: str) -> str:
+    """A machine's name as it was given.
+
+    Raises InvalidInput where it is none."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise InvalidInput(
+            f"{name!r} is not a machine's name", hints=["use letters, digits, `-`, `_` and `.`, at most 63"]
+        )
+    return name
+
+
+def create_options(**options: Any) -> list[str]:
+    """Options of `Machine.create` as the command line has them."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is None or value is False:
+            continue
+        if value is True:
+            words.append(flag)
+        elif name in ("expose", "pass_env"):
+            if isinstance(value, (str, bytes)):
+                raise InvalidInput(f"{name} takes a list, not one text", hints=[f"write [{value!r}]"])
+            for one in value:
+                words += [flag, os.fspath(one)]
+        elif name in ("idle", "ttl") and isinstance(value, (int, float)):
+            words += [flag, f"{max(1, round(value * 1000))}ms"]
+        else:
+            words += [flag, str(value)]
+    return words
+
+
+def _force(force: bool) -> list[str]:
+    return ["--force"] if force else []
