@@ -42,9 +42,11 @@ def call(arguments: Sequence[str], *, timeout: Optional[float] = None, stdin: Op
     import subprocess
 
     line = [program(), *arguments, "--json"]
-    source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:
-        done = subprocess.run(line, capture_output=True, timeout=timeout, **source)  # type: ignore[call-overload]
+        if stdin is None:
+            done = subprocess.run(line, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        else:
+            done = subprocess.run(line, capture_output=True, timeout=timeout, input=stdin)
     except OSError as error:
         raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)]) from None
     except subprocess.TimeoutExpired:

@@ -111,9 +111,7 @@ class Connection:
         payload = json.dumps(message, separators=(",", ":")).encode()
         self.send_frame(protocol.MESSAGE, 0, stream, payload, descriptors)
 
-    def send_frame(
-        self, kind: int, channel: int, stream: int, payload: bytes, descriptors: Sequence[int] = ()
-    ) -> None:
+    def send_frame(self, kind: int, channel: int, stream: int, payload: bytes, descriptors: Sequence[int] = ()) -> None:
         """Sends a frame whole; the descriptors go with its first byte."""
         data = protocol.HEADER.pack(len(payload), kind, channel, len(descriptors), 0, stream) + payload
         try:
@@ -314,7 +312,9 @@ class Connections:
         for connection in resting:
             connection.close()
 
-    def ask(self, request: Any, descriptors: Sequence[int] = (), attached: Optional[list[int]] = None) -> dict[str, Any]:
+    def ask(
+        self, request: Any, descriptors: Sequence[int] = (), attached: Optional[list[int]] = None
+    ) -> dict[str, Any]:
         """A request over one of them."""
         connection = self.take()
         try:

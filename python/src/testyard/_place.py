@@ -70,7 +70,7 @@ class Place:
     ) -> Process:
         """Starts a command. Its streams are `PIPE`, `DEVNULL` (or None), or files of this process, which it is handed.
 
-        With `detach` it outlives this process. Raises CommandNotStarted where there is no such program."""
+        With `detach` it outlives this process. That there is no such program is told by `Process.wait`."""
         build = self._build(command, cwd, env, user, timeout)
         connection = self._connections.take()
         return Process(

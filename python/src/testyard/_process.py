@@ -81,7 +81,9 @@ def run(
             raise
         if check:
             raise CommandNotStarted(command, error) from None
-        return Completed(command, 127, "" if text else b"", error.message if text else error.message.encode(), {}, False)
+        return Completed(
+            command, 127, "" if text else b"", error.message if text else error.message.encode(), {}, False
+        )
     except BaseException:
         # Nobody reads its end any more; closing ends the command.
         connection.close()
@@ -222,7 +224,10 @@ class Process:
         self._exchange = Exchange(connection, request, descriptors)
         raw_input = _Input(self._exchange) if targets[0] == "frames" else None
         #: Its standard input to write to, where that was asked for.
-        self.stdin: Any = raw_input and (io.TextIOWrapper(raw_input, write_through=True) if text else raw_input)  # type: ignore[type-var]
+        self.stdin: Any = raw_input
+        if raw_input is not None and text:
+            # Without a buffer of its own: what is written is on its way.
+            self.stdin = io.TextIOWrapper(raw_input, encoding="utf-8", write_through=True)
         readers = [self._reader(index, targets[index + 1], text) for index in (0, 1)]
         #: What it writes, to read from, where that was asked for.
         self.stdout: Any = readers[0]
@@ -250,11 +255,6 @@ class Process:
                 else:
                     self._exited(event)
                 return
-        except TestyardError as error:
-            self._connection.close()
-            if error.kind == "command":
-                raise CommandNotStarted(self.args, error) from None
-            raise
         except BaseException:
             self._connection.close()
             raise
@@ -276,7 +276,8 @@ class Process:
                 if event is not None:
                     self._exited(event)
         except BaseException as error:  # noqa: BLE001 - told to whoever waits
-            self._error = error
+            told = isinstance(error, TestyardError) and error.kind == "command"
+            self._error = CommandNotStarted(self.args, error) if told else error  # type: ignore[arg-type]
         finally:
             for output in self._outputs:
                 output.end()
@@ -291,9 +292,10 @@ class Process:
     def wait(self, timeout: Optional[float] = None) -> int:
         """Waits for its end, at most `timeout` seconds; its exit code.
 
-        Raises TimedOut while it goes on running, ConnectionLost where its machine is gone."""
+        Raises TimedOut while it goes on running, CommandNotStarted where there is no such program, ConnectionLost where
+        its machine is gone."""
         if not self._ended.wait(timeout):
-            raise TimedOut(f"the command still runs after {timeout:g} s: {self.args}")
+            raise TimedOut(f"the command still runs after {timeout:g} s: {self.args!r}")
         if self._error is not None and self.returncode is None:
             raise self._error
         return self.returncode if self.returncode is not None else 255

@@ -32,6 +32,22 @@ async def _call(function: Callable[..., _Answer], *arguments: Any, **options: An
     return await loop.run_in_executor(None, functools.partial(function, *arguments, **options))
 
 
+async def _spawn(place: _Place, command: Command, options: dict[str, Any]) -> _Process:
+    """Starts a command; a caller that is cancelled meanwhile leaves none behind."""
+    loop = asyncio.get_running_loop()
+    started = loop.run_in_executor(None, functools.partial(place.spawn, command, **options))
+    try:
+        return await asyncio.shield(started)
+    except asyncio.CancelledError:
+        started.add_done_callback(_end)
+        raise
+
+
+def _end(made: asyncio.Future[_Process]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        made.result().kill()
+
+
 class _Face(Generic[_Inner]):
     def __init__(self, inner: _Inner) -> None:
         #: The object of the blocking interface.
@@ -97,16 +113,15 @@ class _AsyncPlace(_Face[_PlaceInner]):
         from ._process import PIPE
 
         timeout = options.get("timeout")
+        stdin = None if input is None else PIPE
+        process = await _spawn(self.blocking, command, {"stdin": stdin, "text": text, **options})
         try:
-            stdin = None if input is None else PIPE
-            process = await _call(self.blocking.spawn, command, stdin=stdin, text=text, **options)
+            out, err = await _call(process.communicate, input)
         except CommandNotStarted as error:
             if check:
                 raise
             told = error.message
             return Completed(command, 127, "" if text else b"", told if text else told.encode(), {}, False)
-        try:
-            out, err = await _call(process.communicate, input)
         except asyncio.CancelledError:
             process.kill()
             raise
@@ -119,7 +134,7 @@ class _AsyncPlace(_Face[_PlaceInner]):
 
     async def spawn(self, command: Command, **options: Any) -> Process:
         """As `Machine.spawn`."""
-        return Process(await _call(self.blocking.spawn, command, **options))
+        return Process(await _spawn(self.blocking, command, options))
 
     async def write_file(self, path: Any, data: Text, **options: Any) -> None:
         """As `Machine.write_file`."""

@@ -97,7 +97,9 @@ def _one_of(word: str, choices: tuple[str, ...], what: str) -> None:
 class Environment(Place):
     """An environment that this process holds. It ends, with all that runs in it, when it is closed."""
 
-    def __init__(self, machine: Machine, request: dict[str, Any], *, source: Optional[Path] = None, ports: int = 0) -> None:
+    def __init__(
+        self, machine: Machine, request: dict[str, Any], *, source: Optional[Path] = None, ports: int = 0
+    ) -> None:
         self.machine = machine
         self._request = request
         self._connections = machine._connections

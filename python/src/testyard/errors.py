@@ -186,9 +186,7 @@ class CommandTimedOut(CommandFailed, TimedOut):
     # It is the command that took too long, not the machine: the same call takes as long again.
     transient = False
 
-    def __init__(
-        self, command: Any, timeout: float, stdout: Any = "", stderr: Any = "", *, where: str = ""
-    ) -> None:
+    def __init__(self, command: Any, timeout: float, stdout: Any = "", stderr: Any = "", *, where: str = "") -> None:
         super().__init__(command, 124, stdout, stderr, where=where)
         self.timeout = timeout
         self.message = f"its time of {timeout:g} s was up: {self.message}"

@@ -209,6 +209,7 @@ class Machine(Place):
 
     def clone(self, new: Optional[str] = None) -> Machine:
         """Another machine with the same files, copy-on-write where the file system can."""
+        self._connections.close()
         name = fresh_name(self.name) if new is None else checked_name(new)
         return Machine(machine_info(_binary.call(["clone", self.name, name])["machine"]), created=True)
 

@@ -24,7 +24,8 @@ class Pool:
         self._all: list[Machine] = []
         self._failed: Optional[BaseException] = None
         makers = [
-            threading.Thread(target=self._make, args=(fresh_name(name_prefix), options), daemon=True) for _ in range(count)
+            threading.Thread(target=self._make, args=(fresh_name(name_prefix), options), daemon=True)
+            for _ in range(count)
         ]
         for maker in makers:
             maker.start()
