@@ -10,6 +10,9 @@ use crate::fault::{Fault, Outcome};
 /// Each program with its package.
 const PROGRAMS: [(&str, &str); 2] = [("testyard", "testyard-cli"), ("testyard-agent", "testyard-agent")];
 
+/// Without an explicit target the flag would reach procedural macros, which cannot be static.
+pub(crate) const STATIC: &str = "-C target-feature=+crt-static";
+
 /// Each shell with the file that it completes `testyard` from, below `share`.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "bash-completion/completions/testyard"),
@@ -68,9 +71,8 @@ pub(crate) fn install_into(root: &Path) -> Outcome<Vec<PathBuf>> {
     for (_, package) in PROGRAMS {
         command.args(["--package", package]);
     }
-    // Without an explicit target the flag would reach procedural macros, which cannot be static.
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    println!("$ RUSTFLAGS=\"-C target-feature=+crt-static\" {}", shown(&command));
+    command.env("RUSTFLAGS", STATIC);
+    println!("$ RUSTFLAGS=\"{STATIC}\" {}", shown(&command));
     must_succeed(&mut command)?;
     let built = target_folder()?.join(&triple).join("release");
     let folder = root.join("bin");

@@ -11,6 +11,7 @@ mod install;
 mod newcomer;
 mod own;
 mod policy;
+mod python;
 mod requirements;
 mod suite;
 mod tally;
@@ -27,6 +28,10 @@ cargo xtask <verb>
   run [ARGS…]            build Testyard and run `testyard run ARGS`
   test                   check and test everything: tidy, fmt, clippy, policy, tests, doc tests
   ci                     the same as `test`, with CI=true: a skip that the host does not force is a failure
+  python [--fast] [ARGS…]
+                         check the Python package and test its wheel, as root and as an ordinary user; ARGS are
+                         pytest's. --fast: the sources and the debug programs as they stand, as you
+  wheel [--out DIR]      build the Python package's wheel (default target/wheels)
   own                    only the integration tests that Testyard itself runs: the suite of the root's testyard.toml
   tidy                   only the rules of the tree: crate arrows, file sizes, module docs, links
   policy                 only the dependency rules of deny.toml
@@ -60,6 +65,8 @@ fn dispatch(arguments: &[String]) -> Outcome<ExitCode> {
         "run" => install::run(rest),
         "test" => without_arguments(|| suite::test(suite::in_ci())),
         "ci" => without_arguments(|| suite::test(true)),
+        "python" => python::run(rest),
+        "wheel" => python::wheel(rest),
         "own" => without_arguments(suite::own),
         "tidy" => without_arguments(tidy::report),
         "policy" => without_arguments(policy::report),

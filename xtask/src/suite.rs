@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use crate::cargo::{cargo, has_subcommand, must_succeed, shown, succeeds, target_folder, watched};
 use crate::fault::{Fault, Outcome};
 use crate::tally::{Reader, Skip, Summaries, Tally, read_skips, with_skips};
-use crate::{own, policy, requirements, tidy, unprivileged};
+use crate::{own, policy, python, requirements, tidy, unprivileged};
 
 /// Whether continuous integration runs this.
 pub(crate) fn in_ci() -> bool {
@@ -44,6 +44,7 @@ pub(crate) fn test(ci: bool) -> Outcome<ExitCode> {
     if requirements::is_root() {
         run.unprivileged()?;
     }
+    python::as_installed(&mut run, &[])?;
     Ok(run.close(ci))
 }
 
@@ -78,7 +79,7 @@ fn suite_command() -> (Command, Reader) {
 
 /// What has been counted so far.
 #[derive(Default)]
-struct Run {
+pub(crate) struct Run {
     tally: Tally,
     skips: Vec<Skip>,
     failures: Vec<String>,
@@ -98,13 +99,14 @@ impl Run {
         Ok(())
     }
 
-    fn command(&mut self, name: &str, command: &mut Command) -> Outcome<()> {
+    /// [`Run::check`] of a program's exit code.
+    pub(crate) fn command(&mut self, name: &str, command: &mut Command) -> Outcome<()> {
         println!("$ {}", shown(command));
         self.check(name, || succeeds(command))
     }
 
     /// Test programs, counted by what they print and by what they wrote into the skip log.
-    fn tests(&mut self, command: &mut Command, reader: Reader, log: &Path) -> Outcome<()> {
+    pub(crate) fn tests(&mut self, command: &mut Command, reader: Reader, log: &Path) -> Outcome<()> {
         let line = shown(command);
         println!("==> {line}");
         let mut summaries = Summaries::new(reader);
@@ -124,6 +126,12 @@ impl Run {
         Ok(())
     }
 
+    /// Something whole that could be provided, and is not.
+    pub(crate) fn skip(&mut self, name: &str, reason: String) {
+        self.skips.push(Skip { name: name.to_owned(), reason, forced_by_host: false, whole_test: false });
+        self.tally.skipped += 1;
+    }
+
     /// The tests that nextest left to Testyard.
     fn own(&mut self) -> Outcome<()> {
         let suite = own::Own::lay_out()?;
@@ -135,13 +143,7 @@ impl Run {
         let stage = match unprivileged::Stage::prepare()? {
             Ok(stage) => stage,
             Err(reason) => {
-                self.skips.push(Skip {
-                    name: "the suite as an ordinary user".to_owned(),
-                    reason,
-                    forced_by_host: false,
-                    whole_test: false,
-                });
-                self.tally.skipped += 1;
+                self.skip("the suite as an ordinary user", reason);
                 return Ok(());
             }
         };
@@ -153,7 +155,7 @@ impl Run {
     }
 
     /// Prints the skips and the closing line; the exit code says the same.
-    fn close(&self, ci: bool) -> ExitCode {
+    pub(crate) fn close(&self, ci: bool) -> ExitCode {
         println!();
         // Between a failure and the end of everything lie minutes and pages.
         for (line, failures) in &self.said {

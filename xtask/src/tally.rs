@@ -42,6 +42,8 @@ pub(crate) enum Reader {
     Libtest,
     /// The closing line of a run, which is all of a line.
     Testyard,
+    /// The last line, between signs or not. Its skips are in the skip log, every one of them.
+    Pytest,
 }
 
 impl Reader {
@@ -51,6 +53,13 @@ impl Reader {
             Self::Nextest => Some((line.strip_prefix("     Summary [")?.split_once("run:")?.1, ',')),
             Self::Testyard => (line.split(' ').count() == 6 && line.ends_with(" skipped")).then_some((line, ',')),
             Self::Libtest => Some((line.strip_prefix("test result: ")?.split_once(". ")?.1, ';')),
+            Self::Pytest => {
+                let (counts, time) = line.trim_matches(['=', ' ']).split_once(" in ")?;
+                let took = time.split(' ').next()?.strip_suffix('s')?.parse::<f64>().is_ok();
+                let known =
+                    |part: &str| part.trim().split_once(' ').is_some_and(|(count, _)| count.parse::<u64>().is_ok());
+                (took && counts.split(',').all(known)).then_some((counts, ','))
+            }
         }
     }
 }
@@ -87,6 +96,10 @@ impl Summaries {
             Reader::Nextest => self.failing || self.seen > 0,
             Reader::Libtest => !line.starts_with("test result: ") && (self.failing || line == "failures:"),
             Reader::Testyard => self.failing || line.starts_with("==== "),
+            Reader::Pytest => {
+                let head = line.trim_matches(['=', ' ']);
+                self.failing || line.starts_with("=====") && matches!(head, "FAILURES" | "ERRORS")
+            }
         };
         if self.failing && self.failures.len() < SHOWN_AGAIN {
             self.failures.push(line.to_owned());
@@ -100,6 +113,10 @@ impl Summaries {
             return;
         };
         self.seen += 1;
+        if self.reader == Reader::Pytest {
+            // The sessions that tests start themselves print such a line too; the last one is that of all.
+            self.tally = Tally::default();
+        }
         self.told = line.starts_with("test result: FAILED");
         // "118 passed (2 slow, 1 flaky)", "2 failed", "1 timed out", "3 ignored", "7 filtered out"
         for part in counts.split([separator, '(', ')']) {
@@ -107,8 +124,8 @@ impl Summaries {
             let Some(count) = words.next().and_then(|word| word.parse::<u64>().ok()) else { continue };
             match words.next() {
                 Some("passed") => self.tally.passed += count,
-                Some("failed" | "timed" | "exec") => self.tally.failed += count,
-                Some("ignored" | "skipped") => self.tally.skipped += count,
+                Some("failed" | "timed" | "exec" | "error" | "errors" | "xpassed") => self.tally.failed += count,
+                Some("ignored" | "skipped") if self.reader != Reader::Pytest => self.tally.skipped += count,
                 _ => {}
             }
         }
@@ -220,6 +237,15 @@ mod tests {
     fn our_own_closing_line_is_understood() {
         let lines = ["PASS       1.2s  own::a (1 passed, 2 failed, 3 skipped)", "5 passed, 1 failed, 2 skipped"];
         assert_eq!(tally_of(Reader::Testyard, &lines), Tally { passed: 5, failed: 1, skipped: 2 });
+    }
+
+    #[test]
+    fn pytests_last_line_is_understood() {
+        let last = "== 1 failed, 7 passed, 3 skipped, 2 warnings, 1 error in 83.21s (0:01:23) ==";
+        let lines = ["2 failed in 0.10s", "FAILED a.py::b - assert 'in 3' in 4", last];
+        assert_eq!(tally_of(Reader::Pytest, &lines), Tally { passed: 7, failed: 2, skipped: 0 });
+        assert_eq!(tally_of(Reader::Pytest, &["== no tests ran in 0.01s =="]), Tally::default());
+        assert_eq!(tally_of(Reader::Pytest, &["5 passed in 0.12s"]).passed, 5);
     }
 
     #[test]

@@ -29,12 +29,24 @@ pub(crate) struct Stage {
 impl Stage {
     /// Copies everything; a reason where there is nobody to run as.
     pub(crate) fn prepare() -> Outcome<Result<Self, String>> {
+        let mut stage = match Self::empty()? {
+            Ok(stage) => stage,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match stage.take_test_programs() {
+            Ok(()) => Ok(Ok(stage)),
+            Err(fault) => stage.remove().and(Err(fault)),
+        }
+    }
+
+    /// Only the folders, and the examples.
+    pub(crate) fn empty() -> Outcome<Result<Self, String>> {
         let Some(user) = user_id(ORDINARY_USER) else {
             return Ok(Err(format!("there is no user `{ORDINARY_USER}`; useradd --create-home {ORDINARY_USER}")));
         };
         // A short path: sockets inside must fit into 108 bytes.
         let folder = PathBuf::from(format!("/tmp/ty-user-{}", std::process::id()));
-        let mut stage = Self { skip_log: folder.join("skips.jsonl"), folder, user, tests: Vec::new() };
+        let stage = Self { skip_log: folder.join("skips.jsonl"), folder, user, tests: Vec::new() };
         match stage.fill() {
             Ok(()) => Ok(Ok(stage)),
             // What was begun goes; why it could not be finished is what is worth saying.
@@ -42,20 +54,9 @@ impl Stage {
         }
     }
 
-    fn fill(&mut self) -> Outcome<()> {
-        let built = target_folder()?.join("debug");
+    fn fill(&self) -> Outcome<()> {
         for folder in ["bin", "tests", "home", "tmp", "source"] {
             make_folder(&self.folder.join(folder))?;
-        }
-        for name in ["testyard", "testyard-agent"] {
-            copy(&built.join(name), &self.folder.join("bin").join(name))?;
-        }
-        for (index, test) in test_programs()?.iter().enumerate() {
-            let name = test.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            // Numbered, because two crates may both have tests of one name.
-            let copied = self.folder.join("tests").join(format!("{index}-{name}"));
-            copy(test, &copied)?;
-            self.tests.push(copied);
         }
         let examples = workspace_root().join("examples");
         if examples.is_dir() {
@@ -67,12 +68,36 @@ impl Stage {
         must_succeed(owner.arg(self.folder.join("source")).arg(&self.skip_log))
     }
 
+    fn take_test_programs(&mut self) -> Outcome<()> {
+        let built = target_folder()?.join("debug");
+        for name in ["testyard", "testyard-agent"] {
+            copy(&built.join(name), &self.folder.join("bin").join(name))?;
+        }
+        for (index, test) in test_programs()?.iter().enumerate() {
+            let name = test.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            // Numbered, because two crates may both have tests of one name.
+            let copied = self.folder.join("tests").join(format!("{index}-{name}"));
+            copy(test, &copied)?;
+            self.tests.push(copied);
+        }
+        Ok(())
+    }
+
+    /// Copies a file or folder of root's into the stage, and gives it to the ordinary user; where it is then.
+    pub(crate) fn take(&self, from: &Path, to: &str) -> Outcome<PathBuf> {
+        let to = self.folder.join(to);
+        must_succeed(program("cp").args(["-r", "--preserve=mode,links", "--"]).arg(from).arg(&to))?;
+        must_succeed(program("chown").args(["-R", "--no-dereference", &self.user.to_string()]).arg(&to))?;
+        Ok(to)
+    }
+
     /// One command for each test program, to be run as the ordinary user.
     pub(crate) fn programs(&self) -> Vec<Command> {
         self.tests.iter().map(|test| self.command(test)).collect()
     }
 
-    fn command(&self, test: &Path) -> Command {
+    /// A program as the ordinary user runs it, with nothing of root's environment.
+    pub(crate) fn command(&self, test: &Path) -> Command {
         let user = self.user;
         let mut command = program("setpriv");
         command.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
@@ -81,9 +106,14 @@ impl Stage {
         command.env("LANG", "C.UTF-8").env("USER", ORDINARY_USER).env("RUST_BACKTRACE", "1");
         command.env("HOME", self.folder.join("home")).env("TMPDIR", self.folder.join("tmp"));
         command.env("TESTYARD_TEST_BIN", self.folder.join("bin"));
-        command.env("TESTYARD_TEST_SOURCE", self.folder.join("source"));
+        command.env("TESTYARD_TEST_SOURCE", self.source());
         command.env("TESTYARD_SKIP_LOG", &self.skip_log);
         command
+    }
+
+    /// The copy of the tree, or as much of it as there is.
+    pub(crate) fn source(&self) -> PathBuf {
+        self.folder.join("source")
     }
 
     /// Where its tests write what they skipped.
