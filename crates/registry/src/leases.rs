@@ -4,99 +4,27 @@
 //! a lock file is removed only by whoever holds its lock, so "no lock" always means "no holder". An inherited or passed
 //! descriptor shares the lock; it is let go when the last of them is closed.
 
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use testyard_model::{MachineId, Problem, ProblemKind};
 
 use crate::error::RegistryError;
+use crate::holders;
 use crate::identity::HostIdentity;
+use crate::lease_names::{LeaseId, LeaseKind};
 use crate::registry::Registry;
 
 /// How often a lock is tried for by one who wants to hold it, and the pause between.
 const TRIES: usize = 20;
 const RETRY_PAUSE: Duration = Duration::from_micros(500);
-
-/// A lease's id, and the name of its lock file: 10 lower-case base-32 characters, or for an exclusive lease the
-/// machine's id and the kind.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(String);
-
-impl LeaseId {
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The text is not the id of a lease.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a lease's id")]
-pub struct LeaseIdError(String);
-
-impl FromStr for LeaseId {
-    type Err = LeaseIdError;
-
-    fn from_str(text: &str) -> Result<Self, LeaseIdError> {
-        let (id, kind) = text.split_once('.').unwrap_or((text, ""));
-        let known = kind.is_empty() || LeaseKind::from_word(kind).is_some_and(LeaseKind::is_exclusive);
-        let valid = known && id.parse::<MachineId>().is_ok();
-        if valid { Ok(Self(text.to_owned())) } else { Err(LeaseIdError(text.to_owned())) }
-    }
-}
-
-/// What a lease is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LeaseKind {
-    /// Being the one supervisor of a machine.
-    Supervisor,
-    /// Using a machine: it is neither idle nor to be reaped. Any number at once.
-    Machine,
-    /// A run in progress. Any number at once.
-    Run,
-}
-
-impl LeaseKind {
-    const ALL: [Self; 3] = [Self::Supervisor, Self::Machine, Self::Run];
-
-    /// Whether only one of this kind can be held for a machine.
-    #[must_use]
-    pub fn is_exclusive(self) -> bool {
-        self == Self::Supervisor
-    }
-
-    /// The word for it, as in the table.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Supervisor => "supervisor",
-            Self::Machine => "machine",
-            Self::Run => "run",
-        }
-    }
-
-    fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
-    }
-}
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +97,12 @@ pub enum LeaseError {
         /// The machine.
         machine: MachineId,
     },
+    /// Its last holder has let it go, or it is being deleted: nobody can hold it any more.
+    #[error("machine {machine} is ending: whoever held it last has let it go")]
+    Ending {
+        /// The machine.
+        machine: MachineId,
+    },
     /// The lock file could not be made, locked or removed.
     #[error("cannot {action} the lock file {}", file.display())]
     File {
@@ -193,6 +127,8 @@ impl LeaseError {
             Self::Held { .. } => Problem::from_error(ProblemKind::WrongState, self).hint("testyard list"),
             Self::NoMachine { .. } => Problem::from_error(ProblemKind::Bug, self),
             Self::NotFound { .. } => Problem::from_error(ProblemKind::NotFound, self).hint("testyard list"),
+            Self::Ending { .. } => Problem::from_error(ProblemKind::WrongState, self)
+                .hint("wait until it is gone, then create it again: testyard list"),
             Self::File { .. } => Problem::from_error(ProblemKind::System, self),
             Self::Registry(error) => error.problem(),
         }
@@ -206,9 +142,9 @@ impl Lease {
     /// It is exclusive and held, its machine is gone, or the lock or the registry failed.
     pub fn acquire(registry: &Registry, request: &LeaseRequest) -> Result<Self, LeaseError> {
         let id = match (&request.machine, request.kind) {
-            (Some(machine), kind) if kind.is_exclusive() => LeaseId(format!("{machine}.{}", kind.as_str())),
+            (Some(machine), kind) if kind.is_exclusive() => LeaseId::exclusive(machine, kind),
             (None, kind) if kind.is_exclusive() => return Err(LeaseError::NoMachine { kind }),
-            _ => LeaseId(MachineId::from_bits(random_bits()).as_str().to_owned()),
+            _ => LeaseId::shared(random_bits()),
         };
         let file = registry.leases_folder().join(id.as_str());
         let Some(lock) = lock_file(&file, Wanted::ToHold)? else {
@@ -217,11 +153,14 @@ impl Lease {
         };
         let lease = Self { id, lock };
         match lease.write_row(registry, request) {
-            Ok(true) => Ok(lease),
-            Ok(false) => {
+            Ok(Written::Row) => Ok(lease),
+            Ok(refused) => {
                 remove_file(&file)?;
                 let machine = request.machine.clone().ok_or(LeaseError::NoMachine { kind: request.kind })?;
-                Err(LeaseError::NotFound { machine })
+                Err(match refused {
+                    Written::Ending => LeaseError::Ending { machine },
+                    _ => LeaseError::NotFound { machine },
+                })
             }
             Err(error) => {
                 // The reason that matters is the registry's; a file without a row is swept by `forget_abandoned`.
@@ -273,8 +212,7 @@ impl Lease {
         remove_file(&registry.leases_folder().join(self.id.as_str()))
     }
 
-    /// False if the machine is gone.
-    fn write_row(&self, registry: &Registry, request: &LeaseRequest) -> Result<bool, RegistryError> {
+    fn write_row(&self, registry: &Registry, request: &LeaseRequest) -> Result<Written, RegistryError> {
         let host = registry.host()?.clone();
         let machine = request.machine.as_ref().map(MachineId::as_str);
         registry.write_end("record a lease", |transaction| {
@@ -282,7 +220,12 @@ impl Lease {
             if let Some(machine) = machine
                 && !exists.exists([machine])?
             {
-                return Ok(false);
+                return Ok(Written::NoMachine);
+            }
+            if let (Some(machine), LeaseKind::Holder) = (machine, request.kind)
+                && holders::is_ending(transaction, machine)?
+            {
+                return Ok(Written::Ending);
             }
             // Replaces the row of an exclusive lease whose holder died.
             transaction
@@ -301,9 +244,16 @@ impl Lease {
                     request.purpose,
                     request.expires_ms,
                 ])?;
-            Ok(true)
+            Ok(Written::Row)
         })
     }
+}
+
+/// What became of a lease's row.
+enum Written {
+    Row,
+    NoMachine,
+    Ending,
 }
 
 impl Registry {
@@ -312,15 +262,7 @@ impl Registry {
     /// # Errors
     /// The registry failed, or a row cannot be read.
     pub fn list_leases(&self, machine: Option<&MachineId>) -> Result<Vec<LeaseRow>, RegistryError> {
-        let raw = self.read("list the leases", |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT id, kind, machine, host_id, boot_id, pid_namespace, purpose, expires_ms FROM lease
-                     WHERE ?1 IS NULL OR machine = ?1 ORDER BY id",
-                )?
-                .query_map([machine.map(MachineId::as_str)], RawLease::read)?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
+        let raw = self.read("list the leases", |connection| raw_leases(connection, machine))?;
         raw.into_iter().map(|row| row.decode(self)).collect()
     }
 
@@ -344,7 +286,8 @@ impl Registry {
         let mut gone = Vec::new();
         let rows = self.list_leases(None)?;
         for row in &rows {
-            if self.judge(row)? != LeaseStanding::Abandoned {
+            // An abandoned holder's row is why its machine is to end, and goes with that.
+            if row.kind.ends_its_machine() || self.judge(row)? != LeaseStanding::Abandoned {
                 continue;
             }
             let file = self.leases_folder().join(row.id.as_str());
@@ -383,7 +326,7 @@ impl Registry {
         Ok(())
     }
 
-    fn delete_lease(&self, id: &LeaseId) -> Result<(), RegistryError> {
+    pub(crate) fn delete_lease(&self, id: &LeaseId) -> Result<(), RegistryError> {
         self.read("remove a lease", |connection| {
             connection.prepare_cached("DELETE FROM lease WHERE id = ?1")?.execute([id.as_str()])
         })?;
@@ -439,7 +382,7 @@ fn pause_for_sweeper() {
     std::thread::sleep(RETRY_PAUSE);
 }
 
-fn remove_file(path: &Path) -> Result<(), LeaseError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), LeaseError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(LeaseError::File { action: "remove", file: path.to_owned(), source })
@@ -456,8 +399,19 @@ pub(crate) fn random_bits() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// The rows of all leases, or of one machine's.
+pub(crate) fn raw_leases(connection: &Connection, machine: Option<&MachineId>) -> rusqlite::Result<Vec<RawLease>> {
+    connection
+        .prepare_cached(
+            "SELECT id, kind, machine, host_id, boot_id, pid_namespace, purpose, expires_ms FROM lease
+             WHERE ?1 IS NULL OR machine = ?1 ORDER BY id",
+        )?
+        .query_map([machine.map(MachineId::as_str)], RawLease::read)?
+        .collect()
+}
+
 /// A row's columns, before they are understood.
-struct RawLease {
+pub(crate) struct RawLease {
     id: String,
     kind: String,
     machine: Option<String>,
@@ -482,7 +436,7 @@ impl RawLease {
         })
     }
 
-    fn decode(self, registry: &Registry) -> Result<LeaseRow, RegistryError> {
+    pub(crate) fn decode(self, registry: &Registry) -> Result<LeaseRow, RegistryError> {
         let unreadable =
             |column: &'static str, text: &str| registry.unreadable(format!("lease {}", self.id), column, text);
         Ok(LeaseRow {

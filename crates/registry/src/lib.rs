@@ -31,16 +31,20 @@ pub mod runs;
 pub mod slots;
 
 mod file_systems;
+mod holders;
 mod kept;
+mod lease_names;
 mod schema;
 mod stable_hash;
 
 pub use error::RegistryError;
 pub use history::{Flakes, HistoryError, HistoryFile, LastOutcome, NewOutcome, PastOutcome, TestOutcome, TestRecord};
+pub use holders::Released;
 pub use home::{Home, HomeEnvironment, HomeError};
 pub use identity::{HostIdentity, KernelIdentity, ProcessIdentity};
 pub use kept::KeptRow;
-pub use leases::{Lease, LeaseError, LeaseId, LeaseKind, LeaseRequest, LeaseRow, LeaseStanding};
+pub use lease_names::{LeaseId, LeaseIdError, LeaseKind};
+pub use leases::{Lease, LeaseError, LeaseRequest, LeaseRow, LeaseStanding};
 pub use machine_errors::{DestroyError, RenameError, ReserveError, TransitionError};
 pub use machines::{MachineRow, NewMachine};
 pub use ports::{PortError, PortLease, PortLeases};

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 use testyard_model::{EnvironmentId, MachineId};
 
 use crate::error::RegistryError;
-use crate::leases::LeaseId;
+use crate::lease_names::LeaseId;
 use crate::machine_errors::TransitionError;
 use crate::registry::Registry;
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use testyard_model::{EnvironmentId, MachineName, MachineState, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, MachineId, MachineName, MachineState, Problem, ProblemKind};
 use testyard_registry::{KeptRow, Registry};
 
 use crate::yard::{Testyard, now_ms};
@@ -109,6 +109,28 @@ impl Testyard {
         self.kept_row(&self.registry()?, name).map(drop)
     }
 
+    /// Writes down that an environment is about to be kept so long; whoever holds it then tells its agent.
+    ///
+    /// # Errors
+    /// There is no such machine, or the registry failed.
+    pub fn record_kept(&self, name: &KeptName, run: &str, test: &str, duration: Duration) -> Result<(), Problem> {
+        let registry = self.registry()?;
+        let machine = registry.find(&name.machine).map_err(|error| error.problem())?;
+        let machine = machine
+            .ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("there is no machine {}", name.machine)))?;
+        let created_ms = now_ms();
+        let row = KeptRow {
+            machine: machine.id,
+            environment: name.environment,
+            run: run.to_owned(),
+            suite: "pytest".to_owned(),
+            test: test.to_owned(),
+            created_ms,
+            expires_ms: created_ms.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+        };
+        registry.record_kept(&row).map_err(|error| error.problem())
+    }
+
     /// Makes another environment with the same files, kept so long; its name.
     ///
     /// # Errors
@@ -188,6 +210,12 @@ pub(crate) fn reap(
         registry.forget_kept(&row.machine, row.environment).map_err(|error| error.problem())?;
     }
     Ok(reaped)
+}
+
+/// Whether any environment of a machine is kept, and its time not over.
+pub(crate) fn is_any_in(registry: &Registry, machine: &MachineId) -> Result<bool, Problem> {
+    let rows = registry.list_kept().map_err(|error| error.problem())?;
+    Ok(rows.iter().any(|row| row.machine == *machine && row.expires_ms > now_ms()))
 }
 
 #[cfg(test)]

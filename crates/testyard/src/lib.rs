@@ -14,6 +14,7 @@
 //! # Ok::<(), testyard::Problem>(())
 //! ```
 
+mod holder;
 mod keeper;
 mod kept;
 mod machine;
@@ -29,6 +30,7 @@ pub use testyard_model::{
     BackendName, EnvironmentSpec, MachineId, MachineInfo, MachineName, MachineSpec, MachineState, Problem, ProblemKind,
 };
 
+pub use holder::Holder;
 pub use keeper::{supervise_command, supervise_main};
 pub use kept::{KeptEnvironment, KeptName};
 pub use machine::Machine;

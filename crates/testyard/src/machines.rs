@@ -33,6 +33,27 @@ impl Machines<'_> {
     ///
     /// Backend `auto` in `spec` becomes the strongest that this host can give.
     pub fn create(&self, name: &MachineName, spec: &MachineSpec) -> Result<MachineInfo, Problem> {
+        self.create_and(name, spec, |_, _| Ok(())).map(|(info, ())| info)
+    }
+
+    /// As [`Machines::create`], and holds the machine from before any of it is made.
+    pub(crate) fn create_held(
+        &self,
+        name: &MachineName,
+        spec: &MachineSpec,
+        purpose: &str,
+    ) -> Result<(MachineInfo, Lease), Problem> {
+        self.create_and(name, spec, |registry, id| {
+            Lease::acquire(registry, &holding(id, purpose)).map_err(|error| error.problem())
+        })
+    }
+
+    fn create_and<T>(
+        &self,
+        name: &MachineName,
+        spec: &MachineSpec,
+        with: impl FnOnce(&Registry, &MachineId) -> Result<T, Problem>,
+    ) -> Result<(MachineInfo, T), Problem> {
         let (spec, reason) = self.resolve(spec)?;
         self.yard.backend(&spec.backend)?.check(&spec).map_err(|error| error.problem())?;
         let (spec, held) = self.with_image(&spec)?;
@@ -40,8 +61,11 @@ impl Machines<'_> {
         let (id, lease) = self.reserve(&registry, name, &spec, reason)?;
         // From here on its row keeps the image from being deleted.
         drop(held);
+        // Where this fails, the row without a supervisor is removed by whoever looks next.
+        let with = with(&registry, &id)?;
         let place = self.yard.place(&id, name, &spec);
-        self.bring_up(keeper::start(self.yard, &place, lease, None, false), &id)
+        let info = self.bring_up(keeper::start(self.yard, &place, lease, None, false), &id)?;
+        Ok((info, with))
     }
 
     /// The specification with its image as it is now, which is kept from being deleted meanwhile.
@@ -130,27 +154,46 @@ impl Machines<'_> {
     /// Removes a machine and all that is in it. Without `force` not while something runs in it.
     pub fn delete(&self, name: &MachineName, force: bool) -> Result<(), Problem> {
         let registry = self.yard.registry()?;
-        let mut row = self.settled(&registry, name)?;
-        if is_supervised(&registry, &row)? {
+        let row = self.settled(&registry, name)?;
+        self.delete_row(&registry, row, force)
+    }
+
+    /// Removes this very machine, whatever runs in it and whatever its name is now; one that is gone is no error.
+    pub(crate) fn delete_id(&self, id: &MachineId) -> Result<(), Problem> {
+        let registry = self.yard.registry()?;
+        let row = registry.load(id).map_err(|error| error.problem())?;
+        let Some(row) = row else { return Ok(()) };
+        let row = match self.settled(&registry, &row.name) {
+            Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(()),
+            // Another has the name since.
+            Ok(row) if row.id != *id => return Ok(()),
+            settled => settled?,
+        };
+        self.delete_row(&registry, row, true)
+    }
+
+    fn delete_row(&self, registry: &Registry, mut row: MachineRow, force: bool) -> Result<(), Problem> {
+        let name = row.name.clone();
+        if is_supervised(registry, &row)? {
             let problem = match self.ask_to_delete(&row, force) {
                 Err(problem) if problem.kind == ProblemKind::Unavailable => problem,
                 outcome => return outcome,
             };
-            row = match self.finish(&registry, &row.id)? {
+            row = match self.finish(registry, &row.id)? {
                 None => return Ok(()),
                 // Its supervisor died without it.
                 Some(row) if matches!(row.state, MachineState::Failed | MachineState::Stopped) => row,
                 Some(row) if row.state == MachineState::Running => return Err(problem),
                 // Somebody is removing it already, which is what was asked for.
-                Some(row) if row.state == MachineState::Deleting => match self.await_removal(&registry, row)? {
+                Some(row) if row.state == MachineState::Deleting => match self.await_removal(registry, row)? {
                     None => return Ok(()),
                     Some(row) => row,
                 },
                 // It is coming up or going down just now.
-                Some(row) => return Err(wrong_state(name, row.state)),
+                Some(row) => return Err(wrong_state(&name, row.state)),
             };
         }
-        let lease = self.lease(&registry, &row)?;
+        let lease = self.lease(registry, &row)?;
         self.remove(&row)?;
         drop(lease);
         Ok(())
@@ -421,6 +464,10 @@ pub(crate) fn request(id: &MachineId, purpose: &str) -> LeaseRequest {
         purpose: purpose.to_owned(),
         expires_ms: None,
     }
+}
+
+pub(crate) fn holding(id: &MachineId, purpose: &str) -> LeaseRequest {
+    LeaseRequest { kind: LeaseKind::Holder, ..request(id, purpose) }
 }
 
 fn wrong_state(name: &MachineName, state: MachineState) -> Problem {

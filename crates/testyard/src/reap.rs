@@ -12,7 +12,8 @@
 //! | stopping | any | stopped |
 //! | stopped, failed | none | stays, unless its time to live is over |
 //!
-//! A machine that belongs to a run (it has a lease of kind `run`) is removed when the run has died, whatever its state.
+//! A machine that belongs to a run (it has a lease of kind `run`) is removed when the run has died, whatever its state;
+//! one that was held, when nobody holds it any more and no environment in it is kept.
 
 use serde::{Deserialize, Serialize};
 use testyard_linux::identity::ProcessIdentity;
@@ -115,6 +116,7 @@ impl<'y> Reaper<'y> {
             let rows = registry.list_leases(None).map_err(|error| error.problem())?;
             let abandoned = rows
                 .iter()
+                .filter(|row| !row.kind.ends_its_machine())
                 .filter(|row| registry.judge(row).is_ok_and(|standing| standing == LeaseStanding::Abandoned));
             abandoned.count()
         } else {
@@ -126,8 +128,10 @@ impl<'y> Reaper<'y> {
     fn pass_machines(&self, registry: &Registry, dry_run: bool) -> Result<Vec<ReapedMachine>, Problem> {
         let mut found = Vec::new();
         for row in registry.list().map_err(|error| error.problem())? {
-            let (action, failed) = if lost_its_run(registry, &row)? {
-                let machines = Machines { yard: self.yard };
+            let machines = Machines { yard: self.yard };
+            let (action, failed) = if self.lost_its_holders(registry, &row.id, dry_run)? {
+                (ReapAction::Remove, if dry_run { None } else { machines.delete_id(&row.id).err() })
+            } else if lost_its_run(registry, &row)? {
                 (ReapAction::Remove, if dry_run { None } else { machines.delete(&row.name, true).err() })
             } else {
                 let Some(action) = self.judge(registry, &row)? else { continue };
@@ -136,6 +140,15 @@ impl<'y> Reaper<'y> {
             found.push(ReapedMachine { id: row.id, name: row.name, was: row.state, action, failed });
         }
         Ok(found)
+    }
+
+    /// Whether a machine was held, and is to go because nobody does any more; writes that down.
+    fn lost_its_holders(&self, registry: &Registry, id: &MachineId, dry_run: bool) -> Result<bool, Problem> {
+        let lost = registry.lost_its_holders(id).map_err(|error| error.problem())?;
+        if !lost || kept::is_any_in(registry, id)? {
+            return Ok(false);
+        }
+        if dry_run { Ok(true) } else { registry.end_unheld(id).map_err(|error| error.problem()) }
     }
 
     /// What is to be done about a machine; none when it is held, whole, or not ours to judge.

@@ -64,9 +64,15 @@ pub(crate) struct Create {
 
 impl Create {
     pub(crate) fn run(self, output: Output) -> Outcome {
-        let name = self.name.clone();
-        let machine = yard::open()?.machines().create(&name, &self.spec()?)?;
+        let (name, spec) = self.parts()?;
+        let machine = yard::open()?.machines().create(&name, &spec)?;
         tell(&machine, "created", output)
+    }
+
+    /// What is asked for, checked.
+    pub(super) fn parts(self) -> Result<(MachineName, MachineSpec), Problem> {
+        let name = self.name.clone();
+        Ok((name, self.spec()?))
     }
 
     fn spec(self) -> Result<MachineSpec, Problem> {

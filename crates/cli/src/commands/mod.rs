@@ -9,6 +9,7 @@ mod doctor;
 mod env;
 mod exec;
 mod history;
+mod hold;
 mod image;
 mod info;
 mod init;
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     History(history::History),
     Schema(schema::Schema),
     Image(image::Image),
+    Hold(hold::Hold),
     Reap(reap::Reap),
     Bench(bench::Bench),
     Init(init::Init),
@@ -95,6 +97,7 @@ impl Command {
             Self::History(command) => command.run(output),
             Self::Schema(command) => command.run(output),
             Self::Image(command) => command.run(output),
+            Self::Hold(command) => command.run(output),
             Self::Reap(command) => command.run(output),
             Self::Bench(command) => command.run(output),
             Self::Init(command) => command.run(output),

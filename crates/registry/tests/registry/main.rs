@@ -2,6 +2,7 @@
 
 mod damage;
 mod history;
+mod holders;
 mod homes;
 mod kept;
 mod leases;
