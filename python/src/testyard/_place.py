@@ -48,7 +48,7 @@ class Place:
     ) -> Completed:
         """Runs a command to its end.
 
-        A string is given to the shell, a sequence of words is run verbatim. After `timeout` seconds the command is ended
+        A string is given to the shell, a sequence of words is run verbatim. After `timeout` seconds the command ends,
         with all that it started. `user` is a name, `"root"` or a number. Raises CommandFailed (unless `check` is
         false), CommandTimedOut, CommandNotStarted, and what befalls the machine."""
         build = self._build(command, cwd, env, user, timeout)

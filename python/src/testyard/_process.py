@@ -301,7 +301,7 @@ class Process:
         return self.returncode if self.returncode is not None else 255
 
     def communicate(self, input: Optional[Text] = None, timeout: Optional[float] = None) -> tuple[Any, Any]:
-        """Gives it `input`, waits for its end (at most `timeout` seconds), and returns what it wrote that was not read."""
+        """Gives it `input`, waits for its end (at most `timeout` seconds), and returns its unread output."""
         if self.stdin is not None:
             try:
                 if input:
@@ -312,7 +312,8 @@ class Process:
         elif input:
             raise InvalidInput("the command was started without an input", hints=["spawn it with stdin=PIPE"])
         self.wait(timeout)
-        return tuple(stream.read() if stream is not None else None for stream in (self.stdout, self.stderr))  # type: ignore[return-value]
+        out, err = (stream.read() if stream is not None else None for stream in (self.stdout, self.stderr))
+        return out, err
 
     def output(self) -> Any:
         """All that it wrote to its standard output so far, read or not."""

@@ -1,7 +1,7 @@
 """Showing a machine a folder of this host: as docs/environments.md has it.
 
-Root makes a detached mount of the folder, its owners mapped into the machine's user namespace, and sends that. An ordinary
-user's machine takes the folder from its own view of the host; what is sent only proves which folder is meant."""
+Root makes a detached mount of the folder, its owners mapped into the machine's user namespace, and sends that. An
+ordinary user's machine takes the folder from its own view of the host; what is sent only proves which folder is meant."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _mapped(connection: Connection, folder: int) -> int:
             _call(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), ctypes.c_size_t(size))
         except OSError as error:
             os.close(tree)
-            # A file system that maps no ids. A machine with one id finds the folder itself; others say that they cannot.
+            # A file system that maps no ids. A machine with one id finds the folder itself; others say they cannot.
             if not shared and error.errno == _EINVAL:
                 return -1
             raise InfrastructureError("the folder cannot be shown to the machine", causes=[str(error)]) from None

@@ -149,7 +149,7 @@ class Environment(Place):
         return self._work
 
     def listening(self, port: int, timeout: float = 10.0) -> None:
-        """Waits until something in its network accepts connections on a port of its loopback, at most `timeout` seconds.
+        """Waits until something in its network accepts connections on a port of its loopback; `timeout` in seconds.
 
         Raises TimedOut."""
         patience = protocol.milliseconds(timeout, "a timeout")

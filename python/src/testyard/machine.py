@@ -10,7 +10,15 @@ from . import _binary
 from ._connection import Connections
 from ._place import Path, Place, User
 from .environment import Environment, environment_request
-from .errors import ConnectionLost, InvalidInput, MachineExists, MachineNotFound, TestyardError, WrongState
+from .errors import (
+    ConnectionLost,
+    InvalidInput,
+    MachineExists,
+    MachineNotFound,
+    ProtocolMismatch,
+    TestyardError,
+    WrongState,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}\Z")
 Size = Union[None, int, str]
@@ -236,7 +244,7 @@ class Machine(Place):
     ) -> Environment:
         """An environment in it, held until it is closed or this process ends, in about a millisecond.
 
-        `limits` are `memory` and `disk` in bytes, `pids`, `cpus`. `source` is a folder of this host that is shown at its own
+        `limits` are `memory` and `disk` in bytes, `pids`, `cpus`. `source` is a folder of this host, shown at its own
         path, copy-on-write. `layer` names one that `Environment.seal` made. `ports` leases so many ports of the host.
         Without `isolation` it gets the strongest that this machine's backend gives: `namespace`, or `workspace` on
         backend `host`."""
@@ -294,6 +302,12 @@ class Machine(Place):
         """Where it listens. Asked for again where it was not running when last seen."""
         if self._known is None or not os.path.exists(self._known):
             info = self.info()
+            if info.socket is None and info.state == "running":
+                raise ProtocolMismatch(
+                    "the program testyard is older than this package",
+                    causes=[f"{_binary.program()} does not say where machine {self.name} listens"],
+                    hints=["install both in one version: pip install --force-reinstall testyard"],
+                )
             if info.socket is None:
                 kind = ConnectionLost if info.state in ("creating", "starting") else WrongState
                 raise kind(f"machine {self.name} is {info.state}", hints=[f"start it: testyard start {self.name}"])

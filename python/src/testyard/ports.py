@@ -1,7 +1,7 @@
 """Ports of this host that nobody else who asks Testyard is given at the same time, whatever home, user or process.
 
-A lease of port n is the abstract Unix socket `testyard/port/<n>`, bound and never listened on (docs/adr/0002). The kernel
-ends it with its holder."""
+A lease of port n is the abstract Unix socket `testyard/port/<n>`, bound and never listened on (docs/adr/0002). The
+kernel ends it with its holder."""
 
 from __future__ import annotations
 
