@@ -98,8 +98,11 @@ fn on_stage(run: &mut Run, stage: &Stage, environments: &Environments, arguments
 fn checks(run: &mut Run, environments: &Environments) -> Outcome<()> {
     let folder = workspace_root().join("python");
     let tools: [(&str, &[&str]); 4] = [
-        ("ruff", &["check", "--quiet", "src", "tests", "tools", "../benches/python"]),
-        ("ruff", &["format", "--check", "--quiet", "src", "tests", "tools", "../benches/python"]),
+        ("ruff", &["check", "--quiet", "--config=pyproject.toml", "src", "tests", "tools", "../benches/python"]),
+        (
+            "ruff",
+            &["format", "--check", "--quiet", "--config=pyproject.toml", "src", "tests", "tools", "../benches/python"],
+        ),
         ("mypy", &["--no-error-summary"]),
         // What a newer Python has besides its words: modules, functions and their parameters.
         ("vermin", &["--quiet", "--no-tips", "--target=3.9-", "--violations", "--eval-annotations", "src"]),
