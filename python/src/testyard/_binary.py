@@ -37,10 +37,15 @@ def program() -> str:
 def call(arguments: Sequence[str], *, timeout: Optional[float] = None, stdin: Optional[bytes] = None) -> dict[str, Any]:
     """Runs `testyard ARGUMENTS --json` and reads the one document that it prints.
 
-    `timeout` is in seconds. Raises the error that the program told."""
+    `timeout` is in seconds; without it, the table of limits has one (`testyard.vms.Timeouts`). Raises the error that
+    the program told, TimedOut where it took longer."""
     import json
     import subprocess
 
+    from ._retry import limit_of
+
+    if timeout is None:
+        timeout = limit_of(arguments)
     line = [program(), *arguments, "--json"]
     try:
         if stdin is None:
@@ -52,7 +57,8 @@ def call(arguments: Sequence[str], *, timeout: Optional[float] = None, stdin: Op
     except subprocess.TimeoutExpired:
         from .errors import TimedOut
 
-        raise TimedOut(f"testyard {arguments[0]} took longer than {timeout:g} s") from None
+        hint = "raise the limit: testyard.vms.set_timeouts, or TESTYARD_TIMEOUT_… of docs/lifecycle.md"
+        raise TimedOut(f"testyard {arguments[0]} took longer than {timeout:g} s", hints=[hint]) from None
     try:
         answer = json.loads(done.stdout) if done.stdout.strip() else {}
     except ValueError:

@@ -1,0 +1,1 @@
+"""What `testyard.vms` is made of."""
