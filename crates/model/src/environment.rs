@@ -161,6 +161,9 @@ pub struct EnvironmentSpec {
     /// [`Network::Private`] only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joins: Option<EnvironmentId>,
+    /// Its own control groups are mounted at `/sys/fs/cgroup`: what runs containers inside needs them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cgroups: bool,
 }
 
 impl EnvironmentSpec {
@@ -177,6 +180,7 @@ impl EnvironmentSpec {
             strict_limits: false,
             layer: None,
             joins: None,
+            cgroups: false,
         }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct EnvironmentRoot<'a> {
     pub(crate) disk: u64,
     /// Whether it has a network namespace of its own.
     pub(crate) own_network: bool,
+    /// The control groups that it shall see as its own.
+    pub(crate) cgroups: Option<&'a Hierarchy>,
 }
 
 /// Mounts an environment's root and makes it `/`. The file system of its changes, which nothing leads to any more.
@@ -81,6 +83,9 @@ pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<OwnedFd> {
     let shared = SharedMemory { bytes: Some(spec.disk), files: Some(DEVICE_FILES) };
     let root = Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys"), shared };
     mount_system(&root)?;
+    if let Some(hierarchy) = spec.cgroups {
+        mount_cgroups(base, hierarchy);
+    }
     mount_exposed(base, &spec.roots.exposed)?;
     mount::pivot_into(base, RootMount::Mounted)?;
     Ok(kept)
@@ -238,7 +243,7 @@ pub(crate) fn mount_exposed(target: &Path, exposed: &[(PathBuf, PathBuf)]) -> Re
     Ok(())
 }
 
-/// Gives a machine its own view of its cgroups, where the kernel lets it: what runs containers inside needs it.
+/// Gives a machine or an environment its own view of its cgroups, where the kernel lets it: what runs containers inside needs it.
 pub(crate) fn mount_cgroups(target: &Path, hierarchy: &Hierarchy) {
     let folder = target.join("sys/fs/cgroup");
     let mounted = || -> Result<()> {

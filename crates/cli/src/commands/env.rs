@@ -84,6 +84,9 @@ struct Run {
     /// Fail rather than run without a limit that this host cannot set
     #[arg(long)]
     strict_limits: bool,
+    /// Mount its own control groups at /sys/fs/cgroup, for what runs containers inside
+    #[arg(long)]
+    cgroups: bool,
     /// Show this folder of yours at its own path, copy-on-write, and run there
     #[arg(long, value_name = "FOLDER")]
     source: Option<PathBuf>,
@@ -162,6 +165,7 @@ impl Run {
             limits: EnvironmentLimits { memory: self.memory, pids: self.pids, cpus: self.cpus, disk: self.disk },
             source: self.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
             strict_limits: self.strict_limits,
+            cgroups: self.cgroups,
             ..EnvironmentSpec::new(self.isolation, self.user.clone().map_or(UserSpec::Machine, |user| user.0))
         }))
     }
