@@ -189,8 +189,8 @@ class _Input(io.RawIOBase):
 
 
 class Process:
-    """A command that runs. Use it as a context manager, or call `wait`: a command that nobody waits for is ended when
-    this object goes or its process ends."""
+    """A command that runs. Use it as a context manager, or call `wait` or `close`: it ends at the latest with this
+    process, however that ends."""
 
     def __init__(
         self,
