@@ -4,12 +4,17 @@ use std::process::ExitCode;
 
 use crate::cargo::{cargo, has_package, succeeds};
 use crate::fault::{Fault, Outcome};
-use crate::install;
+use crate::{install, python};
 
 const PACKAGE: &str = "testyard-benches";
 
-/// `bench ARGS…`.
+/// `bench ARGS…`, or `bench python ARGS…`.
 pub(crate) fn run(arguments: &[String]) -> Outcome<ExitCode> {
+    if let Some((part, rest)) = arguments.split_first()
+        && part == "python"
+    {
+        return python::bench(rest);
+    }
     if !has_package(PACKAGE)? {
         return Err(Fault::Missing {
             what: format!("there is no package `{PACKAGE}` in this workspace"),

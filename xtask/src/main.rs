@@ -38,6 +38,7 @@ cargo xtask <verb>
   install [--root DIR]   build static release programs and copy them to DIR/bin (default ~/.local),
                          with the manual's pages and completions in DIR/share
   bench [ARGS…]          run the benchmarks
+  bench python [ARGS…]   run those of the Python package
   newcomer               run the README's two commands in a fresh Debian machine and time them
 ";
 

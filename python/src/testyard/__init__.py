@@ -9,9 +9,11 @@ Everything here blocks; `testyard.aio` has the same for asyncio."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# Not the one of `typing`, whose import would cost more than all of this.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._process import DEVNULL as DEVNULL
     from ._process import PIPE as PIPE
     from ._process import Completed as Completed

@@ -1,3 +1,5 @@
+"""What the tests of the client share."""
+
 from __future__ import annotations
 
 import os

@@ -19,7 +19,19 @@ from support import skip
 PYTHON_FOLDER = Path(__file__).resolve().parents[2]
 SOURCES = PYTHON_FOLDER / "src" / "testyard"
 # Each costs milliseconds, and most of those who import the package never get to use it.
-LATER = ("asyncio", "subprocess", "json", "socket", "ssl", "urllib", "logging", "tempfile", "dataclasses", "inspect")
+LATER = (
+    "typing",
+    "asyncio",
+    "subprocess",
+    "json",
+    "socket",
+    "ssl",
+    "urllib",
+    "logging",
+    "tempfile",
+    "dataclasses",
+    "inspect",
+)
 # Never but in the modules that serve them.
 OTHERS = ("pytest", "_pytest", "pyinfra", "gevent", "flow")
 # Each entry point with the module that must be there for it.

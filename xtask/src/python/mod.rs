@@ -68,6 +68,28 @@ pub(crate) fn as_installed(run: &mut Run, arguments: &[String]) -> Outcome<()> {
     Ok(())
 }
 
+/// `bench python ARGS…`: the benchmarks of the installed wheel.
+pub(crate) fn bench(arguments: &[String]) -> Outcome<ExitCode> {
+    let maturin = Environments::of_sources()?.make(&["main"])?.program("maturin");
+    let wheel = wheel::build(&maturin, &target_folder()?.join("wheels"))?;
+    let environments = Environments::of_wheel(wheel)?.make(&["main"])?;
+    let mut command = program(environments.program("python"));
+    command
+        .args(["-B", "benches/python/run.py"])
+        .args(arguments)
+        .env_remove("TESTYARD_BINARY")
+        .env_remove("PYTHONPATH");
+    // What cannot be had is a row that says so.
+    if environments.try_make(&["slurm-sdk"])? {
+        let fetched = program("examples/real/fetch.sh").stderr(Stdio::inherit()).output();
+        let project =
+            fetched.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+        command.args(["--project", &project]);
+    }
+    command.arg("--environments").arg(&environments.folder);
+    Ok(if succeeds(&mut command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// The same tests once more, from copies of the sources; of the environments too where that user cannot see them.
 fn as_ordinary_user(run: &mut Run, environments: &Environments, arguments: &[String]) -> Outcome<()> {
     let stage = match Stage::empty()? {

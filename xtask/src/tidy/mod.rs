@@ -67,6 +67,7 @@ fn check_file(root: &Path, path: &str, text: &str) -> Vec<Finding> {
     let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
     match extension {
         Some("rs") => findings.extend(source::check(path, text)),
+        Some("py") => findings.extend(source::python(path, text)),
         Some("md") => findings.extend(documents::links(root, path, text)),
         _ if path.ends_with("Cargo.toml") => findings.extend(documents::manifest(path, text)),
         _ => {}

@@ -49,6 +49,21 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
+/// Everything wrong with one Python file: ruff and mypy know the rest.
+pub(super) fn python(path: &str, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let ours = ["python/", "benches/"].iter().any(|folder| path.starts_with(folder));
+    let head = text.lines().find(|line| !line.is_empty() && !line.starts_with('#'));
+    if ours && head.is_some_and(|line| !line.starts_with("\"\"\"") && !line.starts_with("r\"\"\"")) {
+        findings.push(Finding::new(path, 1, "no docstring: say what the module is for"));
+    }
+    let lines = text.lines().count();
+    if lines > FILE_LINES && !is_test_file(path) {
+        findings.push(Finding::new(path, 0, format!("{lines} lines; {FILE_LINES} at most: split it by idea")));
+    }
+    findings
+}
+
 /// Files of tests only: their length is that of the cases.
 fn is_test_file(path: &str) -> bool {
     path.contains("/tests/") || path.ends_with("/tests.rs")
@@ -153,6 +168,15 @@ mod tests {
     fn a_good_file_has_no_findings() {
         let text = "//! Good.\n\n/// A trait.\npub trait A {\n    fn a(&self);\n}\nfn b(f: fn (u8)) {}\n";
         assert!(whats("crates/a/src/lib.rs", text).is_empty());
+    }
+
+    #[test]
+    fn python_files_have_a_docstring_and_an_end() {
+        assert!(python("python/src/a.py", "#!/usr/bin/env x\n\"\"\"What a is for.\"\"\"\n").is_empty());
+        assert!(python("python/src/a.py", "").is_empty());
+        assert_eq!(python("python/src/a.py", "import os\n").len(), 1);
+        assert_eq!(python("python/src/a.py", &"\"\"\"A.\"\"\"\n".repeat(501)).len(), 1);
+        assert!(python("examples/a.py", "import os\n").is_empty());
     }
 
     #[test]

@@ -1,0 +1,65 @@
+"""What the client costs: commands one after another, and the imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from measure import Goal, NotHere, Report, Row, by_turns, median_difference, medians, ms, process, timed
+
+COMMANDS = Goal("100 commands, one after another, from Python", 0.25, "s")
+IMPORT = Goal("import of `testyard`", 15.0, "ms")
+PLUGIN = Goal("start of the plugin when no test uses it", 15.0, "ms")
+
+
+def measure(report: Report, folder: Path, rounds: int) -> None:
+    """All of its rows."""
+    report.attempt(lambda: commands(report, rounds), COMMANDS)
+    report.attempt(lambda: import_time(report, rounds), IMPORT)
+    report.attempt(lambda: plugin_start(report, folder, rounds), PLUGIN)
+
+
+def commands(report: Report, rounds: int) -> None:
+    """In a warm machine, beside bare processes that the standard library starts."""
+    import testyard
+
+    def bare() -> None:
+        for _ in range(100):
+            subprocess.run(["/bin/true"], check=True)
+
+    with testyard.Machine.create() as machine:
+
+        def inside() -> None:
+            for _ in range(100):
+                machine.run(["/bin/true"])
+
+        found = medians(by_turns(max(2, rounds // 4), {"inside": lambda: timed(inside), "bare": lambda: timed(bare)}))
+    behind = f"{found['inside'] / found['bare']:.2f}× of `subprocess.run`, {ms(found['bare'])}"
+    report.add(Row(COMMANDS, found["inside"], behind))
+
+
+def import_time(report: Report, rounds: int) -> None:
+    """A whole interpreter with the import, against one without."""
+    without = [sys.executable, "-c", "pass"]
+    taken = by_turns(2 * rounds, {"with": lambda: process([sys.executable, "-c", "import testyard"]),
+                                  "without": lambda: process(without)})  # fmt: skip
+    found = medians(taken)
+    more = median_difference(taken["with"], taken["without"]) * 1000
+    report.add(Row(IMPORT, more, f"{ms(found['with'])} / {ms(found['without'])}"))
+
+
+def plugin_start(report: Report, folder: Path, rounds: int) -> None:
+    """A whole pytest of one empty test with the plugin, against one that is told to leave it out."""
+    from importlib.metadata import entry_points
+
+    if not [point for point in entry_points(group="pytest11") if point.value.startswith("testyard")]:
+        raise NotHere("the package declares no plugin yet")
+    test = folder / "test_nothing.py"
+    test.write_text("def test_nothing():\n    pass\n")
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(test)]
+    taken = by_turns(rounds, {"with": lambda: process(pytest),
+                              "without": lambda: process([*pytest, "-p", "no:testyard"])})  # fmt: skip
+    found = medians(taken)
+    more = median_difference(taken["with"], taken["without"]) * 1000
+    report.add(Row(PLUGIN, more, f"{ms(found['with'])} / {ms(found['without'])}"))
