@@ -56,6 +56,7 @@ def environment_request(
     source: Optional[Path] = None,
     strict_limits: bool = False,
     layer: Optional[str] = None,
+    cgroups: bool = False,
 ) -> dict[str, Any]:
     """What an environment is to be, in the protocol's words.
 
@@ -77,6 +78,8 @@ def environment_request(
         request["source"] = os.path.realpath(source)
     if layer is not None:
         request["layer"] = layer
+    if cgroups:
+        request["cgroups"] = True
     return request
 
 

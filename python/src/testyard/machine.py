@@ -98,12 +98,14 @@ class Machine(Place):
         pass_env: Iterable[str] = (),
         idle: Duration = None,
         ttl: Duration = None,
+        hold: bool = False,
     ) -> Machine:
         """Creates a machine and starts it; it exists, reachable, once this returns, and else nothing of it does.
 
         Without a name it gets one that nobody else has. Sizes are bytes or texts such as `"512M"`, durations seconds or
-        texts such as `"10m"`: stopped after `idle`, deleted after `ttl`. Raises MachineExists, InvalidInput,
-        NotSupported (this host cannot), NotFound (no such image)."""
+        texts such as `"10m"`: stopped after `idle`, deleted after `ttl`. With `hold` this process holds it from before
+        anything of it is made, see `Machine.hold`. Raises MachineExists, InvalidInput, NotSupported (this host cannot),
+        NotFound (no such image)."""
         chosen = fresh_name() if name is None else checked_name(name)
         options = create_options(
             image=image,
@@ -119,6 +121,10 @@ class Machine(Place):
             idle=idle,
             ttl=ttl,
         )
+        if hold:
+            from . import _hold
+
+            return cls(machine_info(_hold.create([chosen, *options])), created=True)
         answer = _binary.call(["create", chosen, *options])
         return cls(machine_info(answer["machine"]), created=True)
 
@@ -240,14 +246,15 @@ class Machine(Place):
         source: Optional[Path] = None,
         strict_limits: bool = False,
         layer: Optional[str] = None,
+        cgroups: bool = False,
         ports: int = 0,
     ) -> Environment:
         """An environment in it, held until it is closed or this process ends, in about a millisecond.
 
         `limits` are `memory` and `disk` in bytes, `pids`, `cpus`. `source` is a folder of this host, shown at its own
-        path, copy-on-write. `layer` names one that `Environment.seal` made. `ports` leases so many ports of the host.
-        Without `isolation` it gets the strongest that this machine's backend gives: `namespace`, or `workspace` on
-        backend `host`."""
+        path, copy-on-write. `layer` names one that `Environment.seal` made. `cgroups` mounts its own control groups at
+        `/sys/fs/cgroup`, for container runtimes. `ports` leases so many ports of the host. Without `isolation` it gets
+        the strongest that this machine's backend gives: `namespace`, or `workspace` on backend `host`."""
         request = environment_request(
             isolation=isolation or self._strongest(),
             network=network,
@@ -257,6 +264,7 @@ class Machine(Place):
             source=source,
             strict_limits=strict_limits,
             layer=layer,
+            cgroups=cgroups,
         )
         return Environment(self, request, source=source, ports=ports)
 
@@ -272,7 +280,7 @@ class Machine(Place):
         hold(self.name)
 
     def unhold(self) -> None:
-        """Lets go of it. Where nobody else holds it, it stays."""
+        """Lets go of it. Whoever is the last to do so deletes it."""
         from ._hold import unhold
 
         unhold(self.name)

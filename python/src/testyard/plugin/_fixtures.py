@@ -1,0 +1,254 @@
+"""The fixtures. Each imports what it needs when a test first uses it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, List, Optional
+
+import pytest
+
+if TYPE_CHECKING:
+    from testyard import Machine, Ports
+    from testyard.vms import TestVMManager, VmName
+
+    from ._places import Folder, IsolatedEnv, RecordedPlace, Vm
+    from ._session import Session
+
+
+class _Unnamed(str):
+    """An image that the test's author did not name."""
+
+    __slots__ = ()
+
+
+#: What suites of VMs expect where they name no image. A host where it is not stored uses its own root, with a warning.
+USUAL = _Unnamed("ubuntu:22.04")
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """The run's machine, shared by all tests and all workers: a `testyard.Machine`. It ends with the run."""
+    session = _session(request.config)
+    with _Told(session):
+        return session.machine()
+    raise AssertionError("unreachable: an error ends the fixture")
+
+
+@pytest.fixture
+def isolated_env(request: pytest.FixtureRequest) -> Iterator[IsolatedEnv]:
+    """An environment of the test's own in the run's machine: own root, processes, network; made in a millisecond.
+
+    `.run(cmd, check=True, timeout=None, cwd=None, env=None)`, `.spawn`, `.write_file`, `.read_file`, `.push`, `.pull`,
+    `.workspace`, `.ports`, `.test_id`, `.machine`."""
+    from ._places import IsolatedEnv
+
+    yield from _place(request, IsolatedEnv)
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """A place like a machine, fresh for the test: root inside, own loopback with every port free, own processes and
+    mounts, control groups to run containers in. `.run`, `.spawn`, `.write_file`, `.read_file` and what `isolated_env`
+    has."""
+    from ._places import Vm
+
+    yield from _place(request, Vm, user="root", cgroups=True)
+
+
+@pytest.fixture
+def workspace(isolated_env: IsolatedEnv) -> Folder:
+    """A folder in the test's environment that its commands may write in: its path there."""
+    return isolated_env.workspace
+
+
+@pytest.fixture
+def ports(request: pytest.FixtureRequest) -> Iterator[Ports]:
+    """`ports.take(n=1) -> list[int]`: free ports of the host, leased until the test ends, never given twice at once."""
+    from testyard.ports import Ports
+
+    with Ports(request.node.nodeid) as leased:
+        yield leased
+
+
+@pytest.fixture
+def test_vm(request: pytest.FixtureRequest) -> Iterator[VmName]:
+    """A running machine of the test's own: its name, a `str` that also has `.run`, `.push`, `.pull`, `.info`."""
+    session = _session(request.config)
+    with _Told(session):
+        from testyard.vms import create_test_vm, delete_test_vm
+
+        asked = _wishes(request)
+        user = None if asked.user is None else str(asked.user)
+        name = create_test_vm(_image(session, asked.image or USUAL), user=user)
+    yield name
+    _quietly(lambda: delete_test_vm(name))
+
+
+@pytest.fixture
+def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., TestVMManager]]:
+    """A factory: `test_vm_manager(image="ubuntu:22.04", name_prefix="test-vm", **kwargs) -> TestVMManager`.
+
+    All machines that its managers made are deleted when the test ends."""
+    session = _session(request.config)
+    managers: List[TestVMManager] = []
+
+    def make(image: str = USUAL, name_prefix: str = "test-vm", **kwargs: Any) -> TestVMManager:
+        from testyard.vms import TestVMManager
+
+        manager = TestVMManager(image=_image(session, image), name_prefix=name_prefix, **kwargs)
+        managers.append(manager)
+        return manager
+
+    yield make
+    for manager in reversed(managers):
+        _quietly(manager.delete)
+
+
+@pytest.fixture
+def vm_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., List[VmName]]]:
+    """A factory: `vm_pool(count, image="ubuntu:22.04") -> list` of running machines' names, made side by side."""
+    session = _session(request.config)
+    made: List[VmName] = []
+
+    def make(count: int, image: str = USUAL, name_prefix: str = "test-vm") -> List[VmName]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from testyard.errors import InvalidInput
+        from testyard.vms import create_test_vm
+
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 256:
+            raise InvalidInput(f"{count!r} is no number of machines", hints=["ask for 1 to 256"])
+        used = _image(session, image)
+        error: Optional[BaseException] = None
+        names: List[VmName] = []
+        with ThreadPoolExecutor(min(count, 8)) as pool:
+            for future in [pool.submit(create_test_vm, used, name_prefix) for _ in range(count)]:
+                try:
+                    names.append(future.result())
+                except BaseException as told:  # noqa: BLE001 - raised below, when what was made is written down
+                    error = told
+        made.extend(names)
+        if error is not None:
+            raise error
+        return names
+
+    yield make
+    from testyard.vms import delete_test_vm
+
+    for name in made:
+        _quietly(lambda name=name: delete_test_vm(name))  # type: ignore[misc]
+
+
+class _Told:
+    """Turns an error of Testyard's in a fixture into a skip, or an error without the package's own frames."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: object) -> None:
+        __tracebackhide__ = True
+        from testyard.errors import TestyardError
+
+        if isinstance(error, TestyardError):
+            from ._session import told
+
+            told(self.session, error)
+
+
+def _session(config: pytest.Config) -> Session:
+    from . import session_of
+
+    return session_of(config)
+
+
+def _wishes(request: pytest.FixtureRequest) -> Any:
+    from . import wishes
+
+    return wishes(request.node)
+
+
+def _image(session: Session, image: str) -> str:
+    """The image to use; a warning says where that is not what was asked for."""
+    if not isinstance(image, _Unnamed):
+        return session.image_for(image)
+    if session.settings.image:
+        return session.image_for(session.settings.image)
+    from testyard._vms.images import ImageStandInWarning, is_stored
+
+    if is_stored(image):
+        return str(image)
+    message = f"no image was named, and {image} is not there: this host's root is used (say testyard_image, or image=)"
+    warnings.warn(message, ImageStandInWarning, stacklevel=3)
+    return "host"
+
+
+def _place(
+    request: pytest.FixtureRequest, kind: type[Any], user: Any = None, cgroups: bool = False
+) -> Generator[Any, None, None]:
+    session = _session(request.config)
+    nodeid = request.node.nodeid
+    with _Told(session):
+        place: RecordedPlace = _made(session, kind, _wishes(request), nodeid, user, cgroups)
+    session.places.setdefault(nodeid, []).append(place)
+    try:
+        yield place
+    finally:
+        remaining = [one for one in session.places.pop(nodeid, []) if one is not place]
+        if remaining:
+            session.places[nodeid] = remaining
+        _quietly(place.close)
+
+
+def _made(session: Session, kind: type[Any], asked: Any, nodeid: str, user: Any, cgroups: bool) -> RecordedPlace:
+    isolation = asked.isolation or "namespace"
+    if isolation == "machine":
+        from testyard import Machine
+        from testyard.machine import fresh_name
+
+        limits = {name: limit for name, limit in asked.limits.items() if name != "pids"}
+        own = Machine.create(
+            fresh_name("test"),
+            image=session.image_for(asked.image or session.settings.image or "host"),
+            backend=asked.backend or session.settings.backend,
+            user=user if asked.user is None else asked.user,
+            hold=True,
+            **limits,
+        )
+        if own.info().backend == "host":
+            kind(own, None, nodeid, own=True).close()
+            session.lacks("isolation `machine`: backend `host` has no machines for single tests (see: testyard doctor)")
+        return kind(own, None, nodeid, own=True)  # type: ignore[no-any-return]
+    machine = session.machine(asked)
+    if isolation == "none":
+        return kind(machine, None, nodeid)  # type: ignore[no-any-return]
+    if machine._info.backend == "host" and isolation == "namespace":
+        said = asked.backend or session.settings.backend
+        if asked.isolation is not None or said != "host" or cgroups:
+            session.lacks("isolation `namespace` is more than backend `host` gives (see: testyard doctor)")
+        isolation = "workspace"
+    source = session.settings.source if asked.source is None else asked.source
+    environment = machine.environment(
+        isolation=isolation,
+        network=asked.network or ("private" if isolation == "namespace" else "host"),
+        user=user if asked.user is None else asked.user,
+        limits=asked.limits,
+        strict_limits=bool(asked.limits),
+        source=session.settings.root if source is True else source or None,
+        cgroups=cgroups and isolation == "namespace",
+    )
+    return kind(machine, environment, nodeid)  # type: ignore[no-any-return]
+
+
+def _quietly(action: Callable[[], object]) -> None:
+    """Ends something. A machine that has gone took it along; anything else is told, without our own frames."""
+    from testyard.errors import ConnectionLost, NotFound, TestyardError
+
+    try:
+        action()
+    except (ConnectionLost, NotFound):
+        pass
+    except TestyardError as error:
+        pytest.fail(str(error), pytrace=False)

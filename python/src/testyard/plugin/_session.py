@@ -1,0 +1,174 @@
+"""What the tests of one process share: the run's machines, what the host can do, what commands wrote last.
+
+A run has one machine for each image and backend that its tests ask for. It is named after the run, which all workers
+of pytest-xdist know, made by whoever needs it first, and held by everybody who uses it: see `testyard._hold`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
+
+import pytest
+
+from testyard.errors import MachineExists, MachineNotFound, NotSupported, TestyardError, WrongState
+
+from ._options import Settings, near
+
+if TYPE_CHECKING:
+    from testyard import Machine
+
+    from ._marker import Wishes
+    from ._places import RecordedPlace
+
+#: How long this waits for the machine that another worker makes, in seconds.
+PATIENCE = 180.0
+
+
+class Session:
+    """One for each process that runs tests."""
+
+    def __init__(self, settings: Settings, worker: Optional[dict[str, Any]]) -> None:
+        self.settings = settings
+        run = (worker or {}).get("testrunuid") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or os.urandom(8).hex()
+        self.run = "".join(letter for letter in str(run) if letter.isalnum())[:16] or os.urandom(8).hex()
+        self._machines: dict[tuple[str, str], Machine] = {}
+        self._held: list[str] = []
+        self._abilities: Optional[dict[str, dict[str, Any]]] = None
+        #: The places that each running test has, for what is told when it fails.
+        self.places: dict[str, list[RecordedPlace]] = {}
+        # A child of a fork has machines' names, but holds none of them and deletes nothing at its end.
+        self._process = os.getpid()
+
+    def image_for(self, image: str) -> str:
+        """The image to use for this one, which is there: itself, or what the project says stands in for it."""
+        if image == "host":
+            return image
+        from testyard.vms import available_image, set_project_image
+
+        set_project_image(self.settings.image)
+        return available_image(image)
+
+    def machine(self, wishes: Optional[Wishes] = None) -> Machine:
+        """The run's machine for what a test asks for; running, and held by this process."""
+        image = (wishes and wishes.image) or self.settings.image or "host"
+        backend = (wishes and wishes.backend) or self.settings.backend
+        key = (image, backend)
+        known = self._machines.get(key)
+        if known is None:
+            if self.settings.machine and (wishes is None or not wishes.names_machine()):
+                from testyard import Machine
+
+                known = Machine.ensure(self.settings.machine, image=self.image_for(image), backend=backend)
+            else:
+                known = self._shared(image, backend)
+            self._machines[key] = known
+        return known
+
+    def _shared(self, image: str, backend: str) -> Machine:
+        name = f"pytest-{self.run}-{zlib.crc32(f'{image}/{backend}'.encode()):08x}"
+        used = self.image_for(image)
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                found = made_or_held(name, used, backend)
+            except (MachineNotFound, WrongState):
+                # Its last holder has just let it go, or whoever made it could not.
+                found = None
+            if found is not None:
+                self._held.append(name)
+                return found
+            if time.monotonic() > until:
+                raise WrongState(f"machine {name} does not come up", hints=[f"testyard info {name}"])
+            time.sleep(0.05)
+
+    def check_needs(self, needs: list[str]) -> None:
+        """Skips, or fails where skips are not wanted, unless the host has all of these abilities."""
+        try:
+            abilities = self.abilities()
+        except TestyardError as error:
+            pytest.fail(f"what this host can do is not known\n{error}", pytrace=False)
+        for word in needs:
+            probe = abilities.get(word)
+            if probe is None:
+                known = tuple(abilities)
+                pytest.fail(f"needs={word!r} is no ability{near(word, known)} (see: testyard doctor)", pytrace=False)
+            if probe.get("answer") != "yes":
+                why = f"needs {word}: {probe.get('reason', 'it is not there')}"
+                provide = probe.get("provide")
+                self.lacks(f"{why}; what would provide it: {provide}" if provide else why)
+
+    def lacks(self, reason: str) -> NoReturn:
+        """This host cannot run the test: skipped by name, or failed where skips are not wanted."""
+        if self.settings.no_skip:
+            pytest.fail(f"{reason} (skips are failures here: testyard_no_skip)", pytrace=False)
+        # Told of where the test is, not of here.
+        raise pytest.skip.Exception(reason, _use_item_location=True)
+
+    def abilities(self) -> dict[str, dict[str, Any]]:
+        """The probes' answers by ability, read once."""
+        if self._abilities is None:
+            from testyard import doctor
+
+            self._abilities = {probe["ability"]: probe for probe in doctor()["probes"]}
+        return self._abilities
+
+    def told_of_failure(self, item: pytest.Item) -> list[tuple[str, str]]:
+        """Sections of the report of a failed test: what its places' last commands wrote, and how to enter them."""
+        sections = []
+        for place in self.places.get(item.nodeid, ()):
+            text = place.told()
+            if self.settings.keep_failed is not None:
+                text += place.keep(self.settings.keep_failed, item.nodeid)
+            if text:
+                sections.append((f"testyard {place.shown}", text))
+        return sections
+
+    def close(self) -> None:
+        """Lets every machine go. What cannot be deleted now is deleted by the next command that looks around."""
+        machines, self._machines = self._machines, {}
+        held, self._held = self._held, []
+        if os.getpid() != self._process:
+            return
+        for machine in machines.values():
+            machine.close()
+        if held:
+            from testyard import _hold
+
+            for name in held:
+                try:
+                    _hold.unhold(name)
+                except TestyardError as error:
+                    import warnings
+
+                    warnings.warn(f"machine {name} is left: {error}", stacklevel=1)
+
+
+def made_or_held(name: str, image: str, backend: str) -> Optional[Machine]:
+    """One step to the machine of this name, held by this process: it is made, or found running. None: not yet.
+
+    Raises MachineNotFound and WrongState where it has just gone, and what making it raises."""
+    from testyard import Machine, _hold
+
+    try:
+        machine = Machine.create(name, image=image, backend=backend, hold=True)
+    except MachineExists:
+        _hold.hold(name)
+        machine = Machine.get(name)
+        state = machine.info().state
+        if state in ("stopped", "failed"):
+            machine.start()
+        elif state != "running":
+            return None
+    # It is deleted by its last holder, never by this object.
+    machine._created = False
+    return machine
+
+
+def told(session: Session, error: TestyardError) -> NoReturn:
+    """Ends a fixture: a host that cannot is a skip by name, everything else an error without our own frames."""
+    if isinstance(error, NotSupported) and error.kind == "unsupported":
+        session.lacks(str(error).replace("\n", "; "))
+    pytest.fail(str(error), pytrace=False)
