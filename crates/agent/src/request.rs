@@ -10,8 +10,8 @@ use testyard_linux::step;
 use testyard_model::step::Step;
 use testyard_model::{Isolation, Problem, ProblemKind, UserSpec};
 use testyard_protocol::{
-    AgentStatus, Command as CommandMessage, Event, Exec, Frame, FrameKind, Hello, KEEPING_VERSION, Order, Place,
-    Request, Role, VERSION, Welcome, agree,
+    AgentStatus, Command as CommandMessage, ENTER_WITH_VERSION, Event, Exec, Frame, FrameKind, Hello, KEEPING_VERSION,
+    Order, Place, Request, Role, VERSION, Welcome, agree,
 };
 
 use crate::agent::{Agent, LINK, Token, watch};
@@ -35,6 +35,7 @@ fn parse<T: serde::de::DeserializeOwned>(frame: &Frame) -> Result<T, Problem> {
 fn check_version(version: u16, request: &Request) -> Result<(), Problem> {
     let (since, cannot) = match request {
         Request::Enter(_) | Request::Namespaces => (2, "cannot hand out namespaces"),
+        Request::EnterWith { .. } => (ENTER_WITH_VERSION, "shows no source to those who enter"),
         Request::Listening { .. } => (3, "cannot wait for a port"),
         Request::Keep { .. }
         | Request::Changes { .. }
@@ -144,7 +145,8 @@ impl Agent {
                 self.open_environment(number, stream, &spec)
             }
             Request::Release(id) => self.release(number, stream, id),
-            Request::Enter(id) => self.join(id, Joining::Client { connection: number, stream }),
+            Request::Enter(id) => self.join(id, Joining::client(number, stream)),
+            Request::EnterWith { environment, source } => self.show_and_join((number, stream), environment, source),
             Request::Namespaces => self.hand_out_machine(number, stream),
             Request::Listening { environment, port, patience_ms } => {
                 self.await_listening(number, stream, environment, port, patience_ms)

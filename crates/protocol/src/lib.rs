@@ -17,13 +17,15 @@ pub use message::*;
 pub use text::RawText;
 
 /// The newest version of the protocol that this code speaks.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The oldest that it still serves.
 pub const OLDEST_VERSION: u16 = 1;
 /// From this version on environments can outlive their commands, be looked into, forked and sealed.
 pub const KEEPING_VERSION: u16 = 3;
 /// From this version on trees can travel in a pipe whose bytes only the kernel touches.
 pub const PIPE_VERSION: u16 = 3;
+/// From this version on a process that enters an environment can have a working tree shown there.
+pub const ENTER_WITH_VERSION: u16 = 4;
 
 /// The version both sides speak, or none.
 #[must_use]

@@ -212,6 +212,13 @@ pub enum Request {
     Release(EnvironmentId),
     /// Hand out an environment for a process that already runs (version 2): `entered` with descriptors.
     Enter(EnvironmentId),
+    /// As `enter`, with a source given before shown at the environment's `source` path first (version 4).
+    EnterWith {
+        /// Which environment.
+        environment: EnvironmentId,
+        /// The number of the source on this connection.
+        source: u32,
+    },
     /// Wait until something in an environment's network accepts connections on a port of its loopback: `done`, or
     /// `failed` with kind `timed-out` (version 3).
     Listening {
@@ -331,7 +338,7 @@ pub enum Event {
         parked: bool,
     },
     /// Descriptors of an environment are attached: its init's pidfd; its namespaces (user, mount, pid, ipc, uts, network,
-    /// cgroup); then one cgroup folder a hierarchy. Joining them one by one works for whoever owns the machine; the
+    /// cgroup); the folder of the source's changes, where `changes` says so; then one cgroup folder a hierarchy. Joining them one by one works for whoever owns the machine; the
     /// pidfd serves only those who may trace its init.
     Entered {
         /// Its init's process id on the host.
@@ -339,6 +346,10 @@ pub enum Event {
         /// How many namespaces there are: 7, or 0 on backend `host`.
         #[serde(default)]
         namespaces: u8,
+        /// The folder in which `upper` holds what is written to the source is attached: to be read there after the
+        /// environment's end, too. For `enter-with` only.
+        #[serde(default)]
+        changes: bool,
     },
     /// The source's number on this connection.
     Source(u32),

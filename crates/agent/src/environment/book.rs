@@ -155,10 +155,7 @@ impl Agent {
     /// The source of a command, to be mounted.
     fn source_mount(&self, exec: &Exec, spec: &EnvironmentSpec) -> Result<Option<SourceMount>, Problem> {
         let Some(source) = self.source_of(exec)? else { return Ok(None) };
-        let origin = source.path.clone();
-        let target = spec.source.clone().unwrap_or_else(|| origin.clone());
-        let mounted = source.mount().transpose().map_err(|error| error.problem())?;
-        Ok(mounted.map(|tree| SourceMount { tree, origin, target }))
+        mount_of(source, spec)
     }
 
     /// A cgroup for an environment: one used before, else a new one.
@@ -300,6 +297,7 @@ impl Agent {
             delayed: Vec::new(),
             namespaces: None,
             joining: Vec::new(),
+            showing: VecDeque::new(),
             generations: Vec::new(),
             linger: Linger::Never,
             kept: false,
@@ -396,4 +394,12 @@ impl Agent {
         }
         sent
     }
+}
+
+/// A source as an environment of this kind shows it; none where there is nothing to mount.
+pub(super) fn mount_of(source: &Source, spec: &EnvironmentSpec) -> Result<Option<SourceMount>, Problem> {
+    let origin = source.path.clone();
+    let target = spec.source.clone().unwrap_or_else(|| origin.clone());
+    let mounted = source.mount().transpose().map_err(|error| error.problem())?;
+    Ok(mounted.map(|tree| SourceMount { tree, origin, target }))
 }

@@ -8,6 +8,7 @@ use testyard_model::step::Step;
 use testyard_model::{CommandStatus, EnvironmentId, Problem, ProblemKind, Usage};
 use testyard_protocol::{Event, Linger};
 
+use super::joining::Joining;
 use super::order::Order;
 use super::{Environment, PooledGroup, State, Waiting};
 use crate::agent::{Agent, unwatch};
@@ -91,7 +92,9 @@ impl Agent {
         let why = Problem::new(ProblemKind::Unavailable, format!("environment {id} ended while files were moved"));
         self.kill_workers(&why, |worker| worker.place == id && worker.task != Task::Look);
         let joining = std::mem::take(&mut environment.joining);
-        self.fail_joining(id, joining);
+        let showing = std::mem::take(&mut environment.showing);
+        let client = |(connection, stream)| Joining::client(connection, stream);
+        self.fail_joining(id, joining.into_iter().chain(showing.into_iter().map(client)).collect());
         if environment.user.is_some() {
             self.disconnect_route(id);
         }

@@ -58,6 +58,7 @@ impl Agent {
                 }
                 Answer::Namespaces => self.namespaces_came(id),
                 Answer::Listening { wait, accepts } => self.listening_answered(id, wait, accepts),
+                Answer::Shown { problem } => self.source_shown(id, problem),
                 Answer::Uppers { root, source } => self.uppers_came(id, root, source),
                 Answer::Exited { command, status, cpu_us, memory_peak, with_network } => {
                     if with_network {

@@ -344,6 +344,10 @@ impl Server<'_, '_> {
                 Order::End => return false,
                 Order::Namespaces => self.send_namespaces(),
                 Order::Uppers => self.send_uppers(),
+                Order::Show { origin, target } => {
+                    let tree = inbox.attached.pop_front();
+                    self.show(tree, origin.as_path(), target.as_path());
+                }
                 Order::Listening { wait, port, patience_ms } => self.waits.add(wait, port, patience_ms),
                 Order::Signal { command, signal, group } => self.signal(command, signal, group),
                 Order::Kill { command } => killed.push(command),

@@ -4,13 +4,16 @@
 //! them, the first time that somebody wants in.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use testyard_linux::namespace::Kind;
 use testyard_linux::process;
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::{Credit, Event, Transfer};
 
+use super::book::mount_of;
 use super::order::Order;
+use super::source::SourceMount;
 use super::{PooledGroup, State};
 use crate::agent::Agent;
 use crate::early::Word;
@@ -24,6 +27,8 @@ pub(crate) enum Joining {
         connection: u64,
         /// Its stream.
         stream: u32,
+        /// The folder of the changes to the source that was shown for it.
+        changes: Option<OwnedFd>,
     },
     /// A file worker that is yet to be forked.
     Files(Box<Files>),
@@ -53,9 +58,14 @@ impl Files {
 }
 
 impl Joining {
+    /// A client that wants no more than the environment.
+    pub(crate) fn client(connection: u64, stream: u32) -> Self {
+        Self::Client { connection, stream, changes: None }
+    }
+
     fn stream(&self) -> (u64, u32) {
         match self {
-            Self::Client { connection, stream } => (*connection, *stream),
+            Self::Client { connection, stream, .. } => (*connection, *stream),
             Self::Files(files) => (files.connection, files.stream),
         }
     }
@@ -81,6 +91,43 @@ impl Agent {
             return Err(error.problem());
         }
         Ok(())
+    }
+
+    /// Has a source shown, and lets a client in then.
+    pub(crate) fn show_and_join(&mut self, client: (u64, u32), id: EnvironmentId, source: u32) -> Result<(), Problem> {
+        let missing = || Problem::new(ProblemKind::NotFound, format!("environment {id} is not there, or not ready"));
+        let no_source = || Problem::new(ProblemKind::Protocol, format!("source {source} is not on this connection"));
+        let shown = Rc::clone(&self.sources.get(&source).ok_or_else(no_source)?.1);
+        let there = self.environments.get_mut(&id).filter(|one| one.state == State::InUse);
+        let environment = there.ok_or_else(missing)?;
+        let mounted = mount_of(&shown, &environment.spec)?;
+        environment.shown.get_or_insert(shown);
+        let Some(SourceMount { tree, origin, target }) = mounted else {
+            return self.join(id, Joining::client(client.0, client.1));
+        };
+        let show = Order::Show { origin: origin.as_path().into(), target: target.as_path().into() };
+        environment.showing.push_back(client);
+        if let Err(error) = self.order(id, &show, &[tree.as_fd()]) {
+            if let Some(environment) = self.environments.get_mut(&id) {
+                environment.showing.pop_back();
+            }
+            return Err(error.problem());
+        }
+        Ok(())
+    }
+
+    /// An init has shown a source, or has not.
+    pub(crate) fn source_shown(&mut self, id: EnvironmentId, problem: Option<Problem>) {
+        let Some(environment) = self.environments.get_mut(&id) else { return };
+        let changes = if problem.is_none() { environment.inbox.attached.pop_front() } else { None };
+        let Some((connection, stream)) = environment.showing.pop_front() else { return };
+        let joined = match problem {
+            Some(problem) => Err(problem),
+            None => self.join(id, Joining::Client { connection, stream, changes }),
+        };
+        if let Err(problem) = joined {
+            self.fail(connection, stream, problem);
+        }
     }
 
     /// An init has sent its namespaces.
@@ -136,7 +183,7 @@ impl Agent {
 
     fn let_in(&mut self, id: EnvironmentId, joining: Joining) -> Result<(), Problem> {
         match joining {
-            Joining::Client { connection, stream } => self.hand_out(connection, stream, id),
+            Joining::Client { connection, stream, changes } => self.hand_out((connection, stream), id, changes),
             Joining::Files(mut files) => {
                 let early = std::mem::take(&mut files.early);
                 let (connection, stream) = (files.connection, files.stream);
@@ -150,7 +197,12 @@ impl Agent {
     }
 
     /// Hands an environment to a process that already runs: its init's pidfd, its namespaces, its cgroup's folders.
-    fn hand_out(&mut self, connection: u64, stream: u32, id: EnvironmentId) -> Result<(), Problem> {
+    fn hand_out(
+        &mut self,
+        (connection, stream): (u64, u32),
+        id: EnvironmentId,
+        changes: Option<OwnedFd>,
+    ) -> Result<(), Problem> {
         let Some(environment) = self.environments.get(&id) else { return Ok(()) };
         let cloned = |fd: BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|error| Problem::from_error(ProblemKind::Exhausted, &error))
@@ -160,12 +212,14 @@ impl Agent {
             attached.push(cloned(namespace.as_fd())?);
         }
         let namespaces = (attached.len() - 1) as u8;
+        let shows = changes.is_some();
+        attached.extend(changes);
         if let Some(group) = environment.group.as_ref().and_then(PooledGroup::group) {
             for (_, folder) in group.folders() {
                 attached.push(cloned(folder)?);
             }
         }
-        let event = Event::Entered { pid: environment.pid.as_raw_nonzero().get(), namespaces };
+        let event = Event::Entered { pid: environment.pid.as_raw_nonzero().get(), namespaces, changes: shows };
         if let Some(connection) = self.connections.get_mut(&connection) {
             connection.send(stream, &event, attached);
         }

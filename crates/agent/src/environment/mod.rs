@@ -95,6 +95,8 @@ pub(crate) struct Environment {
     pub(crate) namespaces: Option<Vec<OwnedFd>>,
     /// Those who wait for them.
     pub(crate) joining: Vec<Joining>,
+    /// Streams of those who wait for a source to be shown before they come in.
+    pub(crate) showing: VecDeque<(u64, u32)>,
     /// The layers that its root was made of, above those of the machine.
     pub(crate) generations: Vec<PathBuf>,
     /// Whether it outlives the command that it was made for.

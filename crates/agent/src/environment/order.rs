@@ -27,6 +27,8 @@ pub(crate) enum Order {
     Listening { wait: u32, port: u16, patience_ms: u64 },
     /// Open your namespaces for somebody who wants in.
     Namespaces,
+    /// Show the attached source: where it is on the host, and where it is to be seen.
+    Show { origin: RawText, target: RawText },
     /// Send where your changes are kept.
     Uppers,
     /// End every process and exit.
@@ -43,6 +45,8 @@ pub(crate) enum Answer {
     Broken(Problem),
     /// Attached: its namespaces, in the order of `Kind::ALL`.
     Namespaces,
+    /// The source is shown, or why it is not. Attached: the folder of its changes where there is one.
+    Shown { problem: Option<Problem> },
     /// Attached: the file system of its root's changes where there is one, then that of its source's changes
     /// where that was shown.
     Uppers { root: bool, source: bool },

@@ -40,13 +40,8 @@ impl Server<'_, '_> {
         streams: Option<[OwnedFd; 3]>,
         once: bool,
     ) -> Result<(), Problem> {
-        if let (Some(SourceMount { tree, origin, target }), None) = (source, &self.source) {
-            let sealed = self.kept.sealed.take();
-            let view = source_view(self.init.spec, self.init.hidden, &origin, &target);
-            let view = SourceView { sealed: sealed.as_ref(), ..view };
-            let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
-            self.kept.source = Some(shown.map_err(|error| error.problem())?);
-            self.source = Some(target);
+        if let Some(source) = source {
+            self.mount_source(source)?;
         }
         let (streams, controller) = self.streams(exec, streams)?;
         self.inhabited = true;
@@ -61,6 +56,31 @@ impl Server<'_, '_> {
             let answer = Answer::Started { command: number, pid: pid.as_raw_nonzero().get() };
             let _ = order::send(self.init.control.as_fd(), &answer, attached.as_slice());
         }
+        Ok(())
+    }
+
+    /// Shows a source for somebody who is about to come in, and says so.
+    pub(super) fn show(&mut self, tree: Option<OwnedFd>, origin: &Path, target: &Path) {
+        let missing = || Problem::new(ProblemKind::Bug, "a source came without its descriptor");
+        let source = |tree| SourceMount { tree, origin: origin.to_owned(), target: target.to_owned() };
+        let shown = tree.ok_or_else(missing).and_then(|tree| self.mount_source(source(tree)));
+        self.inhabited = true;
+        let changes = self.kept.source.iter().filter(|_| shown.is_ok()).map(|fd| fd.as_fd());
+        let attached: Vec<_> = changes.collect();
+        let _ = order::send(self.init.control.as_fd(), &Answer::Shown { problem: shown.err() }, &attached);
+    }
+
+    /// Mounts the environment's one source.
+    fn mount_source(&mut self, SourceMount { tree, origin, target }: SourceMount) -> Result<(), Problem> {
+        if self.source.is_some() {
+            return Ok(());
+        }
+        let sealed = self.kept.sealed.take();
+        let view = source_view(self.init.spec, self.init.hidden, &origin, &target);
+        let view = SourceView { sealed: sealed.as_ref(), ..view };
+        let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
+        self.kept.source = Some(shown.map_err(|error| error.problem())?);
+        self.source = Some(target);
         Ok(())
     }
 
