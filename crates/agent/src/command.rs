@@ -11,6 +11,7 @@ use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::{Event, FrameHeader, FrameKind};
 
 use crate::agent::{Agent, Token, unwatch, watch};
+use crate::early::Word;
 use crate::environment::MACHINE;
 use crate::environment::order::Order;
 use crate::relay::{Input, Output, Read};
@@ -172,7 +173,9 @@ impl Agent {
     /// Bytes for a command's input.
     pub(crate) fn input(&mut self, connection: u64, stream: u32, bytes: Option<&[u8]>) {
         let Some((number, command)) = self.command_of(connection, stream) else {
-            return self.keep_early_input(connection, stream, bytes);
+            // Input of a command that has ended is nobody's.
+            self.keep_early(connection, stream, Word::Input(bytes.map(<[u8]>::to_vec)));
+            return;
         };
         let Some(input) = &mut command.input else { return };
         let granted = match bytes {

@@ -1,5 +1,5 @@
-//! What clients say to commands that are not there yet: those that wait for their environment's route, or for a copy of
-//! the machine's files. It is kept, in its order, and said to them once they are.
+//! What clients say to commands and transfers that are not there yet: those that wait for their environment's route, its
+//! namespaces, or a copy of the machine's files. It is kept, in its order, and said to them once they are.
 
 use std::collections::HashMap;
 
@@ -46,9 +46,9 @@ impl Early {
 }
 
 impl Agent {
-    /// Keeps a word for a command that is expected; gives it back where none is.
-    pub(crate) fn keep_early(&mut self, connection: u64, stream: u32, word: Word) -> Option<Word> {
-        let Some(words) = self.early.0.get_mut(&(connection, stream)) else { return Some(word) };
+    /// Keeps a word for a command that is expected; what is said to no command is nobody's.
+    pub(crate) fn keep_early(&mut self, connection: u64, stream: u32, word: Word) {
+        let Some(words) = self.early.0.get_mut(&(connection, stream)) else { return };
         words.push(word);
         let size = |word: &Word| match word {
             Word::Input(bytes) => bytes.as_ref().map_or(0, Vec::len) as u64,
@@ -57,7 +57,6 @@ impl Agent {
         if words.iter().map(size).sum::<u64>() > Credit::INITIAL + Credit::STEP {
             self.close_connection(connection);
         }
-        None
     }
 
     /// The command is there: what was said to it is said now.

@@ -123,14 +123,9 @@ impl Agent {
 
     fn message(&mut self, number: u64, frame: &Frame, attached: Vec<OwnedFd>) -> Result<(), Problem> {
         let stream = frame.header.stream;
-        if self.command_of(number, stream).is_some() || self.early.expects(number, stream) {
+        let known = self.command_of(number, stream).is_some() || self.is_transfer(number, stream);
+        if known || self.early.expects(number, stream) {
             return self.command_message(number, stream, parse(frame)?);
-        }
-        if self.is_transfer(number, stream) {
-            if parse::<CommandMessage>(frame)? == CommandMessage::Kill {
-                self.end_transfer(number, stream);
-            }
-            return Ok(());
         }
         let request: Request = parse(frame)?;
         let greeted = self.connections.get(&number).and_then(|connection| connection.version);
@@ -161,8 +156,12 @@ impl Agent {
             | Request::Fetch(_)
             | Request::Fork { .. }
             | Request::Seal { .. } => self.look_into((number, stream), request, attached),
-            Request::Push(transfer) => self.begin_transfer(Files::asked((number, stream), transfer, attached, true)),
-            Request::Pull(transfer) => self.begin_transfer(Files::asked((number, stream), transfer, attached, false)),
+            Request::Push(transfer) => {
+                self.begin_transfer(Files { connection: number, stream, transfer, attached, push: true })
+            }
+            Request::Pull(transfer) => {
+                self.begin_transfer(Files { connection: number, stream, transfer, attached, push: false })
+            }
             Request::Status => {
                 let status = self.status();
                 self.answer(number, stream, &Event::Status(status));
@@ -226,7 +225,11 @@ impl Agent {
 
     pub(crate) fn command_message(&mut self, number: u64, stream: u32, message: CommandMessage) -> Result<(), Problem> {
         let Some((command, entry)) = self.command_of(number, stream) else {
-            self.keep_early(number, stream, Word::Message(message));
+            if !self.is_transfer(number, stream) {
+                self.keep_early(number, stream, Word::Message(message));
+            } else if message == CommandMessage::Kill {
+                self.end_transfer(number, stream);
+            }
             return Ok(());
         };
         let (place, terminal) = (entry.place, entry.terminal);

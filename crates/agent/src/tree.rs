@@ -37,7 +37,7 @@ impl Agent {
 
     /// Forks the worker.
     pub(crate) fn transfer(&mut self, files: Files) -> Result<(), Problem> {
-        let Files { connection, stream, transfer, attached, push, early: _ } = files;
+        let Files { connection, stream, transfer, attached, push } = files;
         let (pipe, relayed) = match transfer.carrier {
             Carrier::Attached | Carrier::Pipe => (attached.into_iter().next(), None),
             Carrier::Frames => {

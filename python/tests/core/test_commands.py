@@ -234,3 +234,20 @@ def test_files_are_written_whole_with_their_mode(machine):
             one.write_file("/no/such/folder/file", "x")
         with pytest.raises(testyard.InvalidInput, match="is a folder"):
             one.read_file(one.workspace)
+
+
+def test_a_transfer_that_waits_for_its_environment_can_be_ended(machine):
+    with machine.environment() as one:
+        connection = one._connections.take()
+        reading, writing = os.pipe()
+        stream = connection.stream()
+        transfer = {"path": one.workspace, "carrier": "pipe", "environment": one._number}
+        connection.send(stream, {"push": transfer}, [reading])
+        connection.send(stream, "kill")
+        os.close(reading)
+        with pytest.raises(testyard.TestyardError) as caught:
+            connection.event(stream)
+        assert caught.value.kind != "protocol"
+        os.close(writing)
+        connection.close()
+        assert one.run("echo fine").stdout == "fine\n"

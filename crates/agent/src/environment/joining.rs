@@ -9,14 +9,13 @@ use std::rc::Rc;
 use testyard_linux::namespace::Kind;
 use testyard_linux::process;
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
-use testyard_protocol::{Credit, Event, Transfer};
+use testyard_protocol::{Event, Transfer};
 
 use super::book::mount_of;
 use super::order::Order;
 use super::source::SourceMount;
 use super::{PooledGroup, State};
 use crate::agent::Agent;
-use crate::early::Word;
 use crate::place::PlaceKind;
 
 /// Who wants in.
@@ -41,20 +40,6 @@ pub(crate) struct Files {
     pub(crate) transfer: Transfer,
     pub(crate) attached: Vec<OwnedFd>,
     pub(crate) push: bool,
-    /// What the client sent before there was a worker to take it; nothing is the end.
-    pub(crate) early: Vec<Option<Vec<u8>>>,
-}
-
-impl Files {
-    /// As a client asks for it.
-    pub(crate) fn asked(
-        (connection, stream): (u64, u32),
-        transfer: Transfer,
-        attached: Vec<OwnedFd>,
-        push: bool,
-    ) -> Self {
-        Self { connection, stream, transfer, attached, push, early: Vec::new() }
-    }
 }
 
 impl Joining {
@@ -83,6 +68,9 @@ impl Agent {
             return self.let_in(id, joining);
         }
         let first = environment.joining.is_empty();
+        if let Joining::Files(files) = &joining {
+            self.early.expect(files.connection, files.stream);
+        }
         environment.joining.push(joining);
         if first && let Err(error) = self.order(id, &Order::Namespaces, &[]) {
             if let Some(environment) = self.environments.get_mut(&id) {
@@ -144,26 +132,6 @@ impl Agent {
         }
     }
 
-    /// Keeps what a client sends to a command that is not there yet, or to a transfer that waits to be let in: it need not wait for that, as it has credit.
-    pub(crate) fn keep_early_input(&mut self, connection: u64, stream: u32, bytes: Option<&[u8]>) {
-        let Some(Word::Input(bytes)) = self.keep_early(connection, stream, Word::Input(bytes.map(<[u8]>::to_vec)))
-        else {
-            return;
-        };
-        let waiting = self.environments.values_mut().flat_map(|one| &mut one.joining);
-        let mut files = waiting.filter_map(|joining| match joining {
-            Joining::Files(files) if (files.connection, files.stream) == (connection, stream) => Some(files),
-            _ => None,
-        });
-        // Input of a command that has ended is nobody's.
-        let Some(files) = files.next() else { return };
-        files.early.push(bytes);
-        let kept: usize = files.early.iter().flatten().map(Vec::len).sum();
-        if kept as u64 > Credit::INITIAL {
-            self.close_connection(connection);
-        }
-    }
-
     /// A client that is gone wants in no more.
     pub(crate) fn forget_joining(&mut self, connection: u64) {
         for environment in self.environments.values_mut() {
@@ -184,13 +152,10 @@ impl Agent {
     fn let_in(&mut self, id: EnvironmentId, joining: Joining) -> Result<(), Problem> {
         match joining {
             Joining::Client { connection, stream, changes } => self.hand_out((connection, stream), id, changes),
-            Joining::Files(mut files) => {
-                let early = std::mem::take(&mut files.early);
+            Joining::Files(files) => {
                 let (connection, stream) = (files.connection, files.stream);
                 self.transfer(*files)?;
-                for piece in early {
-                    self.input(connection, stream, piece.as_deref());
-                }
+                self.say_early(connection, stream);
                 Ok(())
             }
         }
