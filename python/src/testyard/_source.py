@@ -1,7 +1,8 @@
 """Showing a machine a folder of this host: as docs/environments.md has it.
 
-Root makes a detached mount of the folder, its owners mapped into the machine's user namespace, and sends that. An ordinary
-user's machine takes the folder from its own view of the host; what is sent only proves which folder is meant."""
+Root makes a detached mount of the folder, its owners mapped into the machine's user namespace, and sends that. An
+ordinary user's machine takes the folder from its own view of the host; what is sent only proves which folder is
+meant."""
 
 from __future__ import annotations
 
