@@ -23,6 +23,7 @@ from pyinfra.connectors.util import (
     extract_control_arguments,
     make_unix_command_for_host,
     read_output_buffers,
+    remove_any_sudo_askpass_file,
 )
 
 from .errors import TestyardError
@@ -115,6 +116,8 @@ class TestyardConnector(BaseConnector):
     def disconnect(self) -> None:
         """Close the connection; the machine goes on running."""
         if self._machine is not None:
+            # pyinfra does it, too, but only afterwards.
+            remove_any_sudo_askpass_file(self.host)
             self._machine.close()
             self._machine = None
 

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
@@ -78,6 +77,19 @@ def program(module_home: Home) -> Program:
 
 
 @pytest.fixture
-def sources() -> Path:
-    """Where the repository is."""
-    return Path(__file__).resolve().parents[3]
+def connect() -> Iterator[Any]:
+    """Connects pyinfra, used as a library whose modules nobody replaced, to machines."""
+    from pyinfra.api import Config, Inventory, State
+    from pyinfra.api.connect import connect_all, disconnect_all
+
+    states = []
+
+    def connect(*names: str, **data: Any) -> Any:
+        state = State(Inventory((list(names), data)), Config())
+        connect_all(state)
+        states.append(state)
+        return state
+
+    yield connect
+    for state in states:
+        disconnect_all(state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 import time
 
@@ -56,24 +55,24 @@ def gone(home: Home) -> bool:
 @pytest.mark.skipif(not HELD, reason="Machine.hold is not there yet")
 @pytest.mark.parametrize("how", ["returned", "raised", "killed"])
 @pytest.mark.parametrize("when", ["auto", "after"])
-def test_a_registered_vm_goes_with_its_process(home: Home, how: str, when: str) -> None:
-    ended(home, CREATES, how, when)
-    assert gone(home)
+def test_a_registered_vm_goes_with_its_process(module_home: Home, how: str, when: str) -> None:
+    ended(module_home, CREATES, how, when)
+    assert gone(module_home)
 
 
 @pytest.mark.skipif(not HELD, reason="Machine.hold is not there yet")
 @pytest.mark.parametrize("how", ["returned", "killed"])
-def test_a_name_may_be_registered_before_its_vm_is_made(home: Home, how: str) -> None:
-    ended(home, BEFORE, how, "never")
-    assert gone(home)
+def test_a_name_may_be_registered_before_its_vm_is_made(module_home: Home, how: str) -> None:
+    ended(module_home, BEFORE, how, "never")
+    assert gone(module_home)
 
 
-def test_a_name_registered_before_a_raw_call_made_it_goes_at_exit(home: Home) -> None:
-    ended(home, RAW)
-    assert gone(home)
+def test_a_name_registered_before_a_raw_call_made_it_goes_at_exit(module_home: Home) -> None:
+    ended(module_home, RAW)
+    assert gone(module_home)
 
 
-def test_a_vm_that_nobody_registered_stays(home: Home) -> None:
-    ended(home, CREATES, "killed", "never")
-    subprocess.run(["true"], check=True)
-    assert home.machines() == ["mine"]
+def test_a_vm_that_nobody_registered_stays(module_home: Home) -> None:
+    ended(module_home, CREATES, "killed", "never")
+    assert module_home.machines() == ["mine"]
+    module_home.testyard("delete", "mine")

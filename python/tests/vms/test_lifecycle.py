@@ -97,7 +97,7 @@ def test_a_limit_ends_an_attempt_and_leaves_nothing(
         patch.setenv("TESTYARD_BINARY", str(stuck))
         patch.setenv("TESTYARD_TIMEOUT_CREATE", "0.05")
         patch.setenv("TESTYARD_TIMEOUT_QUERY", "0.05")
-        assert not create_vm_with_retry("host", unique_name())
+        assert not create_vm_with_retry("host", unique_name(), auto_cleanup=False)
     assert isinstance(last_error(), errors.TimedOut)
     assert module_home.machines() == []
 
