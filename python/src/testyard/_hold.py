@@ -42,16 +42,25 @@ def create(arguments: Sequence[str]) -> dict[str, Any]:
 def unhold(name: str) -> bool:
     """Lets it go; whether it was deleted, because nobody else holds it. Not holding it is no error."""
     with _lock:
-        if _keeper is None or name not in _keeper.held:
+        keeper = _keepers.get(_home())
+        if keeper is None or name not in keeper.held:
             return False
         try:
-            answer = _keeper.ask(f"release {name}")
+            answer = keeper.ask(f"release {name}")
         except ConnectionLost:
             # The keeper was killed: what nobody holds is deleted by the next command that looks around.
             return False
         finally:
-            _keeper.held.discard(name)
+            keeper.held.discard(name)
     return bool(answer.get("deleted"))
+
+
+def unhold_all() -> None:
+    """Lets go of all that this process holds in the home of this moment, and waits for what nobody else holds to go."""
+    with _lock:
+        keeper = _keepers.pop(_home(), None)
+    if keeper is not None:
+        keeper.let_go(wait=True)
 
 
 def keep(environment: str, seconds: float, test: str) -> str:
@@ -111,8 +120,11 @@ class _Keeper:
             raise from_problem(answer["error"])
         return dict(answer)
 
-    def let_go(self) -> None:
-        """Closes this process's ends of its pipes, without waiting for it."""
+    def let_go(self, wait: bool = False) -> None:
+        """Closes this process's ends of its pipes; waits for it only where that is asked for."""
+        if wait and self.process.stdin is not None:
+            self.process.stdin.close()
+            self.process.wait()
         # It may live as long as an environment that is kept. Without a code `Popen` warns that nobody waited for it.
         self.process.returncode = self.process.returncode or 0
         for stream in (self.process.stdin, self.process.stdout):
@@ -122,21 +134,26 @@ class _Keeper:
 
 
 _lock = threading.Lock()
-_keeper: Optional[_Keeper] = None
+#: The keeper of each home: one that is started for a home knows no machine of another.
+_keepers: dict[str, _Keeper] = {}
+
+
+def _home() -> str:
+    return os.environ.get("TESTYARD_HOME", "")
 
 
 def _ask(line: str, name: Optional[str]) -> dict[str, Any]:
-    global _keeper
+    home = _home()
     with _lock:
-        if _keeper is None:
-            _keeper = _Keeper()
+        if home not in _keepers:
+            _keepers[home] = _Keeper()
         try:
-            answer = _keeper.ask(line)
+            answer = _keepers[home].ask(line)
         except ConnectionLost:
-            _keeper = _again(_keeper)
-            answer = _keeper.ask(line)
+            _keepers[home] = _again(_keepers[home])
+            answer = _keepers[home].ask(line)
         if name is not None:
-            _keeper.held.add(name)
+            _keepers[home].held.add(name)
         return answer
 
 
@@ -156,18 +173,15 @@ def _again(lost: _Keeper) -> _Keeper:
 
 
 def _forget_in_child() -> None:
-    global _keeper, _lock
+    global _lock
     _lock = threading.Lock()
-    keeper, _keeper = _keeper, None
-    if keeper is not None:
-        keeper.let_go()
+    _let_go_of_all()
 
 
-def _let_go_at_exit() -> None:
-    keeper = _keeper
-    if keeper is not None:
-        keeper.let_go()
+def _let_go_of_all() -> None:
+    while _keepers:
+        _keepers.popitem()[1].let_go()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
-atexit.register(_let_go_at_exit)
+atexit.register(_let_go_of_all)

@@ -170,12 +170,11 @@ def test_a_process_started_by_it_does_not_keep_it(home: Home) -> None:
 def test_a_keeper_that_was_killed_is_replaced(home: Home) -> None:
     machine = Machine.create("held", backend=BACKEND, hold=True)
     other = Machine.create("other", backend=BACKEND)
-    assert _hold._keeper is not None
-    killed = _hold._keeper.process
+    killed = _hold._keepers[_hold._home()].process
     killed.kill()
     killed.wait()
     other.hold()
-    assert _hold._keeper.held >= {"other"}
+    assert _hold._keepers[_hold._home()].held >= {"other"}
     other.unhold()
     # `held` is either held again by the new keeper, or was deleted by a command that looked around in between.
     machine.unhold()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 
 import pytest
 
 from support import Home
-
-HELD = importlib.util.find_spec("testyard._hold") is not None
+from testyard import _hold
+from testyard.vms import create_test_vm
 
 CREATES = """
 import os, signal, sys
@@ -52,7 +51,6 @@ def gone(home: Home) -> bool:
     return home.machines() == []
 
 
-@pytest.mark.skipif(not HELD, reason="Machine.hold is not there yet")
 @pytest.mark.parametrize("how", ["returned", "raised", "killed"])
 @pytest.mark.parametrize("when", ["auto", "after"])
 def test_a_registered_vm_goes_with_its_process(module_home: Home, how: str, when: str) -> None:
@@ -60,7 +58,6 @@ def test_a_registered_vm_goes_with_its_process(module_home: Home, how: str, when
     assert gone(module_home)
 
 
-@pytest.mark.skipif(not HELD, reason="Machine.hold is not there yet")
 @pytest.mark.parametrize("how", ["returned", "killed"])
 def test_a_name_may_be_registered_before_its_vm_is_made(module_home: Home, how: str) -> None:
     ended(module_home, BEFORE, how, "never")
@@ -76,3 +73,14 @@ def test_a_vm_that_nobody_registered_stays(module_home: Home) -> None:
     ended(module_home, CREATES, "killed", "never")
     assert module_home.machines() == ["mine"]
     module_home.testyard("delete", "mine")
+
+
+def test_one_process_holds_vms_of_several_homes(module_home: Home, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where in (module_home, home, module_home):
+        monkeypatch.setenv("TESTYARD_HOME", str(where.state))
+        create_test_vm("host")
+    assert (len(module_home.machines()), len(home.machines())) == (2, 1)
+    for where in (module_home, home):
+        monkeypatch.setenv("TESTYARD_HOME", str(where.state))
+        _hold.unhold_all()
+        assert where.machines() == []

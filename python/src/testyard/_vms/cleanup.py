@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from typing import Any
 
 from testyard.errors import MachineNotFound, TestyardError
 
@@ -30,9 +29,6 @@ def register_test_vm_for_cleanup(name: str) -> None:
         return
     try:
         machine.hold()
-    except ModuleNotFoundError:
-        _await(name)
-        return
     finally:
         machine.close()
     with _lock:
@@ -43,13 +39,6 @@ def is_registered(name: str) -> bool:
     """Whether a name waits for its machine."""
     with _lock:
         return _process == os.getpid() and name in _awaited
-
-
-def holding(wanted: bool) -> dict[str, Any]:
-    """The options of `Machine.create` that have a machine held from before anything of it is made."""
-    from importlib.util import find_spec
-
-    return {"hold": True} if wanted and find_spec("testyard._hold") else {}
 
 
 def forget(name: str) -> None:

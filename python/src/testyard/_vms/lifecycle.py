@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from testyard._retry import RETRY, is_transient, timeouts
 from testyard.errors import ConnectionLost, MachineExists, MachineNotFound, TestyardError, WrongState
 
-from .cleanup import forget, holding, is_registered, register_test_vm_for_cleanup
+from .cleanup import forget, is_registered, register_test_vm_for_cleanup
 from .images import available_image
 from .names import VmName, unique_name
 
@@ -160,13 +160,13 @@ def _create(image: str, name: str, arch: str | None, user: str | None, auto_clea
     used = available_image(image)
     begun_ms = int(time.time() * 1000)
     attempts = 0
-    holds = holding(auto_cleanup or is_registered(name))
+    holds = auto_cleanup or is_registered(name)
 
     def create() -> None:
         nonlocal attempts
         attempts += 1
         try:
-            machine = Machine.create(name, image=used, arch=arch, user=user, **holds)
+            machine = Machine.create(name, image=used, arch=arch, user=user, hold=holds)
         except MachineExists:
             if attempts == 1:
                 raise
