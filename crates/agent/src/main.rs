@@ -37,6 +37,9 @@ use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::start::{AgentStart, CONFIGURATION, LINK, LISTENER, TRY_ROOT};
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| testyard_docker::is_called(&name)) {
+        return ExitCode::from(testyard_docker::run(std::env::args_os().skip(1)));
+    }
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == TRY_ROOT) {
         return try_root(&arguments.map(PathBuf::from).collect::<Vec<_>>());

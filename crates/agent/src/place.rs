@@ -67,6 +67,10 @@ pub(crate) struct Roots {
     pub(crate) submounts: Vec<Submount>,
     /// Paths shown as they are: where they are staged, and where they belong.
     pub(crate) exposed: Vec<(PathBuf, PathBuf)>,
+    /// Folders of the machine that are kept apart from its root: where they are staged, and where they belong.
+    pub(crate) shared: Vec<(PathBuf, PathBuf)>,
+    /// Where the program is staged that the machine knows as `docker`.
+    pub(crate) docker: Option<PathBuf>,
     /// Paths of the host that a working tree must not show.
     pub(crate) hidden: Vec<PathBuf>,
 }

@@ -1,15 +1,32 @@
 //! Backend `host`: plain processes, no privilege needed. Workspaces, ports and process trees; no isolation beyond them.
 
+use std::path::PathBuf;
+
 use testyard_machine::backend::{
     AgentLink, Backend, BackendError, KernelIdentity, MachinePlace, Recorder, ResourceKind,
 };
 use testyard_model::{BackendName, ImageReference, MachineSpec};
+use testyard_protocol::RawText;
 use testyard_protocol::start::{AgentMode, AgentStart};
 
 use crate::agent_process;
 
 /// Plain processes on this host.
 pub struct Host;
+
+/// Where commands are looked for.
+const SEARCHED: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A folder of the machine's in which the agent's program is called `docker`.
+fn docker_folder(place: &MachinePlace) -> testyard_linux::Result<PathBuf> {
+    let folder = place.folder.join("programs");
+    let failed = |error| testyard_linux::Error::new("make folder", folder.display(), error);
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    match std::os::unix::fs::symlink(&place.agent, folder.join("docker")) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
+        _ => Ok(folder),
+    }
+}
 
 impl Host {
     fn refuse(ability: &str, hint: &str) -> BackendError {
@@ -66,11 +83,21 @@ impl Backend for Host {
     }
 
     fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
+        let mut env = agent_process::environment(place);
+        if place.spec.docker {
+            let folder = docker_folder(place).map_err(|source| BackendError::Host {
+                operation: "give a docker to",
+                machine: place.name.clone(),
+                source,
+            })?;
+            let path = format!("{}:{SEARCHED}", folder.display());
+            env.push((RawText::from("PATH"), RawText::from(path)));
+        }
         let start = AgentStart {
             machine: place.id.to_string(),
             mode: AgentMode::Process { workspaces: place.folder.join("workspaces") },
             user: agent_process::default_user(place),
-            env: agent_process::environment(place),
+            env,
             cgroup: None,
             limits: vec![
                 "plain processes on this host: nothing is isolated but folders, `TMPDIR` and leased ports".to_owned(),

@@ -164,6 +164,9 @@ pub struct EnvironmentSpec {
     /// Its own control groups are mounted at `/sys/fs/cgroup`: what runs containers inside needs them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cgroups: bool,
+    /// It sees the machine's shared folders ([`crate::MachineSpec::share`]) as they are, and what it writes there stays.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
 }
 
 impl EnvironmentSpec {
@@ -181,6 +184,7 @@ impl EnvironmentSpec {
             layer: None,
             joins: None,
             cgroups: false,
+            shared: false,
         }
     }
 }

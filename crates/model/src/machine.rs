@@ -208,6 +208,13 @@ pub struct MachineSpec {
     /// Environment variables of the client that commands also get, beside the fixed allow-list.
     #[serde(default)]
     pub pass_env: Vec<String>,
+    /// Folders that the machine keeps apart from its root: its environments see them copy-on-write as everything else,
+    /// or as they are where they ask for that ([`crate::EnvironmentSpec::shared`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub share: Vec<PathBuf>,
+    /// Give it a command `docker`, whose containers are made in the machine itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub docker: bool,
 }
 
 impl MachineSpec {
@@ -234,6 +241,8 @@ impl MachineSpec {
             idle: None,
             ttl: None,
             pass_env: Vec::new(),
+            share: Vec::new(),
+            docker: false,
         }
     }
 }

@@ -88,6 +88,12 @@ pub struct NamespaceStart {
     /// Paths of the host that stay hidden in a working tree that holds them: secrets at home, Testyard's own folders.
     #[serde(default)]
     pub hidden: Vec<PathBuf>,
+    /// Folders that are kept apart from the root, in the store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<PathBuf>,
+    /// Whether the machine is given the command `docker`, which is the agent's own program under another name.
+    #[serde(default)]
+    pub docker: bool,
 }
 
 /// Which ids a machine has on the host.

@@ -8,12 +8,13 @@ use super::Finding;
 use crate::cargo::packages;
 
 /// Each crate and what it points at. What those point at is allowed as well: arrows are read transitively.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("testyard-model", &[]),
     ("testyard-protocol", &["testyard-model"]),
     ("testyard-linux", &["testyard-model"]),
     ("testyard-transfer", &["testyard-model"]),
-    ("testyard-agent", &["testyard-protocol", "testyard-linux", "testyard-transfer"]),
+    ("testyard-docker", &["testyard-linux"]),
+    ("testyard-agent", &["testyard-protocol", "testyard-linux", "testyard-transfer", "testyard-docker"]),
     ("testyard-machine", &["testyard-protocol", "testyard-linux", "testyard-transfer"]),
     ("testyard-images", &["testyard-linux"]),
     ("testyard-backends", &["testyard-machine", "testyard-images"]),

@@ -223,6 +223,7 @@ fn child_side<'a>(
             disk: request.spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0,
             own_network: request.spec.network != Network::Host && request.network.is_none(),
             cgroups: request.spec.cgroups.then_some(&place.hierarchy),
+            shared: request.spec.shared,
         }),
         (PlaceKind::Namespace(namespace), Some(folder)) => Setup::Workspace {
             folder: folder.clone(),

@@ -55,6 +55,8 @@ pub(crate) struct EnvironmentRoot<'a> {
     pub(crate) own_network: bool,
     /// The control groups that it shall see as its own.
     pub(crate) cgroups: Option<&'a Hierarchy>,
+    /// Whether it sees the machine's shared folders as they are.
+    pub(crate) shared: bool,
 }
 
 /// Mounts an environment's root and makes it `/`. The file system of its changes, which nothing leads to any more.
@@ -74,17 +76,31 @@ pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<OwnedFd> {
         let layers = own.iter().chain(&submount.layers).map(PathBuf::as_path).collect::<Vec<_>>();
         submounts.push((&submount.target, overlay_in(base, &name, &layers, &[], spec.forked)?));
     }
+    let apart = if spec.shared { &[][..] } else { &spec.roots.shared };
+    for (index, (staged, target)) in apart.iter().enumerate() {
+        submounts.push((target, overlay_in(base, &format!("shared{index}"), &[staged], &[], spec.forked)?));
+    }
     mount::attach(overlay.as_fd(), base)?;
     for (target, submount) in &submounts {
         let at = within(base, target);
         make_folders(&at)?;
         mount::attach(submount.as_fd(), &at)?;
     }
+    for (staged, target) in apart {
+        // An overlay's root is its upper folder, which was made without looking at the one below.
+        let at = within(base, target);
+        std::fs::metadata(staged)
+            .and_then(|facts| std::fs::set_permissions(&at, facts.permissions()))
+            .map_err(|error| Error::new("set the mode of", at.display(), error))?;
+    }
     let shared = SharedMemory { bytes: Some(spec.disk), files: Some(DEVICE_FILES) };
     let root = Root { target: base, own_network: spec.own_network, outer_sys: Path::new("/sys"), shared };
     mount_system(&root)?;
     if let Some(hierarchy) = spec.cgroups {
         mount_cgroups(base, hierarchy);
+    }
+    if spec.shared {
+        mount_exposed(base, &spec.roots.shared)?;
     }
     mount_exposed(base, &spec.roots.exposed)?;
     mount::pivot_into(base, RootMount::Mounted)?;

@@ -1,7 +1,7 @@
 //! The machine's own root: its layers under its lasting upper, with the usual file systems on top.
 
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use testyard_linux::Result;
 use testyard_linux::cgroup::Hierarchy;
@@ -46,7 +46,12 @@ impl MachineRoot<'_> {
             shared: SharedMemory { bytes: Some(EnvironmentLimits::DEFAULT_DISK.0), files: None },
         };
         root::mount_system(&root)?;
+        root::mount_exposed(target, &roots.shared)?;
         root::mount_exposed(target, &roots.exposed)?;
+        if let Some(docker) = &roots.docker {
+            // In its environments it is an empty file that nobody may execute: they have no containers.
+            root::mount_exposed(target, &[(docker.clone(), PathBuf::from("/usr/local/bin/docker"))])?;
+        }
         root::mount_cgroups(target, hierarchy);
         mount::pivot_into(target, RootMount::Mounted)
     }

@@ -1,7 +1,8 @@
 //! Entering a namespace machine: its user namespace and its staging area.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use testyard_linux::mount::{self, RootMount, TmpfsOptions};
 use testyard_linux::namespace::{self, IdMap, Kind};
@@ -32,6 +33,7 @@ pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
         let generations = mount::tmpfs(&TmpfsOptions { size: None, inodes: None, mode: 0o755 })?;
         mount::attach(generations.as_fd(), Path::new("/store/generations"))?;
     }
+    let shared = shared_folders(&start.shared)?;
     step::reach(Step::AgentEntered);
     let roots = Roots {
         layers: staging::numbered("layers", start.layers.len()),
@@ -41,6 +43,8 @@ pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
             .into_iter()
             .zip(start.exposed.iter().map(|one| one.path.clone()))
             .collect(),
+        shared,
+        docker: start.docker.then(|| PathBuf::from("/").join(staging::DOCKER)),
         hidden: start.hidden.clone(),
     };
     // Everything that runs here descends from this process and inherits its filter, which the kernel then compiles once.
@@ -91,6 +95,26 @@ fn enter_user_namespace(start: &NamespaceStart) -> Result<Option<OwnedFd>> {
             Ok(Some(own))
         }
     }
+}
+
+/// The folders of the machine that are kept apart from its root, made where this is its first start.
+fn shared_folders(targets: &[PathBuf]) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let folder = Path::new("/store/shared");
+    let made = |index: usize, target: &PathBuf| {
+        let staged = folder.join(index.to_string());
+        if !staged.exists() {
+            let mode = match target.as_path() {
+                path if path == Path::new("/tmp") => 0o1777,
+                path if path == Path::new("/root") => 0o700,
+                _ => 0o755,
+            };
+            std::fs::create_dir_all(&staged)
+                .and_then(|()| std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(mode)))
+                .map_err(|error| Error::new("make folder", target.display(), error))?;
+        }
+        Ok((staged, target.clone()))
+    };
+    targets.iter().enumerate().map(|(index, target)| made(index, target)).collect()
 }
 
 fn make_folder(path: &Path) -> Result<()> {

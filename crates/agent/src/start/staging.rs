@@ -7,6 +7,7 @@
 //! /exposed/N      paths shown as they are
 //! /store          upper, work and generations of the machine
 //! /devices/NAME   the device nodes that environments may have
+//! /docker         the agent's own program, where the machine is given a `docker`
 //! /host           an ordinary user's machine only: the host's own tree, to take working trees from
 //! /proc, /sys     the host's, from which the kernel lets fresh ones be mounted
 //! /scratch        a tmpfs of the machine's own: mount points, sources
@@ -22,6 +23,9 @@ use testyard_linux::files::{self, CopyOptions};
 use testyard_linux::mount::{self, Attributes, TmpfsOptions};
 use testyard_linux::{Error, Result};
 use testyard_protocol::start::{IdRange, NamespaceStart};
+
+/// The agent's own program, for machines that are given a `docker`.
+pub(crate) const DOCKER: &str = "docker";
 
 /// Device nodes that every environment has.
 pub(crate) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -66,6 +70,10 @@ pub(crate) fn build(start: &NamespaceStart, map: Option<BorrowedFd<'_>>) -> Resu
     match &start.disk {
         Some(image) => mount_store(image, &root.join("store"), map)?,
         None => stage(&start.store, &root.join("store"), None, false)?,
+    }
+    if start.docker {
+        let own = std::env::current_exe().map_err(|error| Error::new("find", "this program", error))?;
+        stage(&own, &root.join(DOCKER), None, true)?;
     }
     for name in DEVICES {
         stage(&Path::new("/dev").join(name), &root.join("devices").join(name), None, false)?;

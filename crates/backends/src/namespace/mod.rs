@@ -91,6 +91,8 @@ impl Backend for Namespace {
                 // Copies are no part of what the machine wrote.
                 generations_in_memory: place.spec.image == ImageReference::Host || place.spec.disk.is_some(),
                 hidden: layers.hidden,
+                shared: place.spec.share.clone(),
+                docker: place.spec.docker,
             })),
             user: agent_process::default_user(place),
             env: agent_process::environment(place),

@@ -1,5 +1,7 @@
 //! `testyard create`
 
+use std::path::{Component, Path, PathBuf};
+
 use testyard_model::{
     BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
 };
@@ -54,6 +56,12 @@ pub(crate) struct Create {
     /// Pass this variable of yours to its commands; may be repeated
     #[arg(long, value_name = "NAME")]
     pass_env: Vec<String>,
+    /// Keep this folder apart from its root, so that environments may share it; may be repeated
+    #[arg(long, value_name = "FOLDER")]
+    share: Vec<PathBuf>,
+    /// Give it a command `docker`, whose containers are made in the machine itself
+    #[arg(long)]
+    docker: bool,
     /// Stop it after so long without use, such as 10m
     #[arg(long, value_name = "DURATION")]
     idle: Option<Span>,
@@ -91,6 +99,12 @@ impl Create {
         if let Some(name) = self.pass_env.iter().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(Problem::new(ProblemKind::Usage, format!("--pass-env {name:?} is not a variable's name")));
         }
+        if let Some(folder) = self.share.iter().find(|folder| !is_shareable(folder)) {
+            let message = format!("--share {} is not a folder that a machine can keep apart", folder.display());
+            return Err(
+                Problem::new(ProblemKind::Usage, message).hint("write an absolute path, for example: --share /tmp")
+            );
+        }
         Ok(MachineSpec {
             backend: self.backend,
             image: self.image,
@@ -105,8 +119,19 @@ impl Create {
             idle: self.idle,
             ttl: self.ttl,
             pass_env: self.pass_env,
+            share: self.share,
+            docker: self.docker,
         })
     }
+}
+
+/// Whether it is an absolute path, without `..`, below the root and none of the machine's own system file systems.
+fn is_shareable(folder: &Path) -> bool {
+    let system = ["/proc", "/sys", "/dev"];
+    folder.is_absolute()
+        && folder.parent().is_some()
+        && !folder.components().any(|one| one == Component::ParentDir)
+        && !system.iter().any(|one| folder.starts_with(one))
 }
 
 /// What has become of a machine: its description for programs, a remark for people.

@@ -1,0 +1,583 @@
+"""The developer's machine, and commands in containers on it."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import enum
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import datetime, timezone
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, TypedDict, Union
+
+from .. import _binary
+from .. import _protocol as protocol
+from .._connection import Exchange
+from .._place import Place
+from .._process import Completed
+from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, ProtocolMismatch, TestyardError, WrongState
+from ..machine import Machine, machine_info
+from ._containers import Containers
+from .errors import DevContainerError, DevError, DevVMNotFoundError, DevVMStartupError
+
+_DOCKER_FAILED = 125
+_LONGEST_PAUSE = 4.0
+
+
+class TaskStatus(str, enum.Enum):
+    """What a task is doing."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class DevTask(NamedTuple):
+    """The machine, as the SDKs' tasks look."""
+
+    name: str
+    task_id: str
+    status: TaskStatus
+    instance_type: str
+    #: The machine's own host name. Nothing listens there unless you start it: `dev.connect()` needs no sshd.
+    ssh_host: str
+    ssh_port: int
+    created_at: datetime
+    started_at: datetime
+
+
+class DevStatus(TypedDict):
+    """What `dev.status()` tells."""
+
+    #: name, id, instance_type, status, uptime_hours; None where no machine runs.
+    vm: Optional[dict[str, Any]]
+    active_containers: int
+    #: As `docker ps --format json` has them: Names, Status, Image, Command, CreatedAt, ID.
+    containers: list[dict[str, Any]]
+
+
+class _Container(Place):
+    """Where a command of `exec` runs: a fresh environment each time."""
+
+    def __init__(self, machine: Machine, spec: Mapping[str, Any]) -> None:
+        self._connections = machine._connections
+        self._spec = spec
+
+    def _place(self) -> Any:
+        return {"fresh": self._spec}
+
+
+class _Found(NamedTuple):
+    machine: Machine
+    containers: Containers
+
+
+Sink = Callable[[int, bytes], None]
+
+
+class DevEnvironment:
+    """One machine per developer. Methods may be called from many threads at once.
+
+    `name` is the machine's; without it `$TESTYARD_DEV_MACHINE`, else `dev-` and the user's name. `image` and `backend` are those
+    of `Machine.create` for a machine that must be made. `client` is taken and left alone, as the SDKs' own class has it."""
+
+    __test__ = False
+
+    def __init__(
+        self,
+        client: Any = None,
+        auto_stop: bool = False,
+        *,
+        name: Optional[str] = None,
+        image: Optional[str] = None,
+        backend: Optional[str] = None,
+    ) -> None:
+        self._client = client
+        self._auto_stop = auto_stop
+        self._name = name
+        self._image = image
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._found: Optional[_Found] = None
+        self._task: Optional[DevTask] = None
+
+    def start(
+        self,
+        instance_type: Optional[str] = None,
+        ssh_keys: Optional[Sequence[str]] = None,
+        max_price_per_hour: Optional[float] = None,
+        force_new: bool = False,
+    ) -> DevTask:
+        """The machine, running: made where there is none, or anew with `force_new`, whose files are gone then.
+
+        `instance_type` is a word that `status()` repeats; keys and prices are for clouds. Raises DevVMStartupError."""
+        words = ["dev", "ensure-started", *self._named()]
+        for option, value in (("--image", self._image), ("--backend", self._backend), ("--instance-type", instance_type)):
+            if value is not None:
+                words += [option, value]
+        if force_new:
+            words.append("--force-new")
+            self._forget()
+        try:
+            answer = _binary.call(words)
+        except (InvalidInput, BinaryNotFound):
+            raise
+        except TestyardError as error:
+            raise DevVMStartupError(
+                error.message, instance_type=instance_type, causes=error.causes, hints=error.hints
+            ) from None
+        found = self._adopt(answer["machine"])
+        info = found.machine._info
+        created = datetime.fromtimestamp(info.created_ms / 1000, timezone.utc)
+        self._task = DevTask(
+            name=info.name,
+            task_id=info.id,
+            status=TaskStatus.RUNNING,
+            instance_type=answer["instance_type"],
+            ssh_host=info.name,
+            ssh_port=22,
+            created_at=created,
+            started_at=_made(info.socket) or created,
+        )
+        return self._task
+
+    def ensure_started(
+        self,
+        instance_type: Optional[str] = None,
+        ssh_keys: Optional[Sequence[str]] = None,
+        max_price_per_hour: Optional[float] = None,
+    ) -> DevTask:
+        """The machine, running. Whoever does the same at the same time gets the same one.
+
+        Raises DevVMStartupError."""
+        if self._task is not None and instance_type in (None, self._task.instance_type) and self._answers():
+            return self._task
+        return self.start(instance_type, ssh_keys, max_price_per_hour)
+
+    def exec(
+        self,
+        command: str,
+        image: Optional[str] = None,
+        interactive: bool = False,
+        retries: int = 1,
+        *,
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+    ) -> int:
+        """Runs a command of the shell in a fresh container, its output on this process's own streams; its exit code.
+
+        With `image` the machine's docker runs it. `retries` is how often it is tried in all, where the machine fails and not
+        the command. Raises DevVMNotFoundError, DevContainerError."""
+        _check_command(command)
+        if interactive:
+            return self._interactively(command, image)
+        printer = _Printer()
+        try:
+            return self._retried(command, image, retries, printer, timeout, env).returncode
+        finally:
+            printer.end()
+
+    def capture(
+        self,
+        command: str,
+        image: Optional[str] = None,
+        retries: int = 1,
+        *,
+        timeout: Optional[float] = None,
+        env: Optional[Mapping[str, str]] = None,
+    ) -> Completed:
+        """As `exec`, with what the command wrote in the result instead."""
+        _check_command(command)
+        parts: tuple[list[bytes], list[bytes]] = ([], [])
+
+        def sink(channel: int, data: bytes) -> None:
+            parts[channel - 1].append(data)
+
+        done = self._retried(command, image, retries, sink, timeout, env, begin=lambda: [part.clear() for part in parts])
+        out, err = (b"".join(part).decode("utf-8", "replace") for part in parts)
+        return done._replace(stdout=out, stderr=err)
+
+    def run(
+        self,
+        command: Optional[str] = None,
+        image: Optional[str] = None,
+        instance_type: Optional[str] = None,
+        **options: Any,
+    ) -> Union[int, DevTask]:
+        """Makes sure of the machine, and runs a command on it (its exit code) or opens a shell (the machine)."""
+        task = self.ensure_started(instance_type, **options)
+        if command is not None:
+            return self.exec(command, image=image)
+        self.connect()
+        return task
+
+    def connect(self, command: Optional[str] = None) -> None:
+        """A shell on the machine itself, or a command, on this process's own streams. Returns when it ends."""
+        machine = self._machine().machine
+        words = ["exec", machine.name, *_terminal(), "--"]
+        words += ["sh", "-c", command] if command else ["sh", "-c", "exec ${SHELL:-/bin/bash} -l || exec sh"]
+        subprocess.run([_binary.program(), *words], check=False)
+
+    def reset(self) -> None:
+        """Ends every container on the machine, whoever runs it. The machine and its files stay."""
+        self._machine()
+        self._call("reset")
+
+    def stop(self) -> bool:
+        """Stops the machine, and what runs on it; its files stay. Whether it ran."""
+        self._forget()
+        return bool(self._call("stop")["stopped"])
+
+    def delete(self) -> bool:
+        """As `stop`, and its files go with it."""
+        self._forget()
+        return bool(self._call("stop", "--delete")["stopped"])
+
+    def status(self) -> DevStatus:
+        """The machine, and the containers that run on it now, whoever runs them."""
+        told = self._call("status")
+        return {"vm": told["vm"], "active_containers": told["active_containers"], "containers": told["containers"]}
+
+    @property
+    def machine(self) -> Machine:
+        """The machine itself, for all that is not in this surface.
+
+        Raises DevVMNotFoundError."""
+        return self._machine().machine
+
+    def close(self) -> None:
+        """Closes what is open to the machine; it goes on running."""
+        self._forget()
+
+    def __enter__(self) -> DevEnvironment:
+        self.ensure_started()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._auto_stop:
+            self.stop()
+        else:
+            self.close()
+
+    def _named(self) -> list[str]:
+        return [] if self._name is None else ["--name", self._name]
+
+    def _call(self, *words: str) -> dict[str, Any]:
+        try:
+            return _binary.call(["dev", words[0], *self._named(), *words[1:]])
+        except TestyardError as error:
+            if error.kind == "not-found" and not isinstance(error, BinaryNotFound):
+                raise DevVMNotFoundError(error.message) from None
+            raise
+
+    def _adopt(self, told: Mapping[str, Any]) -> _Found:
+        info = machine_info(told)
+        with self._lock:
+            if self._found is None or self._found.machine._info.raw != info.raw:
+                self._found = _Found(Machine(info), Containers(info.socket or "", info.id, info.image))
+            return self._found
+
+    def _machine(self) -> _Found:
+        """The machine that runs, as it was last seen."""
+        found = self._found
+        if found is not None:
+            return found
+        vm = self._call("status")["vm"]
+        if vm is None:
+            raise DevVMNotFoundError()
+        return self._adopt(_binary.call(["info", vm["name"]])["machine"])
+
+    def _forget(self) -> None:
+        with self._lock:
+            found, self._found, self._task = self._found, None, None
+        if found is not None:
+            found.machine.close()
+            found.containers.close()
+
+    def _answers(self) -> bool:
+        found = self._found
+        if found is None:
+            return False
+        try:
+            found.machine.status()
+        except TestyardError:
+            self._forget()
+            return False
+        return True
+
+    def container_spec(self, *, network: str = "host", shared: bool = True, host_name: Optional[str] = None) -> dict[str, Any]:
+        """What a container of this machine is to be, in the protocol's words. `shared`: it sees `/tmp` and the home as they are."""
+        machine = self._machine().machine
+        isolation = machine._strongest()
+        spec: dict[str, Any] = {"isolation": isolation, "network": network, "user": "machine"}
+        if isolation == "workspace":
+            # Everything is shared there, and nobody has a network of its own.
+            spec["network"] = "host"
+        elif shared:
+            spec["shared"] = True
+        if host_name is not None:
+            spec["host_name"] = host_name
+        return spec
+
+    def _retried(
+        self,
+        command: str,
+        image: Optional[str],
+        retries: int,
+        sink: Sink,
+        timeout: Optional[float],
+        env: Optional[Mapping[str, str]],
+        begin: Callable[[], object] = lambda: None,
+    ) -> Completed:
+        if not isinstance(retries, int) or retries < 0:
+            raise InvalidInput(f"retries={retries!r} is no number of tries", hints=["give 1 or more"])
+        for attempt in range(max(1, retries)):
+            begin()
+            try:
+                return self._once(command, image, sink, timeout, env)
+            except DevContainerError as error:
+                if not error.transient or attempt + 1 >= retries:
+                    raise
+                import random
+
+                time.sleep(min(_LONGEST_PAUSE, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))
+        raise AssertionError("the last try returns or raises")
+
+    def _once(
+        self,
+        command: str,
+        image: Optional[str],
+        sink: Sink,
+        timeout: Optional[float],
+        env: Optional[Mapping[str, str]],
+    ) -> Completed:
+        found = self._machine()
+        try:
+            if image is not None:
+                return self._by_docker(found, command, image, sink, timeout, env)
+            return run_contained(found, self.container_spec(), command, sink, timeout=timeout, env=env, cwd=self._home(found))
+        except (InvalidInput, DevError):
+            raise
+        except TestyardError as error:
+            self._forget()
+            raise self._lost(error, command, image) from None
+
+    def _lost(self, error: TestyardError, command: str, image: Optional[str]) -> DevError:
+        """A machine that was stopped meanwhile is another matter than one that failed."""
+        if isinstance(error, (ConnectionLost, WrongState)) or error.kind == "not-found":
+            try:
+                self._machine()
+            except DevVMNotFoundError as missing:
+                return missing
+            except TestyardError:
+                pass
+        return DevContainerError(
+            f"the container failed: {error.message}",
+            command=command,
+            image=image,
+            causes=error.causes,
+            hints=error.hints,
+            transient=error.transient,
+        )
+
+    def _home(self, found: _Found) -> Optional[str]:
+        """Where commands begin, where that is not the machine's own choice."""
+        return os.path.expanduser("~") if found.machine._info.backend == "host" else None
+
+    def _by_docker(
+        self,
+        found: _Found,
+        command: str,
+        image: str,
+        sink: Sink,
+        timeout: Optional[float],
+        env: Optional[Mapping[str, str]],
+    ) -> Completed:
+        home = self._home(found) or "/root"
+        words = ["docker", "run", "--rm", "--name", _fresh_name(), "-v", f"{home}:{home}", "-w", home, "-e", f"HOME={home}"]
+        for name in env or ():
+            words += ["-e", name]
+        said: list[bytes] = []
+
+        def heard(channel: int, data: bytes) -> None:
+            if channel == 2:
+                said.append(data)
+            sink(channel, data)
+
+        done = _exchange(found, "machine", [*words, image, "sh", "-c", command], heard, timeout=timeout, env=env, cwd=None)
+        text = b"".join(said).decode("utf-8", "replace")
+        if done.returncode == 127 and "docker: not found" in text:
+            raise DevContainerError("docker is not installed on the developer's machine", command=command, image=image)
+        if done.returncode == _DOCKER_FAILED and "docker:" in text:
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            hints = [line[5:].strip() for line in lines if line.startswith("hint:")]
+            causes = [line for line in lines if not line.startswith(("hint:", "Run 'docker"))]
+            raise DevContainerError(
+                f"image {image!r} cannot be run on the developer's machine", command=command, image=image, causes=causes, hints=hints
+            )
+        return done
+
+    def _interactively(self, command: str, image: Optional[str]) -> int:
+        self._machine()
+        words = ["dev", "exec", *self._named(), *_terminal()]
+        if image is not None:
+            words += ["--image", image]
+        return subprocess.run([_binary.program(), *words, "--", "sh", "-c", command], check=False).returncode
+
+
+def run_contained(
+    found: Any,
+    spec: Mapping[str, Any],
+    command: str,
+    sink: Sink,
+    *,
+    timeout: Optional[float] = None,
+    env: Optional[Mapping[str, str]] = None,
+    cwd: Optional[str] = None,
+    words: Optional[Sequence[str]] = None,
+) -> Completed:
+    """Runs a command in a fresh container, told to whoever asks what runs."""
+    name = spec.get("host_name") or _fresh_name()
+    place = {"fresh": {**spec, "host_name": name}}
+    try:
+        return _exchange(
+            found,
+            place,
+            words or ["sh", "-c", command],
+            sink,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            started=lambda environment: found.containers.add(name, command, environment),
+        )
+    finally:
+        found.containers.remove(name)
+
+
+def _exchange(
+    found: Any,
+    place: Any,
+    words: Sequence[str],
+    sink: Sink,
+    *,
+    timeout: Optional[float],
+    env: Optional[Mapping[str, str]],
+    cwd: Optional[str],
+    started: Callable[[Optional[int]], object] = lambda _: None,
+) -> Completed:
+    request = protocol.exec_request(
+        words, place=place, cwd=cwd, env=env, user=None, timeout=timeout, stdin="null", stdout="frames", stderr="frames", quiet=False
+    )
+    connections = found.machine._connections
+    connection = connections.take()
+    try:
+        exchange = Exchange(connection, request)
+        while True:
+            event = exchange.pump(sink)
+            if event is None:
+                continue
+            if "started" in event:
+                started(event["started"].get("environment"))
+            elif "exited" in event:
+                break
+    except (ConnectionLost, ProtocolMismatch):
+        connection.close()
+        raise
+    except TestyardError:
+        connections.give_back(connection)
+        raise
+    except BaseException:
+        # Nobody reads its end any more; closing ends the command.
+        connection.close()
+        raise
+    connections.give_back(connection)
+    code, timed_out = protocol.code_of(event["exited"]["status"])
+    return Completed(words, code, "", "", event["exited"].get("usage", {}), timed_out)
+
+
+class _Printer:
+    """Passes a command's output on to `sys.stdout` and `sys.stderr`, whatever they are at the moment."""
+
+    def __init__(self) -> None:
+        self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(2)]
+
+    def __call__(self, channel: int, data: bytes) -> None:
+        self._print(channel, self._decoders[channel - 1].decode(data))
+
+    def end(self) -> None:
+        """What was half a character stays so."""
+        for channel in (1, 2):
+            self._print(channel, self._decoders[channel - 1].decode(b"", True))
+
+    def _print(self, channel: int, text: str) -> None:
+        stream = sys.stdout if channel == 1 else sys.stderr
+        if text and stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.write(text)
+                stream.flush()
+
+
+def _check_command(command: Any) -> None:
+    if not isinstance(command, str) or not command.strip():
+        raise InvalidInput(f"{command!r} is no command", hints=["give one line for the shell, such as dev.exec('make test')"])
+
+
+def _terminal() -> list[str]:
+    return ["--terminal"] if sys.stdin is not None and sys.stdin.isatty() else []
+
+
+def _fresh_name() -> str:
+    return f"flow-dev-exec-{os.urandom(4).hex()}"
+
+
+def _made(path: Optional[str]) -> Optional[datetime]:
+    try:
+        return datetime.fromtimestamp(os.stat(path or "").st_mtime, timezone.utc)
+    except OSError:
+        return None
+
+
+class Flow:
+    """Stands where suites have their SDK's client: it has the `.dev`. What configures the SDK's is taken and left alone."""
+
+    def __init__(self, config: Any = None, auto_init: bool = False, **options: Any) -> None:
+        self.config = config
+        self._options = options
+        self._dev: Optional[DevEnvironment] = None
+
+    @property
+    def dev(self) -> DevEnvironment:
+        """The developer's machine."""
+        if self._dev is None:
+            self._dev = DevEnvironment(self, **self._options)
+        return self._dev
+
+    def dev_context(self, auto_stop: bool = False) -> DevEnvironment:
+        """The same as a context manager: started at its begin and, with `auto_stop`, stopped at its end."""
+        return DevEnvironment(self, auto_stop=auto_stop, **self._options)
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._dev is not None:
+            self._dev.close()
+
+    def __enter__(self) -> Flow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def dev_of(client: Any) -> Any:
+    """The `.dev` of what a suite passes: a client, or the thing itself.
+
+    Raises InvalidInput."""
+    for candidate in (client, getattr(client, "dev", None)):
+        if callable(getattr(candidate, "exec", None)) and callable(getattr(candidate, "ensure_started", None)):
+            return candidate
+    raise InvalidInput(f"{client!r} has no developer's machine", hints=["pass testyard.dev.Flow(), or testyard.dev.dev"])
+
+
