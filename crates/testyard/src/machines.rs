@@ -262,6 +262,11 @@ impl Machines<'_> {
     }
 
     /// Backend `auto` is decided here, with the reason.
+    /// Which backend a new machine would have that is asked for with this word.
+    pub fn backend_for(&self, asked: &BackendName) -> Result<BackendName, Problem> {
+        if asked.as_str() == "auto" { Ok(self.yard.tier()?.backend) } else { Ok(asked.clone()) }
+    }
+
     fn resolve(&self, spec: &MachineSpec) -> Result<(MachineSpec, Option<String>), Problem> {
         if spec.backend.as_str() != "auto" {
             return Ok((spec.clone(), None));

@@ -5,6 +5,7 @@ mod clone;
 mod completions;
 mod create;
 mod delete;
+mod dev;
 mod doctor;
 mod env;
 mod exec;
@@ -60,6 +61,7 @@ pub(crate) enum Command {
     Push(push::Push),
     Pull(pull::Pull),
     Env(env::Env),
+    Dev(dev::Dev),
     Run(run::Run),
     Report(report::Report),
     History(history::History),
@@ -92,6 +94,7 @@ impl Command {
             Self::Push(command) => command.run(output),
             Self::Pull(command) => command.run(output),
             Self::Env(command) => command.run(output),
+            Self::Dev(command) => command.run(output),
             Self::Run(command) => command.run(output),
             Self::Report(command) => command.run(output),
             Self::History(command) => command.run(output),

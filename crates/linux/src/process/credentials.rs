@@ -26,7 +26,8 @@ pub struct Credentials {
 ///
 /// # Errors
 /// `EPERM` without the capabilities, `EINVAL` for a number that is not mapped in the user namespace. Where the
-/// namespace denies setgroups (one made by an ordinary user), an empty list of groups is not an error.
+/// namespace denies setgroups (one made by an ordinary user), an empty list of groups is not an error, and never are
+/// those that this process has already: so an ordinary user may stay who it is.
 pub fn become_user(user: &Credentials, keep_capabilities: bool) -> Result<()> {
     let permitted = if keep_capabilities {
         rustix::thread::set_keep_capabilities(true).context("keep the capabilities of", || "this process")?;
@@ -36,7 +37,7 @@ pub fn become_user(user: &Credentials, keep_capabilities: bool) -> Result<()> {
     };
     let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
     match rustix::thread::set_thread_groups(&groups) {
-        Err(Errno::PERM) if groups.is_empty() => {}
+        Err(Errno::PERM) if groups.is_empty() || has_groups(&groups) => {}
         other => other.context("set", || format!("the groups {:?}", user.groups))?,
     }
     let gid = Gid::from_raw(user.gid);
@@ -49,6 +50,17 @@ pub fn become_user(user: &Credentials, keep_capabilities: bool) -> Result<()> {
         rustix::thread::set_keep_capabilities(false).context("stop keeping the capabilities of", || "this process")?;
     }
     Ok(())
+}
+
+/// Whether these are this process's groups, in whatever order.
+fn has_groups(wanted: &[Gid]) -> bool {
+    let sorted = |groups: &[Gid]| {
+        let mut numbers: Vec<u32> = groups.iter().map(|group| group.as_raw()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    };
+    rustix::process::getgroups().is_ok_and(|own| sorted(&own) == sorted(wanted))
 }
 
 /// Leaves only these in the bounding set: what no exec in this process or below it can ever give again. Also lowers
