@@ -11,7 +11,19 @@ a library without that, each call goes through gevent's pool of threads instead,
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NamedTuple, Optional, TypedDict, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    Optional,
+    TypedDict,
+    TypeVar,
+    Union,
+    cast,
+)
 
 from pyinfra import logger
 from pyinfra.api.exceptions import ConnectError, InventoryError
@@ -297,7 +309,7 @@ def _cooperatively(action: Callable[[], _Result]) -> _Result:
     result, error = get_hub().threadpool.apply(lambda: _caught(action))
     if error is not None:
         raise error
-    return result  # type: ignore[no-any-return]
+    return cast(_Result, result)
 
 
 def _caught(action: Callable[[], _Result]) -> tuple[Optional[_Result], Optional[BaseException]]:

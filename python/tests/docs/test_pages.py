@@ -12,7 +12,6 @@ The blocks of a page share a folder and a `TESTYARD_HOME`, and run in the order 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from dataclasses import dataclass
@@ -70,9 +69,6 @@ def test_what_a_page_shows_works(page: Path, home: Home) -> None:
     text = page.read_text()
     assert not UNKNOWN.findall(text), "fences that nothing is done with"
     for block in blocks(text):
-        if block.use == "test" and importlib.util.find_spec("testyard.plugin") is None:
-            # It comes with the plugin.
-            continue
         done = home.run(command(block, home.work), timeout=DEADLINE)
         said = f"{page.name}:{block.line}: exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert done.returncode == 0, said
