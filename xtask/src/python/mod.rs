@@ -119,6 +119,7 @@ fn on_stage(run: &mut Run, stage: &Stage, environments: &Environments, arguments
 /// What is looked for without running anything.
 fn checks(run: &mut Run, environments: &Environments) -> Outcome<()> {
     let folder = workspace_root().join("python");
+    let newer = ["--quiet", "--no-tips", "--target=3.9-", "--violations", "--eval-annotations", "src"];
     let tools: [(&str, &[&str]); 4] = [
         ("ruff", &["check", "--quiet", "--config=pyproject.toml", "src", "tests", "tools", "../benches/python"]),
         (
@@ -127,7 +128,7 @@ fn checks(run: &mut Run, environments: &Environments) -> Outcome<()> {
         ),
         ("mypy", &["--no-error-summary"]),
         // What a newer Python has besides its words: modules, functions and their parameters.
-        ("vermin", &["--quiet", "--no-tips", "--target=3.9-", "--violations", "--eval-annotations", "src"]),
+        ("vermin", &newer),
     ];
     for (name, words) in tools {
         let mut command = program(environments.program(name));

@@ -254,7 +254,7 @@ def _failure(done: Completed, timeout: Optional[float]) -> TestyardError:
 
 
 def _both(stdout: Any, stderr: Any) -> str:
-    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in (stdout, stderr)]
+    texts = [str(text, "utf-8", "replace") if isinstance(text, bytes) else text for text in (stdout, stderr)]
     return "".join(_tail(text) if text.endswith("\n") else _tail(text) + "\n" for text in texts if text)
 
 
