@@ -22,15 +22,15 @@ Result = TypeVar("Result")
 class Timeouts(NamedTuple):
     """Every limit, in seconds, each above 0. `TESTYARD_TIMEOUT_<NAME>` overrides one; `set_timeouts` overrides any."""
 
-    create: float = 120.0  # one attempt to create a machine, its image being there
+    create: float = 300.0  # one attempt to create a machine, its image being there
     ready: float = 60.0  # until a first command has run in a machine that was created or started
-    start: float = 60.0  # one attempt to start a machine
+    start: float = 120.0  # one attempt to start a machine
     stop: float = 60.0  # one attempt to stop a machine
     delete: float = 60.0  # one attempt to delete a machine
     query: float = 30.0  # info, list and whatever else only looks
     command: float = 300.0  # a command of `execute_with_retry` that names no limit of its own
     build: float = 1800.0  # building or importing an image
-    total: float = 300.0  # all attempts of one call together; no new one begins after it
+    total: float = 900.0  # all attempts of one call together; no new one begins after it
 
     @classmethod
     def of_environment(cls, environment: Optional[Mapping[str, str]] = None) -> Timeouts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import socket
 import threading
 from pathlib import Path
 from typing import Any, Iterator
@@ -13,15 +15,34 @@ import pytest
 from support import Home, needs_root
 from testyard import Machine
 
-# Commands that run at once see each other's files in a folder that their machines share; all of them wait for all.
-MEET = """
-touch {folder}/$(hostname)
-for _ in $(seq 1200); do
-    [ "$(ls {folder} | wc -l)" = {count} ] && exit 0
-    sleep 0.05
-done
-exit 1
-"""
+# Machines share the host's network: a command says that it runs, and ends once all of them have said so.
+MEET = 'exec 3<>/dev/tcp/127.0.0.1/{port} && read -t 120 word <&3 && [ "$word" = together ]'
+
+
+class Meeting:
+    """Answers so many commands, and none before all of them run."""
+
+    def __init__(self, count: int) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(120)
+        self.command = MEET.format(port=self.listener.getsockname()[1])
+        self.thread = threading.Thread(target=self._serve, args=(count,))
+        self.thread.start()
+
+    def _serve(self, count: int) -> None:
+        with self.listener, contextlib.ExitStack() as open_ones, contextlib.suppress(OSError):
+            guests = [open_ones.enter_context(self.listener.accept()[0]) for _ in range(count)]
+            for guest in guests:
+                guest.sendall(b"together\n")
+
+
+@pytest.fixture
+def three(module_home: Home) -> Iterator[list[str]]:
+    """Three machines, in pyinfra's words."""
+    machines = [Machine.create(f"meet-{number}") for number in range(3)]
+    yield [f"@testyard/{machine.name}" for machine in machines]
+    for machine in machines:
+        machine.delete(force=True)
 
 
 @pytest.fixture(scope="module")
@@ -137,31 +158,28 @@ def test_there_is_no_rsync(host: Any) -> None:
         host.check_can_rsync()
 
 
-def test_hosts_of_a_library_do_not_wait_for_each_other(module_home: Home, connect: Any, tmp_path: Path) -> None:
+def test_hosts_of_a_library_do_not_wait_for_each_other(three: list[str], connect: Any) -> None:
     import gevent
 
-    names = ["meet-1", "meet-2", "meet-3"]
-    for name in names:
-        Machine.create(name, expose=[f"{tmp_path}:rw"])
-    state = connect(*(f"@testyard/{name}" for name in names))
-    command = MEET.format(folder=tmp_path, count=len(names))
-    running = [gevent.spawn(run, host, command) for host in state.inventory]
-    gevent.joinall(running, timeout=120)
-    assert [greenlet.value[0] for greenlet in running] == [True, True, True]
-    for name in names:
-        Machine.get(name).delete(force=True)
+    state = connect(*three)
+    meeting = Meeting(len(three))
+    running = [
+        gevent.spawn(run, host, meeting.command, _shell_executable="bash", _timeout=150) for host in state.inventory
+    ]
+    gevent.joinall(running)
+    meeting.thread.join()
+    assert [greenlet.value for greenlet in running] == [(True, "", "")] * len(three)
 
 
-def test_hosts_of_the_program_do_not_wait_for_each_other(program: Any, module_home: Home, tmp_path: Path) -> None:
-    names = ["gather-1", "gather-2", "gather-3"]
-    for name in names:
-        Machine.create(name, expose=[f"{tmp_path}:rw"])
-    command = MEET.format(folder=tmp_path, count=len(names))
-    script = f"from pyinfra.operations import server\nserver.shell(commands=[{command!r}])\n"
-    totals, _ = program.deploy(",".join(f"@testyard/{name}" for name in names), script)
-    assert (totals["success"], totals["error"]) == (3, 0)
-    for name in names:
-        Machine.get(name).delete(force=True)
+def test_hosts_of_the_program_do_not_wait_for_each_other(program: Any, three: list[str]) -> None:
+    meeting = Meeting(len(three))
+    script = (
+        "from pyinfra.operations import server\n"
+        f"server.shell(commands=[{meeting.command!r}], _shell_executable='bash', _timeout=150)\n"
+    )
+    totals, _ = program.deploy(",".join(three), script)
+    meeting.thread.join()
+    assert (totals["success"], totals["error"]) == (len(three), 0)
 
 
 def test_a_machine_that_goes_away_is_an_error_of_its_host(module_home: Home, connect: Any) -> None:
