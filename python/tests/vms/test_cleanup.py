@@ -9,6 +9,7 @@ import pytest
 
 from support import Home
 from testyard import _hold
+from testyard._vms import watch
 from testyard.vms import create_test_vm
 
 CREATES = """
@@ -34,6 +35,19 @@ from testyard.vms import register_test_vm_for_cleanup
 register_test_vm_for_cleanup("mine")
 subprocess.run([program(), "create", "mine"], check=True, stdout=subprocess.DEVNULL)
 print("made", flush=True)
+if sys.argv[1] == "forked":
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+        os.close(1)
+        os.close(2)
+        for _ in range(600):  # lives on until the VM is gone
+            time.sleep(0.1)
+            if b"mine" not in subprocess.run([program(), "list"], capture_output=True).stdout:
+                break
+if sys.argv[1] == "killed":
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -64,9 +78,20 @@ def test_a_name_may_be_registered_before_its_vm_is_made(module_home: Home, how: 
     assert gone(module_home)
 
 
-def test_a_name_registered_before_a_raw_call_made_it_goes_at_exit(module_home: Home) -> None:
-    ended(module_home, RAW)
+@pytest.mark.parametrize("how", ["returned", "killed", "forked"])
+def test_a_name_registered_before_a_raw_call_made_it_goes(module_home: Home, how: str) -> None:
+    ended(module_home, RAW, how)
     assert gone(module_home)
+
+
+def test_a_vm_older_than_its_registration_is_somebody_elses(module_home: Home) -> None:
+    module_home.testyard("create", "mine")
+    assert watch.awaited(["await mine 5\n", "await other 6\n", "forget other\n", "forget none\n"]) == {"mine": 5}
+    watch.delete("mine", int(time.time() * 1000) + 60_000)
+    assert module_home.machines() == ["mine"]
+    watch.delete("mine", 0)
+    watch.delete("mine", 0)
+    assert module_home.machines() == []
 
 
 def test_a_vm_that_nobody_registered_stays(module_home: Home) -> None:
