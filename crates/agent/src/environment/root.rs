@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
-use testyard_linux::cgroup::Hierarchy;
+use testyard_linux::cgroup::{Hierarchy, V1Mount};
 use testyard_linux::files::{self, CopyOptions};
 use testyard_linux::mount::{self, Attributes, Layer, OverlaySpec, RootMount, TmpfsOptions};
 use testyard_linux::{Error, Result};
@@ -277,13 +277,30 @@ pub(crate) fn mount_cgroups(target: &Path, hierarchy: &Hierarchy) {
                         mount::attach(hierarchy.as_fd(), at.as_path())?;
                     }
                 }
-                Ok(())
+                mount_other_cgroups(&folder, mounts)
             }
             Hierarchy::None => Ok(()),
         }
     };
     // Only programs that manage cgroups miss it, and they say so themselves.
     let _ = mounted();
+}
+
+/// The hierarchies of version 1 in which no group is ours: container runtimes want to find them (`devices` above all), and
+/// do without groups in what they cannot write.
+fn mount_other_cgroups(folder: &Path, ours: &[V1Mount]) -> Result<()> {
+    for names in Hierarchy::own_v1_names()? {
+        if ours.iter().any(|one| one.names == names) {
+            continue;
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let Ok(hierarchy) = mount::cgroup_v1(&names) else { continue };
+        let at = folder.join(names.join(",").trim_start_matches("name="));
+        make_folder(&at, 0o755)?;
+        mount::set_attributes(hierarchy.as_fd(), &Attributes { read_only: true, ..Attributes::default() }, false)?;
+        mount::attach(hierarchy.as_fd(), at.as_path())?;
+    }
+    Ok(())
 }
 
 /// `path`, an absolute one, below `root`.

@@ -78,6 +78,17 @@ impl Hierarchy {
         }
     }
 
+    /// The version 1 hierarchies that this process is in, mounted here or not: the names of each.
+    ///
+    /// # Errors
+    /// What reading `/proc` says.
+    pub fn own_v1_names() -> Result<Vec<Vec<String>>> {
+        let path = "/proc/self/cgroup";
+        let own = fs::read_to_string(path).context("read", || path)?;
+        let names = own.lines().filter_map(group_line).filter(|(names, _)| !names.is_empty());
+        Ok(names.map(|(names, _)| names.split(',').map(str::to_owned).collect()).collect())
+    }
+
     fn from_tables(mounts: &[MountEntry], own: &str) -> Self {
         let v1 = find_v1(mounts, own);
         if !v1.is_empty() {
