@@ -94,7 +94,8 @@ def test_runc_limits_containers_with_the_places_own_cgroups(project: Project) ->
 
         @pytest.mark.testyard(needs=["cgroup-pids", "cgroup-memory"])
         def test_limits_hold(vm):
-            bundle(vm, "for i in $(seq 30); do sleep 5 & done; echo all", rootless=False, limits={"pids": {"limit": 10}})
+            few = {"pids": {"limit": 10}}
+            bundle(vm, "for i in $(seq 30); do sleep 5 & done; echo all", rootless=False, limits=few)
             done = vm.run("runc run small", cwd="/root/bundle", check=False)
             assert "all" not in done.stdout and "fork" in done.stderr, done
 
@@ -112,7 +113,7 @@ import pytest
 
 @pytest.mark.parametrize("number", range(20))
 def test_it(vm, number, tmp_path_factory):
-    vm.run("ip address add 10.0.0.1/24 dev lo && mkdir -p /var/lib/mine /srv/web && touch /root/a /tmp/a /var/lib/mine/a")
+    vm.run("ip address add 10.0.0.1/24 dev lo && mkdir -p /var/lib/mine && touch /root/a /tmp/a /var/lib/mine/a")
     vm.write_file("/srv/web/who", f"{number}")
     for port in (80, 8080):
         vm.spawn(f"python3 -m http.server {port} --bind 10.0.0.1", cwd="/srv/web")
