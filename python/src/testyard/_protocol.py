@@ -6,7 +6,7 @@ import struct
 from typing import Any, Mapping, Optional, Sequence, Union
 
 OLDEST_VERSION = 2
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<IBBBBI")
 MESSAGE, DATA, CREDIT, END = 1, 2, 3, 4
 MAX_PAYLOAD = 1 << 20

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generator, Optional
 
 import pytest
 
+from ..isolate._options import add_options as add_isolation
 from ._fixtures import isolated_env, machine, ports, test_vm, test_vm_manager, vm, vm_pool, workspace
 from ._marker import SIGNATURE, Wishes, wishes_of
 from ._options import add_options, settings_of
@@ -27,12 +28,18 @@ _WISHES = pytest.StashKey[Wishes]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options `--testyard-…` and keys `testyard_…` of the ini file."""
     add_options(parser)
+    add_isolation(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker, and refuses options that mean nothing."""
     config.addinivalue_line("markers", SIGNATURE)
     settings_of(config)
+    if config.getoption("testyard_isolate") is not None:
+        from ..isolate import plugin
+
+        if not config.pluginmanager.is_registered(plugin):
+            config.pluginmanager.register(plugin, plugin.__name__)
 
 
 def session_of(config: pytest.Config) -> Session:

@@ -1,0 +1,106 @@
+"""The machine of a session: made once, whatever the number of workers, and gone with the last of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import site
+import sys
+import sysconfig
+import tempfile
+from typing import Any, Optional
+
+from ..errors import NotSupported, TestyardError
+from ..machine import Machine, fresh_name
+from ._yard import Place, tree_around
+
+#: Where a machine's own folders are, or nothing of the host's is seen: see docs/machines.md.
+_MASKED = ("/root", "/home", "/tmp", "/var/tmp", "/run")
+
+
+class Session:
+    """Owns the machine and what the tests share outside of it."""
+
+    def __init__(self, config: Any) -> None:
+        self.shared = tempfile.mkdtemp(prefix="testyard-isolate-")
+        self.temporary = os.environ.get("TMPDIR")
+        self._config = config
+        self._machine: Optional[Machine] = None
+        self._place: Optional[Place] = None
+        # What fixtures of higher scopes put into temporary folders is to be seen by every test.
+        os.environ["TMPDIR"] = self.shared
+        tempfile.tempdir = None
+
+    def place(self) -> Place:
+        """Where tests run; the machine is made when this is first asked for.
+
+        Raises TestyardError: this host cannot, or the machine could not be made."""
+        if self._place is None:
+            tree = tree_around(str(self._config.rootpath))
+            exposed = [*self._seen(tree), self.shared + ":rw"]
+            machine = Machine.create(fresh_name("pytest"), backend="namespace", expose=exposed)
+            self._machine = machine
+            with contextlib.suppress(AttributeError, ImportError):
+                machine.hold()
+            self._place = Place(machine.name, machine._socket(), tree, self.shared, network(self._config), {})
+        return self._place
+
+    def close(self) -> None:
+        """Deletes the machine."""
+        if self.temporary is None:
+            os.environ.pop("TMPDIR", None)
+        else:
+            os.environ["TMPDIR"] = self.temporary
+        tempfile.tempdir = None
+        if self._machine is not None:
+            machine, self._machine = self._machine, None
+            # One that is gone already, or cannot be reached, is the reaper's.
+            with contextlib.suppress(TestyardError):
+                machine.delete(force=True, missing_ok=True)
+            machine.close()
+        shutil.rmtree(self.shared, ignore_errors=True)
+
+    def _seen(self, tree: str) -> list[str]:
+        """What of the host the interpreter and the suite need, and a machine does not show by itself."""
+        wanted = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values(), *sys.path]
+        wanted += [site.getusersitepackages() if site.ENABLE_USER_SITE else "", str(self._config.invocation_params.dir)]
+        wanted += [argument.split("::")[0] for argument in self._config.args]
+        wanted += [os.path.dirname(str(path)) for path in [self._config.inipath] if path]
+        explicit = [os.path.expanduser(path) for path in self._config.getini("testyard_expose")]
+        missing = [path for path in explicit if not os.path.exists(path.split(":")[0])]
+        if missing:
+            raise NotSupported(f"testyard_expose names {missing[0]}, which is not there")
+        hidden = {os.path.realpath(path) for path in wanted if path and os.path.exists(path) and _is_masked(path)}
+        outside = sorted(path for path in hidden if not _covers(tree, path))
+        top = [path for path in outside if not any(_covers(other, path) for other in outside if other != path)]
+        return explicit + top
+
+
+def _covers(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _is_masked(path: str) -> bool:
+    """Whether a machine does not show a path: it lies in a masked folder, or on another file system."""
+    path = os.path.realpath(path)
+    if any(_covers(folder, path) and path != folder for folder in _MASKED):
+        return True
+    return os.stat(path).st_dev != os.stat("/").st_dev
+
+
+def network(config: Any) -> str:
+    """The network that tests get unless they say otherwise."""
+    return str(config.getoption("testyard_isolate_network", None) or config.getini("testyard_isolate_network"))
+
+
+def to_worker(place: Place, temporary: Optional[str]) -> str:
+    """The place as text, for a worker's input."""
+    return json.dumps({"place": place._asdict(), "temporary": temporary})
+
+
+def from_worker(text: str) -> tuple[Place, Optional[str]]:
+    """The other way round."""
+    data = json.loads(text)
+    return Place(**data["place"]), data["temporary"]

@@ -1,0 +1,288 @@
+"""Runs a session's items, each in a fork of this interpreter in an environment of its own.
+
+Stands in for pytest's own hook `pytest_runtest_protocol`, outside of everything that plugins wrap around it: those run
+in the child, where the test is. What the child reports is told here, in the order of the items however many run.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import select
+import time
+from typing import Any, Deque, Optional
+
+import pytest
+
+from ..errors import TestyardError
+from ..plugin._marker import wishes_of
+from . import _child, _threads
+from ._coverage import Collected
+from ._door import Caller, Door
+from ._fork import Running, Warm
+from ._outputs import DEFAULTS, Outputs
+from ._scopes import Scopes
+from ._test import Test
+from ._yard import Place, Yard
+
+#: What a test's own time limit is given beyond itself before its process is ended from outside, in seconds.
+_GRACE = 5.0
+_LOST = 69
+#: Fixtures whose machines and environments are reached from this process only, and keep their tests apart themselves.
+_OUTSIDE = ("isolated_env", "machine", "ports", "test_vm", "test_vm_manager", "vm", "vm_pool", "workspace")
+#: Tests that are over, but whose turn to be told has not come: so many for each that runs.
+_AHEAD = 32
+
+
+class Runner:
+    """The parent of all tests of this process."""
+
+    def __init__(self, config: Any, place: Place, temporary: Optional[str], jobs: int) -> None:
+        self._config = config
+        self._jobs = jobs
+        self._yard = Yard(place)
+        self._yard.prepare(jobs)
+        self._warm = Warm(Caller.here())
+        self._scopes = Scopes()
+        self._outputs = Outputs(place.tree, [*DEFAULTS, *config.getini("testyard_outputs")])
+        self._settings = {"TMPDIR": temporary} if temporary else {}
+        self._original: Any = None
+        self._active: Deque[Test] = collections.deque()
+        self._leaving: list[Running] = []
+        self._patient = bool(config.getoption("usepdb", False) or config.getoption("trace", False))
+        self.collected = Collected()
+        #: Names of threads that were alive, and the first test they were alive for.
+        self.threads: dict[str, str] = {}
+        #: Tests that ran in this process, and why.
+        self.here: dict[str, str] = {}
+
+    def install(self) -> None:
+        """Takes the hook's place."""
+        hook = self._config.hook
+        self._original = hook.pytest_runtest_protocol
+        hook.pytest_runtest_protocol = self._protocol
+
+    def uninstall(self) -> None:
+        """Puts the hook back, and lets go of everything."""
+        self._config.hook.pytest_runtest_protocol = self._original
+        self._drop()
+        self.collected.merge()
+        for running in self._leaving:
+            running.reap(wait=True)
+        self._warm.close()
+        self._yard.close()
+
+    def loop(self, session: Any) -> None:
+        """Runs all items, several at once."""
+        items = session.items
+        index = 0
+        while index < len(items) or self._active:
+            while index < len(items) and self._may_start(items, index):
+                item, nextitem = items[index], items[index + 1] if index + 1 < len(items) else None
+                index += 1
+                if self._runs_here(item):
+                    self._run_here(item, nextitem)
+                    self._check(session)
+                else:
+                    self._active.append(self._start(item, nextitem))
+            self._tell(session)
+            if self._active:
+                self._wait()
+
+    def _protocol(self, *, item: Any, nextitem: Any) -> Any:
+        if self._runs_here(item):
+            return self._run_here(item, nextitem)
+        self._active.append(self._start(item, nextitem))
+        while self._active:
+            self._wait()
+            self._tell(None)
+        return True
+
+    def _may_start(self, items: Any, index: int) -> bool:
+        if not self._active:
+            return True
+        if sum(not test.running.over for test in self._active) >= self._jobs or len(self._active) > _AHEAD * self._jobs:
+            return False
+        item, before = items[index], items[index - 1]
+        if self._runs_here(item) or self._scopes.disturbs(item):
+            return False
+        if self._scopes.must_tear_down(before, item):
+            if not self._scopes.ends_silently(before, item):
+                return False
+            self._scopes.tear_down(before, item)
+        return True
+
+    def _start(self, item: Any, nextitem: Any) -> Test:
+        alone = not self._active
+        if alone:
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        set_up = self._scopes.set_up(item)
+        for name in _threads.alive():
+            self.threads.setdefault(name, item.nodeid)
+        self._warm.freeze()
+        try:
+            running = self._fork(item)
+        except TestyardError as error:
+            self._drop()
+            raise pytest.exit.Exception("testyard: " + str(error), _LOST) from None
+        self._yard.prepare(self._jobs)
+        return Test(item, nextitem, running, set_up, _time_limit(item), announced=alone)
+
+    def _fork(self, item: Any) -> Running:
+        settings = {"TESTYARD_ENVIRONMENT": "", **self._settings}
+        last: Optional[Exception] = None
+        for _ in range(3):
+            door, limited = self._door(item)
+            settings["TESTYARD_ENVIRONMENT"] = f"e{door.identity}"
+            run = functools.partial(_child.run, item, self._original, dict(settings))
+            try:
+                return self._warm.fork(door, limited, run)
+            except OSError as error:
+                last = error
+                self._yard.release(door)
+                door.close()
+        raise TestyardError("a test's process could not be made", causes=[str(last)])
+
+    def _door(self, item: Any) -> tuple[Door, bool]:
+        if item.get_closest_marker("testyard") is not None:
+            wishes = wishes_of(item)
+            if wishes.network or wishes.limits:
+                return self._yard.special(wishes.network, wishes.limits), bool(wishes.limits)
+        return self._yard.lease(), False
+
+    def _wait(self) -> None:
+        """Waits until a child or the machine's agent has something to say, or a time limit is over."""
+        now = time.monotonic()
+        awaited = [test for test in self._active if not test.running.over]
+        limits = [test.deadline for test in awaited if test.deadline is not None]
+        patience = max(0.0, min(limits) - now) if limits else None
+        heard = {number: test for test in awaited for number in test.running.descriptors()}
+        if heard:
+            try:
+                ready = select.select([*heard, self._yard.fileno()], [], [], patience)[0]
+            except KeyboardInterrupt:
+                if self._patient:
+                    return
+                self._drop()
+                raise
+            if self._yard.fileno() in ready:
+                self._attend()
+            for test in awaited:
+                if not set(ready).isdisjoint(test.running.descriptors()):
+                    test.listen()
+        for test in awaited:
+            if test.deadline is not None and time.monotonic() >= test.deadline and not test.running.over:
+                test.timed_out = True
+                test.deadline = None
+                self._yard.release(test.running.door)
+                test.running.kill()
+        self._leaving = [running for running in self._leaving if not running.reap(wait=False)]
+
+    def _attend(self) -> None:
+        try:
+            self._yard.attend()
+        except TestyardError as error:
+            self._drop()
+            raise pytest.exit.Exception("testyard: " + str(error), _LOST) from None
+
+    def _tell(self, session: Any) -> None:
+        """Tells of those whose turn it is."""
+        while self._active:
+            test = self._active[0]
+            test.tell()
+            if not test.running.over:
+                return
+            self._end(test)
+            if session is not None:
+                self._check(session)
+
+    def _end(self, test: Test) -> None:
+        running = test.running
+        last = len(self._active) == 1
+        self._bring_back(test)
+        if not test.timed_out:
+            self._yard.release(running.door)
+        running.door.close()
+        torn_down = self._scopes.tear_down(test.item, test.nextitem) if last and test.raising is None else None
+        test.tell_end(torn_down)
+        self._active.popleft()
+        self._leaving.append(running)
+        self._scopes.forget(test.item)
+        if test.measured is not None:
+            self.collected.add(test.measured)
+        if test.raising is not None:
+            self._drop()
+            raise test.raising
+
+    def _bring_back(self, test: Test) -> None:
+        if test.running.door.changes is None:
+            return
+        try:
+            self._outputs.bring(test.running.door.changes)
+        except OSError as error:
+            test.item.warn(pytest.PytestWarning(f"what the test wrote could not be brought back to the tree: {error}"))
+
+    def _check(self, session: Any) -> None:
+        if session.shouldfail:
+            self._drop()
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            self._drop()
+            raise session.Interrupted(session.shouldstop)
+
+    def _drop(self) -> None:
+        """Ends what runs, and tells nobody of it."""
+        while self._active:
+            test = self._active.popleft()
+            try:
+                self._yard.release(test.running.door)
+            except TestyardError:
+                pass
+            test.running.kill()
+            test.running.door.close()
+            self._leaving.append(test.running)
+
+    def _runs_here(self, item: Any) -> Optional[str]:
+        if item.get_closest_marker("testyard") is not None and wishes_of(item).isolation == "none":
+            return 'its mark says isolation="none"'
+        name = next((name for name in getattr(item, "fixturenames", ()) if name in _OUTSIDE), None)
+        return f"its fixture `{name}` talks to machines from here" if name is not None else None
+
+    def _run_here(self, item: Any, nextitem: Any) -> Any:
+        why = self._runs_here(item) or ""
+        self.here[item.nodeid] = why
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"testyard: {item.nodeid} runs in this process, not isolated: {why}", yellow=True)
+        return self._original(item=item, nextitem=nextitem)
+
+
+def _time_limit(item: Any) -> Optional[float]:
+    """After how many seconds a test's process is ended from outside; None is never.
+
+    The limit is pytest-timeout's, which ends the test itself in its own way, if it still can."""
+    marker = item.get_closest_marker("timeout")
+    told: Any = None
+    if marker is not None:
+        told = marker.args[0] if marker.args else marker.kwargs.get("timeout")
+    if told is None:
+        told = item.config.getoption("timeout", None)
+    if told is None:
+        try:
+            told = item.config.getini("timeout")
+        except (KeyError, ValueError):
+            told = None
+    try:
+        seconds = float(told)
+    except (TypeError, ValueError):
+        return None
+    return seconds + _GRACE if seconds > 0 else None
+
+
+def jobs_of(text: str, alone: bool) -> int:
+    """How many tests run at once: what was asked for, or one a processor; one where they share a terminal."""
+    if alone:
+        return 1
+    return len(os.sched_getaffinity(0)) if text == "auto" else int(text)
