@@ -60,6 +60,8 @@ fn what_one_command_leaves_the_next_finds_and_nothing_else() {
     home.must_run(&["dev", "stop"]);
     home.must_run(&["dev", "ensure-started"]);
     assert_eq!(exec(&home, "cat /tmp/left left").stdout, "one\ntwo\n");
+    home.must_run(&["clone", &name, "copy"]);
+    assert_eq!(home.must_run(&["exec", "copy", "--", "cat", "/tmp/left", "/root/left"]), "one\ntwo\n");
     home.must_run(&["dev", "ensure-started", "--force-new"]);
     assert_eq!(exec(&home, "ls /tmp /root").stdout, "/root:\n\n/tmp:\n");
     home.must_run(&["dev", "stop", "--delete"]);

@@ -34,13 +34,14 @@ pub(crate) fn run(line: &Line) -> Outcome {
     let reference = Reference::read(image)?;
     let records = Records::open().map_err(|error| Failure { code: 125, ..Failure::from(error) })?;
     obtain(&records, &reference, line.value("pull").unwrap_or("missing"))?;
-    for option in WITHOUT_EFFECT.into_iter().filter(|option| line.has(option)) {
+    // Once each, or every failure of a command would begin with it.
+    for option in WITHOUT_EFFECT.into_iter().filter(|option| line.has(option) && records.is_first(option)) {
         warn(format_args!(
             "docker: --{option} has no effect here: containers have the machine's limits, devices and network"
         ));
     }
-    if line.has("gpus") && !std::path::Path::new("/dev/nvidiactl").exists() {
-        warn("docker: this machine has no GPU: the container runs without one");
+    if line.has("gpus") && !std::path::Path::new("/dev/nvidiactl").exists() && records.is_first("gpus") {
+        warn("docker: this machine has no GPU: containers run without one");
     }
     let id = fresh_id();
     let name = line.value("name").map_or_else(|| format!("testyard-{}", &id[..8]), str::to_owned);

@@ -3,7 +3,7 @@
 //! A record is written before its container is made. Whether it runs is asked of the kernel: a container whose init is
 //! gone has ended, whoever was killed with it.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -196,6 +196,11 @@ impl Records {
         }
         let text: String = all.iter().map(|one| format!("{one}\n")).collect();
         self.replace(&self.folder.join("images"), text.as_bytes())
+    }
+
+    /// Whether this is asked for the first time, of this word, since the machine started.
+    pub(crate) fn is_first(&self, word: &str) -> bool {
+        OpenOptions::new().write(true).create_new(true).open(self.folder.join(format!("told-{word}"))).is_ok()
     }
 
     fn lock(&self) -> Result<Option<FileLock>> {

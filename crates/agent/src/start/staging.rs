@@ -108,7 +108,7 @@ fn mount_store(image: &Path, target: &Path, idmap: Option<BorrowedFd<'_>>) -> Re
         let root =
             rustix::fs::openat(&mounted, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| failed(image, error))?;
-        for name in ["upper", "work", "generations", "submounts"] {
+        for name in ["upper", "work", "generations", "submounts", "shared"] {
             match rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(Error::new("make folder", name, error)),

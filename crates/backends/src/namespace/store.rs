@@ -1,4 +1,4 @@
-//! A machine's own files: `store/{upper,work,generations,submounts}` in its folder, owned by the machine's root.
+//! A machine's own files: `store/{upper,work,generations,submounts,shared}` in its folder, owned by the machine's root.
 //!
 //! The kernel takes no overlay as the upper layer of another, and inside a container the machine's folder is often on
 //! one. Then the store is in the shared memory file system, where it lasts until the host restarts.
@@ -94,7 +94,9 @@ fn make_all(place: &MachinePlace, ids: IdRange, folder: &Path) -> Result<(), Err
         // They are in the file system of its own.
         return Ok(());
     }
-    ["upper", "work", "generations", "submounts"].iter().try_for_each(|name| make_owned(ids, &folder.join(name)))
+    ["upper", "work", "generations", "submounts", "shared"]
+        .iter()
+        .try_for_each(|name| make_owned(ids, &folder.join(name)))
 }
 
 fn make(path: &Path) -> Result<(), Error> {
@@ -190,7 +192,7 @@ pub(super) fn copy(from: &MachinePlace, to: &MachinePlace, ids: IdRange) -> Resu
     let before = rustix::fs::lstat(folder(from))
         .map_err(|errno| failed(Error::new("look at", folder(from).display(), errno)))?
         .st_uid;
-    for name in ["upper", "submounts"] {
+    for name in ["upper", "submounts", "shared"] {
         let source = shifted(&folder(from).join(name), before, ids).map_err(&failed)?;
         let target = open(&folder(to).join(name)).map_err(&failed)?;
         if let (Some(source), Some(target)) = (source, target) {

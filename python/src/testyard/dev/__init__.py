@@ -6,18 +6,18 @@ container on it.
     dev.ensure_started()
     dev.exec("python train.py")
 
-What a command leaves in `/tmp` and at home the next one finds; whatever else it writes goes with it. Nothing is imported
-before it is used."""
+What a command leaves in `/tmp` and at home the next one finds; whatever else it writes goes with it. Nothing is
+imported before it is used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client import Flow as Flow
     from .environment import DevEnvironment as DevEnvironment
     from .environment import DevStatus as DevStatus
     from .environment import DevTask as DevTask
-    from .environment import Flow as Flow
     from .environment import TaskStatus as TaskStatus
     from .errors import DevContainerError as DevContainerError
     from .errors import DevError as DevError
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     dev: DevEnvironment
 
 _HOMES = {
-    "environment": ("DevEnvironment", "DevStatus", "DevTask", "Flow", "TaskStatus"),
+    "client": ("Flow",),
+    "environment": ("DevEnvironment", "DevStatus", "DevTask", "TaskStatus"),
     "errors": ("DevContainerError", "DevError", "DevVMNotFoundError", "DevVMStartupError"),
     "isolation": ("IsolatedEnvironment", "IsolationManager", "TestResult", "isolated_test_environment"),
     "runner": ("ConcurrentTestRunner", "TestSummary"),

@@ -1,6 +1,7 @@
 """Which commands this process runs on a developer's machine, told to whoever asks: `testyard dev status` reads it.
 
-One file a process in `dev/ID` of the runtime folder, under an exclusive lock that ends with the process. It is one line: a
+One file a process in `dev/ID` of the runtime folder, under an exclusive lock that ends with the process. It is one
+line: a
 list of records as `docker ps --format json` has them. The command line does the same (crates/cli, `containers.rs`)."""
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import enum
 import os
 import subprocess
@@ -14,13 +12,11 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, TypedDict, Union
 
 from .. import _binary
-from .. import _protocol as protocol
-from .._connection import Exchange
-from .._place import Place
 from .._process import Completed
-from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, ProtocolMismatch, TestyardError, WrongState
+from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, TestyardError, WrongState
 from ..machine import Machine, machine_info
 from ._containers import Containers
+from ._running import Found, Printer, Sink, exchange, fresh_name, run_contained
 from .errors import DevContainerError, DevError, DevVMNotFoundError, DevVMStartupError
 
 _DOCKER_FAILED = 125
@@ -59,30 +55,13 @@ class DevStatus(TypedDict):
     containers: list[dict[str, Any]]
 
 
-class _Container(Place):
-    """Where a command of `exec` runs: a fresh environment each time."""
-
-    def __init__(self, machine: Machine, spec: Mapping[str, Any]) -> None:
-        self._connections = machine._connections
-        self._spec = spec
-
-    def _place(self) -> Any:
-        return {"fresh": self._spec}
-
-
-class _Found(NamedTuple):
-    machine: Machine
-    containers: Containers
-
-
-Sink = Callable[[int, bytes], None]
-
-
 class DevEnvironment:
     """One machine per developer. Methods may be called from many threads at once.
 
-    `name` is the machine's; without it `$TESTYARD_DEV_MACHINE`, else `dev-` and the user's name. `image` and `backend` are those
-    of `Machine.create` for a machine that must be made. `client` is taken and left alone, as the SDKs' own class has it."""
+    `name` is the machine's; without it `$TESTYARD_DEV_MACHINE`, else `dev-` and the user's name. `image` and
+    `backend` are those
+    of `Machine.create` for a machine that must be made. `client` is taken and left alone, as the SDKs' own class has
+    it."""
 
     __test__ = False
 
@@ -101,7 +80,7 @@ class DevEnvironment:
         self._image = image
         self._backend = backend
         self._lock = threading.Lock()
-        self._found: Optional[_Found] = None
+        self._found: Optional[Found] = None
         self._task: Optional[DevTask] = None
 
     def start(
@@ -115,7 +94,11 @@ class DevEnvironment:
 
         `instance_type` is a word that `status()` repeats; keys and prices are for clouds. Raises DevVMStartupError."""
         words = ["dev", "ensure-started", *self._named()]
-        for option, value in (("--image", self._image), ("--backend", self._backend), ("--instance-type", instance_type)):
+        for option, value in (
+            ("--image", self._image),
+            ("--backend", self._backend),
+            ("--instance-type", instance_type),
+        ):
             if value is not None:
                 words += [option, value]
         if force_new:
@@ -169,12 +152,12 @@ class DevEnvironment:
     ) -> int:
         """Runs a command of the shell in a fresh container, its output on this process's own streams; its exit code.
 
-        With `image` the machine's docker runs it. `retries` is how often it is tried in all, where the machine fails and not
-        the command. Raises DevVMNotFoundError, DevContainerError."""
+        With `image` the machine's docker runs it. `retries` is how often it is tried in all, where the machine fails
+        and not the command. Raises DevVMNotFoundError, DevContainerError."""
         _check_command(command)
         if interactive:
             return self._interactively(command, image)
-        printer = _Printer()
+        printer = Printer()
         try:
             return self._retried(command, image, retries, printer, timeout, env).returncode
         finally:
@@ -196,7 +179,11 @@ class DevEnvironment:
         def sink(channel: int, data: bytes) -> None:
             parts[channel - 1].append(data)
 
-        done = self._retried(command, image, retries, sink, timeout, env, begin=lambda: [part.clear() for part in parts])
+        def begin() -> None:
+            for part in parts:
+                part.clear()
+
+        done = self._retried(command, image, retries, sink, timeout, env, begin=begin)
         out, err = (b"".join(part).decode("utf-8", "replace") for part in parts)
         return done._replace(stdout=out, stderr=err)
 
@@ -273,14 +260,14 @@ class DevEnvironment:
                 raise DevVMNotFoundError(error.message) from None
             raise
 
-    def _adopt(self, told: Mapping[str, Any]) -> _Found:
+    def _adopt(self, told: Mapping[str, Any]) -> Found:
         info = machine_info(told)
         with self._lock:
             if self._found is None or self._found.machine._info.raw != info.raw:
-                self._found = _Found(Machine(info), Containers(info.socket or "", info.id, info.image))
+                self._found = Found(Machine(info), Containers(info.socket or "", info.id, info.image))
             return self._found
 
-    def _machine(self) -> _Found:
+    def _machine(self) -> Found:
         """The machine that runs, as it was last seen."""
         found = self._found
         if found is not None:
@@ -308,8 +295,11 @@ class DevEnvironment:
             return False
         return True
 
-    def container_spec(self, *, network: str = "host", shared: bool = True, host_name: Optional[str] = None) -> dict[str, Any]:
-        """What a container of this machine is to be, in the protocol's words. `shared`: it sees `/tmp` and the home as they are."""
+    def container_spec(
+        self, *, network: str = "host", shared: bool = True, host_name: Optional[str] = None
+    ) -> dict[str, Any]:
+        """What a container of this machine is to be, in the protocol's words. `shared`: it sees `/tmp` and the home
+        as they are."""
         machine = self._machine().machine
         isolation = machine._strongest()
         spec: dict[str, Any] = {"isolation": isolation, "network": network, "user": "machine"}
@@ -358,7 +348,9 @@ class DevEnvironment:
         try:
             if image is not None:
                 return self._by_docker(found, command, image, sink, timeout, env)
-            return run_contained(found, self.container_spec(), command, sink, timeout=timeout, env=env, cwd=self._home(found))
+            return run_contained(
+                found, self.container_spec(), command, sink, timeout=timeout, env=env, cwd=self._home(found)
+            )
         except (InvalidInput, DevError):
             raise
         except TestyardError as error:
@@ -383,13 +375,21 @@ class DevEnvironment:
             transient=error.transient,
         )
 
-    def _home(self, found: _Found) -> Optional[str]:
+    def _home(self, found: Found) -> Optional[str]:
         """Where commands begin, where that is not the machine's own choice."""
-        return os.path.expanduser("~") if found.machine._info.backend == "host" else None
+        if found.machine._info.backend != "host":
+            return None
+        import pwd
+
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            return "/"
+        return home if os.path.isdir(home) else "/"
 
     def _by_docker(
         self,
-        found: _Found,
+        found: Found,
         command: str,
         image: str,
         sink: Sink,
@@ -397,7 +397,19 @@ class DevEnvironment:
         env: Optional[Mapping[str, str]],
     ) -> Completed:
         home = self._home(found) or "/root"
-        words = ["docker", "run", "--rm", "--name", _fresh_name(), "-v", f"{home}:{home}", "-w", home, "-e", f"HOME={home}"]
+        words = [
+            "docker",
+            "run",
+            "--rm",
+            "--name",
+            fresh_name(),
+            "-v",
+            f"{home}:{home}",
+            "-w",
+            home,
+            "-e",
+            f"HOME={home}",
+        ]
         for name in env or ():
             words += ["-e", name]
         said: list[bytes] = []
@@ -407,7 +419,9 @@ class DevEnvironment:
                 said.append(data)
             sink(channel, data)
 
-        done = _exchange(found, "machine", [*words, image, "sh", "-c", command], heard, timeout=timeout, env=env, cwd=None)
+        done = exchange(
+            found, "machine", [*words, image, "sh", "-c", command], heard, timeout=timeout, env=env, cwd=None
+        )
         text = b"".join(said).decode("utf-8", "replace")
         if done.returncode == 127 and "docker: not found" in text:
             raise DevContainerError("docker is not installed on the developer's machine", command=command, image=image)
@@ -416,7 +430,11 @@ class DevEnvironment:
             hints = [line[5:].strip() for line in lines if line.startswith("hint:")]
             causes = [line for line in lines if not line.startswith(("hint:", "Run 'docker"))]
             raise DevContainerError(
-                f"image {image!r} cannot be run on the developer's machine", command=command, image=image, causes=causes, hints=hints
+                f"image {image!r} cannot be run on the developer's machine",
+                command=command,
+                image=image,
+                causes=causes,
+                hints=hints,
             )
         return done
 
@@ -428,109 +446,15 @@ class DevEnvironment:
         return subprocess.run([_binary.program(), *words, "--", "sh", "-c", command], check=False).returncode
 
 
-def run_contained(
-    found: Any,
-    spec: Mapping[str, Any],
-    command: str,
-    sink: Sink,
-    *,
-    timeout: Optional[float] = None,
-    env: Optional[Mapping[str, str]] = None,
-    cwd: Optional[str] = None,
-    words: Optional[Sequence[str]] = None,
-) -> Completed:
-    """Runs a command in a fresh container, told to whoever asks what runs."""
-    name = spec.get("host_name") or _fresh_name()
-    place = {"fresh": {**spec, "host_name": name}}
-    try:
-        return _exchange(
-            found,
-            place,
-            words or ["sh", "-c", command],
-            sink,
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
-            started=lambda environment: found.containers.add(name, command, environment),
-        )
-    finally:
-        found.containers.remove(name)
-
-
-def _exchange(
-    found: Any,
-    place: Any,
-    words: Sequence[str],
-    sink: Sink,
-    *,
-    timeout: Optional[float],
-    env: Optional[Mapping[str, str]],
-    cwd: Optional[str],
-    started: Callable[[Optional[int]], object] = lambda _: None,
-) -> Completed:
-    request = protocol.exec_request(
-        words, place=place, cwd=cwd, env=env, user=None, timeout=timeout, stdin="null", stdout="frames", stderr="frames", quiet=False
-    )
-    connections = found.machine._connections
-    connection = connections.take()
-    try:
-        exchange = Exchange(connection, request)
-        while True:
-            event = exchange.pump(sink)
-            if event is None:
-                continue
-            if "started" in event:
-                started(event["started"].get("environment"))
-            elif "exited" in event:
-                break
-    except (ConnectionLost, ProtocolMismatch):
-        connection.close()
-        raise
-    except TestyardError:
-        connections.give_back(connection)
-        raise
-    except BaseException:
-        # Nobody reads its end any more; closing ends the command.
-        connection.close()
-        raise
-    connections.give_back(connection)
-    code, timed_out = protocol.code_of(event["exited"]["status"])
-    return Completed(words, code, "", "", event["exited"].get("usage", {}), timed_out)
-
-
-class _Printer:
-    """Passes a command's output on to `sys.stdout` and `sys.stderr`, whatever they are at the moment."""
-
-    def __init__(self) -> None:
-        self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(2)]
-
-    def __call__(self, channel: int, data: bytes) -> None:
-        self._print(channel, self._decoders[channel - 1].decode(data))
-
-    def end(self) -> None:
-        """What was half a character stays so."""
-        for channel in (1, 2):
-            self._print(channel, self._decoders[channel - 1].decode(b"", True))
-
-    def _print(self, channel: int, text: str) -> None:
-        stream = sys.stdout if channel == 1 else sys.stderr
-        if text and stream is not None:
-            with contextlib.suppress(BrokenPipeError):
-                stream.write(text)
-                stream.flush()
-
-
 def _check_command(command: Any) -> None:
     if not isinstance(command, str) or not command.strip():
-        raise InvalidInput(f"{command!r} is no command", hints=["give one line for the shell, such as dev.exec('make test')"])
+        raise InvalidInput(
+            f"{command!r} is no command", hints=["give one line for the shell, such as dev.exec('make test')"]
+        )
 
 
 def _terminal() -> list[str]:
     return ["--terminal"] if sys.stdin is not None and sys.stdin.isatty() else []
-
-
-def _fresh_name() -> str:
-    return f"flow-dev-exec-{os.urandom(4).hex()}"
 
 
 def _made(path: Optional[str]) -> Optional[datetime]:
@@ -538,46 +462,3 @@ def _made(path: Optional[str]) -> Optional[datetime]:
         return datetime.fromtimestamp(os.stat(path or "").st_mtime, timezone.utc)
     except OSError:
         return None
-
-
-class Flow:
-    """Stands where suites have their SDK's client: it has the `.dev`. What configures the SDK's is taken and left alone."""
-
-    def __init__(self, config: Any = None, auto_init: bool = False, **options: Any) -> None:
-        self.config = config
-        self._options = options
-        self._dev: Optional[DevEnvironment] = None
-
-    @property
-    def dev(self) -> DevEnvironment:
-        """The developer's machine."""
-        if self._dev is None:
-            self._dev = DevEnvironment(self, **self._options)
-        return self._dev
-
-    def dev_context(self, auto_stop: bool = False) -> DevEnvironment:
-        """The same as a context manager: started at its begin and, with `auto_stop`, stopped at its end."""
-        return DevEnvironment(self, auto_stop=auto_stop, **self._options)
-
-    def close(self) -> None:
-        """Closes what is open."""
-        if self._dev is not None:
-            self._dev.close()
-
-    def __enter__(self) -> Flow:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def dev_of(client: Any) -> Any:
-    """The `.dev` of what a suite passes: a client, or the thing itself.
-
-    Raises InvalidInput."""
-    for candidate in (client, getattr(client, "dev", None)):
-        if callable(getattr(candidate, "exec", None)) and callable(getattr(candidate, "ensure_started", None)):
-            return candidate
-    raise InvalidInput(f"{client!r} has no developer's machine", hints=["pass testyard.dev.Flow(), or testyard.dev.dev"])
-
-

@@ -21,7 +21,9 @@ class DevVMNotFoundError(DevError, LookupError):
     kind = "not-found"
 
     def __init__(self, message: str = "no developer's machine is running", *, causes: Sequence[str] = ()) -> None:
-        super().__init__(message, causes=causes, hints=["start it: dev.ensure_started(), or testyard dev ensure-started"])
+        super().__init__(
+            message, causes=causes, hints=["start it: dev.ensure_started(), or testyard dev ensure-started"]
+        )
 
 
 class DevVMStartupError(DevError):

@@ -14,17 +14,19 @@ from typing import Any, Iterator, Mapping, Optional
 
 from ..errors import InvalidInput, TestyardError
 from ..ports import Ports
-from .environment import DevEnvironment, dev_of, run_contained
+from ._running import run_contained
+from .client import dev_of
+from .environment import DevEnvironment
 
 #: Below here each test has a folder; it outlives one command.
 FOLDER = "/tmp/testyard-tests"
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 # The folder, then the command itself: in the shell that made the folder, so that no other is started.
 _SCRIPT = 'mkdir -p "$1" && cd "$1" && TEST_COMMAND=$2 && shift 2 && eval "$TEST_COMMAND"'
-# On a machine whose folders are the host's, it does not go by itself.
+# On a machine whose folders are the host's, the one that goes with the environment.
 _SCRIPT_ON_HOST = (
-    'mkdir -p "$1" && cd "$1" && TEST_COMMAND=$2 && shift 2 && (eval "$TEST_COMMAND"); code=$?; '
-    'cd / && rm -rf -- "$TEST_WORKSPACE"; exit $code'
+    "TEST_WORKSPACE=$TESTYARD_WORKSPACE; export TEST_WORKSPACE; "
+    'cd "$TEST_WORKSPACE" && TEST_COMMAND=$2 && shift 2 && eval "$TEST_COMMAND"'
 )
 
 
@@ -83,7 +85,9 @@ class IsolatedEnvironment:
     def port(self) -> int:
         """The first of its ports."""
         if not self.ports:
-            raise InvalidInput(f"{self.name} was given no ports", hints=["isolated_test_environment(dev, name, ports=1)"])
+            raise InvalidInput(
+                f"{self.name} was given no ports", hints=["isolated_test_environment(dev, name, ports=1)"]
+            )
         return self.ports[0]
 
     @property
@@ -177,9 +181,10 @@ class IsolationManager:
     ) -> TestResult:
         """Runs one command of the shell as a test: it passes with exit code 0.
 
-        It has an environment of its own and sees what is in `/tmp` and at home, but what it writes there is its own and goes
-        with it. In its `network` any port is free (`host` for a way out). `timeout` is in seconds. A machine that fails is an
-        `error` of the result, and no exception."""
+        It has an environment of its own and sees what is in `/tmp` and at home, but what it writes there is its own
+        and goes
+        with it. In its `network` any port is free (`host` for a way out). `timeout` is in seconds. A machine that
+        fails is an `error` of the result, and no exception."""
         test_id = fresh_test_id(name)
         if not isinstance(command, str) or not command.strip():
             raise InvalidInput(f"{command!r} is no command", hints=["give one line for the shell"])
@@ -242,7 +247,9 @@ class IsolationManager:
             # Another SDK's: its own container, and only the folder is the test's.
             words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
             where = shlex.quote(workspace)
-            script = f"export {words}; mkdir -p {where} && cd {where} && ( {command}\n); code=$?; rm -rf {where}; exit $code"
+            script = (
+                f"export {words}; mkdir -p {where} && cd {where} && ( {command}\n); code=$?; rm -rf {where}; exit $code"
+            )
             return int(self.dev.exec(f"sh -c {shlex.quote(script)}")), "", ""
         found = self.dev._machine()
         spec = self.dev.container_spec(network=network, shared=False, host_name=test_id)
@@ -265,7 +272,7 @@ class IsolationManager:
 def fresh_test_id(name: str) -> str:
     """A test's name as it may stand in paths and host names, and what no other has."""
     if not isinstance(name, str) or not name.strip():
-        raise InvalidInput(f"{name!r} is no test's name", hints=["give a word, such as \"test_login\""])
+        raise InvalidInput(f"{name!r} is no test's name", hints=['give a word, such as "test_login"'])
     plain = _PLAIN.sub("-", name).strip("-").lower()[:40].strip("-") or "test"
     return f"{plain}-{os.urandom(6).hex()}"
 

@@ -91,6 +91,12 @@ class ConcurrentTestRunner:
 
 
 def _checked(test: Any) -> tuple[str, str]:
-    if isinstance(test, (tuple, list)) and len(test) == 2 and all(isinstance(part, str) and part.strip() for part in test):
+    if (
+        isinstance(test, (tuple, list))
+        and len(test) == 2
+        and all(isinstance(part, str) and part.strip() for part in test)
+    ):
         return test[0], test[1]
-    raise InvalidInput(f"{test!r} is no test", hints=['give pairs of a name and a command: [("login", "make test-login")]'])
+    raise InvalidInput(
+        f"{test!r} is no test", hints=['give pairs of a name and a command: [("login", "make test-login")]']
+    )

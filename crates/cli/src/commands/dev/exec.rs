@@ -1,8 +1,10 @@
 //! `testyard dev exec`
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use testyard::Testyard;
+use testyard_linux::user;
 use testyard_model::{BackendName, EnvironmentSpec, Isolation, MachineInfo, Network, Span, UserSpec};
 use testyard_protocol::{Exec as Request, Place, RawText};
 
@@ -83,7 +85,7 @@ impl Exec {
         let plain = info.spec.backend == BackendName::host();
         if plain {
             // Else it would begin in the workspace, which goes with it.
-            request.cwd = std::env::var_os("HOME").map(|home| RawText::from(home.as_os_str()));
+            request.cwd = Some(own_home().as_path().into());
         }
         let isolation = if plain { Isolation::Workspace } else { Isolation::Namespace };
         let environment = machine.environment(&EnvironmentSpec {
@@ -107,8 +109,8 @@ impl Exec {
     }
 
     fn docker(&self, name: &str, image: &str, plain: bool) -> Vec<RawText> {
-        let own = std::env::var("HOME").ok().filter(|_| plain);
-        let home = own.as_deref().unwrap_or("/root");
+        let own = own_home();
+        let home = if plain { own.to_str().unwrap_or("/") } else { "/root" };
         let (volume, variable) = (format!("{home}:{home}"), format!("HOME={home}"));
         let words = ["docker", "run", "--rm", "-i", "--name", name, "-v", &volume, "-w", home, "-e", &variable];
         let mut argv: Vec<RawText> = words.into_iter().map(RawText::from).collect();
@@ -120,6 +122,13 @@ impl Exec {
         argv.extend(self.words());
         argv
     }
+}
+
+/// The home of whoever runs this, where it is there.
+fn own_home() -> PathBuf {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let home = user::account_in(Path::new("/"), &uid).map(|account| account.home);
+    home.filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/"))
 }
 
 fn fresh_number() -> u32 {

@@ -1,0 +1,130 @@
+"""Commands in containers of a developer's machine, over its socket."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import sys
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
+
+from .. import _protocol as protocol
+from .._connection import Exchange
+from .._process import Completed
+from ..errors import ConnectionLost, ProtocolMismatch, TestyardError
+from ..machine import Machine
+from ._containers import Containers
+
+Sink = Callable[[int, bytes], None]
+
+
+class Found(NamedTuple):
+    """A machine that was found, and what this process runs on it."""
+
+    machine: Machine
+    containers: Containers
+
+
+def run_contained(
+    found: Found,
+    spec: Mapping[str, Any],
+    command: str,
+    sink: Sink,
+    *,
+    timeout: Optional[float] = None,
+    env: Optional[Mapping[str, str]] = None,
+    cwd: Optional[str] = None,
+    words: Optional[Sequence[str]] = None,
+) -> Completed:
+    """Runs a command in a fresh container, told to whoever asks what runs."""
+    name = spec.get("host_name") or fresh_name()
+    place = {"fresh": {**spec, "host_name": name}}
+    try:
+        return exchange(
+            found,
+            place,
+            words or ["sh", "-c", command],
+            sink,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            started=lambda environment: found.containers.add(name, command, environment),
+        )
+    finally:
+        found.containers.remove(name)
+
+
+def exchange(
+    found: Found,
+    place: Any,
+    words: Sequence[str],
+    sink: Sink,
+    *,
+    timeout: Optional[float],
+    env: Optional[Mapping[str, str]],
+    cwd: Optional[str],
+    started: Callable[[Optional[int]], object] = lambda _: None,
+) -> Completed:
+    request = protocol.exec_request(
+        words,
+        place=place,
+        cwd=cwd,
+        env=env,
+        user=None,
+        timeout=timeout,
+        stdin="null",
+        stdout="frames",
+        stderr="frames",
+        quiet=False,
+    )
+    connections = found.machine._connections
+    connection = connections.take()
+    try:
+        exchange = Exchange(connection, request)
+        while True:
+            event = exchange.pump(sink)
+            if event is None:
+                continue
+            if "started" in event:
+                started(event["started"].get("environment"))
+            elif "exited" in event:
+                break
+    except (ConnectionLost, ProtocolMismatch):
+        connection.close()
+        raise
+    except TestyardError:
+        connections.give_back(connection)
+        raise
+    except BaseException:
+        # Nobody reads its end any more; closing ends the command.
+        connection.close()
+        raise
+    connections.give_back(connection)
+    code, timed_out = protocol.code_of(event["exited"]["status"])
+    return Completed(words, code, "", "", event["exited"].get("usage", {}), timed_out)
+
+
+class Printer:
+    """Passes a command's output on to `sys.stdout` and `sys.stderr`, whatever they are at the moment."""
+
+    def __init__(self) -> None:
+        self._decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in range(2)]
+
+    def __call__(self, channel: int, data: bytes) -> None:
+        self._print(channel, self._decoders[channel - 1].decode(data))
+
+    def end(self) -> None:
+        """What was half a character stays so."""
+        for channel in (1, 2):
+            self._print(channel, self._decoders[channel - 1].decode(b"", True))
+
+    def _print(self, channel: int, text: str) -> None:
+        stream = sys.stdout if channel == 1 else sys.stderr
+        if text and stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.write(text)
+                stream.flush()
+
+
+def fresh_name() -> str:
+    return f"flow-dev-exec-{os.urandom(4).hex()}"

@@ -1,0 +1,310 @@
+"""The provider for version 3 of the SDK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional
+
+from flow.adapters.providers.base import ProviderCapabilities
+from flow.domain.models.enums import TaskStatus
+from flow.domain.models.task import Task
+from flow.errors import FlowTimeoutError, ProviderError, RemoteExecutionError, TaskNotFoundError, ValidationError
+from flow.errors.remote import RemoteCommandExitError
+from flow.protocols.facets import ProviderFacets
+from flow.utils.remote_exec import RemoteExecResult
+
+from ..._process import Completed
+from ...errors import TestyardError
+from .._greeter import Greeter
+from .._machines import Machines, Seen, is_missing, text_of
+
+_STATUS = {
+    "running": TaskStatus.RUNNING,
+    "creating": TaskStatus.PENDING,
+    "starting": TaskStatus.PENDING,
+    "stopping": TaskStatus.PAUSED,
+    "stopped": TaskStatus.PAUSED,
+    "failed": TaskStatus.FAILED,
+    "deleting": TaskStatus.CANCELLED,
+}
+
+
+class TestyardProvider:
+    """`flow.dev` on machines of Testyard: a task is a developer's machine, and nothing else is."""
+
+    __test__ = False
+    NAME = "testyard"
+
+    def __init__(self, config: Any) -> None:
+        self.name = self.NAME
+        self.config = config
+        self.machines = Machines()
+        self.capabilities = ProviderCapabilities(
+            requires_ssh_keys=False, supports_attached_storage=False, storage_types=[], supported_regions=["local"]
+        )
+        self._greeter = Greeter()
+        self._remote = RemoteOperations(self.machines)
+
+    @classmethod
+    def from_config(cls, config: Any) -> TestyardProvider:
+        """As the SDK's registry makes one."""
+        return cls(config)
+
+    def get_facets(self) -> Any:
+        """What works: tasks, and commands and files on them."""
+        return ProviderFacets(
+            compute=self,
+            task_lookup=self,
+            task_control=self,
+            logs=self,
+            log_sources=self.capabilities,
+            ssh=self,
+            ssh_key_requirements=self.capabilities,
+        )
+
+    def submit_task(
+        self,
+        instance_type: str,
+        config: Any,
+        volume_ids: Optional[list[str]] = None,
+        allow_partial_fulfillment: bool = False,
+        chunk_size: Optional[int] = None,
+        dryrun: bool = False,
+    ) -> Any:
+        """The developer's machine of this name, running. What prepares a cloud's machine is left out."""
+        if not getattr(config, "dev_vm", False) and (config.env or {}).get("FLOW_DEV_VM") != "true":
+            raise ProviderError(
+                "the provider testyard makes developer's machines only",
+                suggestions=["use flow.dev", "run the task's command with flow.dev.exec(...)"],
+            )
+        if volume_ids or getattr(config, "volumes", None):
+            raise ProviderError("the provider testyard has no volumes", suggestions=["leave the volumes out"])
+        if dryrun:
+            raise ProviderError(
+                "the provider testyard has no dry run", suggestions=["start the machine: it costs nothing"]
+            )
+        try:
+            return self._task(self.machines.ensure(config.name, instance_type), config)
+        except TestyardError as error:
+            raise ProviderError(str(error)) from error
+
+    def get_task(self, task_id: str) -> Any:
+        """One machine."""
+        return self._task(self._find(task_id))
+
+    def get_task_status(self, task_id: str) -> Any:
+        """Its status."""
+        return _STATUS.get(self._find(task_id).state, TaskStatus.PENDING)
+
+    def list_tasks(self, status: Any = None, limit: int = 100, force_refresh: bool = False) -> list[Any]:
+        """All developer's machines, newest first."""
+        wanted = None if status is None else {str(getattr(one, "value", one)) for one in _several(status)}
+        tasks = [self._task(seen) for seen in self.machines.all()]
+        return [task for task in tasks if wanted is None or task.status.value in wanted][:limit]
+
+    def pause_task(self, task_id: str) -> bool:
+        """Stops it; its files stay."""
+        self._find(task_id)
+        self.machines.stop(task_id)
+        return True
+
+    def unpause_task(self, task_id: str) -> bool:
+        """Starts it again."""
+        self._find(task_id)
+        self.machines.start(task_id)
+        return True
+
+    def stop_task(self, task_id: str) -> bool:
+        """As `pause_task`."""
+        return self.pause_task(task_id)
+
+    def cancel_task(self, task_id: str) -> None:
+        """Deletes it, with its files, as a cloud would."""
+        self._find(task_id)
+        self.machines.delete(task_id)
+
+    def get_task_logs(
+        self, task_id: str, tail: int = 100, log_type: str = "stdout", *, node: Optional[int] = None
+    ) -> str:
+        """What its supervisor and agent wrote."""
+        self._find(task_id)
+        return "\n".join(self.machines.machine(task_id).logs().splitlines()[-tail:])
+
+    def stream_task_logs(
+        self, task_id: str, log_type: str = "stdout", follow: bool = True, tail: int = 10, *, node: Optional[int] = None
+    ) -> Iterator[str]:
+        """The same, line by line, up to now."""
+        yield from self.get_task_logs(task_id, tail).splitlines()
+
+    def get_remote_operations(self) -> RemoteOperations:
+        """What runs commands on it."""
+        return self._remote
+
+    def resolve_ssh_endpoint(self, task_id: str, node: Optional[int] = None) -> tuple[str, int]:
+        """Where something greets; no command goes there."""
+        return "localhost", self._greeter.port
+
+    def get_task_ssh_connection_info(self, task_id: str, task: Any = None) -> Optional[Path]:
+        """No key opens it."""
+        return None
+
+    def get_ssh_tunnel_manager(self) -> Any:
+        """There are no tunnels: a machine has the host's network."""
+        raise NotImplementedError("a machine of Testyard has the host's network: connect to its port on localhost")
+
+    def get_jupyter_tunnel_manager(self) -> Any:
+        """The same."""
+        return self.get_ssh_tunnel_manager()
+
+    def find_instances(self, requirements: Mapping[str, Any], limit: int = 10) -> list[Any]:
+        """There is nothing to choose from."""
+        return []
+
+    def close(self) -> None:
+        """Closes what is open; machines go on running."""
+        self.machines.close()
+        self._greeter.close()
+
+    def _find(self, task_id: str) -> Seen:
+        try:
+            return self.machines.find(task_id)
+        except TestyardError as error:
+            if is_missing(error):
+                raise TaskNotFoundError(f"there is no developer's machine {task_id}") from None
+            raise ProviderError(str(error)) from error
+
+    def _task(self, seen: Seen, config: Any = None) -> Any:
+        task = Task(
+            task_id=seen.name,
+            name=seen.name,
+            status=_STATUS.get(seen.state, TaskStatus.PENDING),
+            config=config,
+            created_at=seen.created_at,
+            started_at=seen.started_at if seen.state == "running" else None,
+            instance_type=seen.instance_type,
+            num_instances=1,
+            region="local",
+            cost_per_hour="$0.00",
+            ssh_host="localhost" if seen.state == "running" else None,
+            ssh_port=self._greeter.port,
+            ssh_user="root",
+            shell_command=f"testyard shell {seen.name}",
+        )
+        task._provider = self
+        return task
+
+
+class RemoteOperations:
+    """Commands and files on a developer's machine."""
+
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
+
+    def execute_command(
+        self, task_id: str, command: str, timeout: Optional[float] = None, *, node: Optional[int] = None
+    ) -> str:
+        """What a command of the shell prints; its time is in seconds. Raises RemoteExecutionError where it fails."""
+        done = self._run(task_id, command, timeout)
+        if done.returncode != 0:
+            raise RemoteExecutionError(text_of(done), exit_code=done.returncode)
+        return str(done.stdout)
+
+    def exec_command(
+        self, task_id: str, command: str, timeout: Optional[float] = None, *, node: Optional[int] = None
+    ) -> Any:
+        """The same with its exit code and both streams."""
+        done = self._run(task_id, command, timeout)
+        return RemoteExecResult(exit_code=done.returncode, stdout=str(done.stdout), stderr=str(done.stderr))
+
+    def put_file(
+        self,
+        task_id: str,
+        local_path: Path,
+        remote_path: str,
+        *,
+        timeout: Optional[float] = None,
+        in_task_container: bool = False,
+    ) -> None:
+        """Copies one file to it, whole or not at all."""
+        if not local_path.exists():
+            raise FileNotFoundError(local_path)
+        if local_path.is_dir():
+            raise IsADirectoryError(local_path)
+        if not local_path.is_file() or not remote_path or "\0" in remote_path:
+            raise ValidationError(f"{local_path} cannot be copied to {remote_path!r}")
+        mode = local_path.stat().st_mode & 0o777
+        try:
+            self._machines.machine(task_id).write_file(_below_home(remote_path), local_path.read_bytes(), mode=mode)
+        except TestyardError as error:
+            raise _remote(error, task_id) from error
+
+    def get_file(
+        self,
+        task_id: str,
+        remote_path: str,
+        local_path: Path,
+        *,
+        timeout: Optional[float] = None,
+        in_task_container: bool = False,
+    ) -> None:
+        """Copies one file from it, whole or not at all."""
+        if local_path.is_dir():
+            raise IsADirectoryError(local_path)
+        if not remote_path or "\0" in remote_path:
+            raise ValidationError(f"{remote_path!r} is no file")
+        try:
+            content = self._machines.machine(task_id).read_file(_below_home(remote_path))
+        except TestyardError as error:
+            raise _remote(error, task_id) from error
+        new = local_path.with_name(f".{local_path.name}.new")
+        new.write_bytes(content)
+        new.replace(local_path)
+
+    def upload_file(self, task_id: str, local_path: Path, remote_path: str) -> bool:
+        """As `put_file`."""
+        self.put_file(task_id, Path(local_path), remote_path)
+        return True
+
+    def download_file(self, task_id: str, remote_path: str, local_path: Path) -> bool:
+        """As `get_file`."""
+        self.get_file(task_id, remote_path, Path(local_path))
+        return True
+
+    def open_shell(
+        self,
+        task_id: str,
+        command: Optional[str] = None,
+        node: Optional[int] = None,
+        progress_context: Any = None,
+        record: bool = False,
+        *,
+        ssh_details: Any = None,
+        tty: bool = False,
+    ) -> None:
+        """A shell, or a command, on this process's own streams."""
+        code = self._machines.shell(task_id, command, terminal=tty or command is None)
+        if code != 0:
+            raise RemoteCommandExitError(f"the command ended with exit code {code}", code, outcome_unknown=False)
+
+    def _run(self, task_id: str, command: str, timeout: Optional[float]) -> Completed:
+        try:
+            done = self._machines.run(task_id, command, timeout)
+        except TestyardError as error:
+            raise _remote(error, task_id) from error
+        if done.timed_out:
+            raise FlowTimeoutError(f"the command took longer than {timeout:g} s")
+        return done
+
+
+def _below_home(path: str) -> str:
+    return path[2:] if path.startswith("~/") else path
+
+
+def _remote(error: TestyardError, task_id: str) -> Exception:
+    if is_missing(error):
+        return TaskNotFoundError(f"there is no developer's machine {task_id}")  # type: ignore[no-any-return]
+    return RemoteExecutionError(str(error))  # type: ignore[no-any-return]
+
+
+def _several(status: Any) -> list[Any]:
+    return list(status) if isinstance(status, (list, tuple, set, frozenset)) else [status]
