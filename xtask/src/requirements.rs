@@ -12,7 +12,7 @@ struct Requirement {
     why: &'static str,
 }
 
-const REQUIREMENTS: [Requirement; 18] = [
+const REQUIREMENTS: [Requirement; 22] = [
     Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
     Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
     Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
@@ -31,6 +31,10 @@ const REQUIREMENTS: [Requirement; 18] = [
     Requirement { package: "python3", program: "python3", why: "examples in Python" },
     Requirement { package: "postgresql", program: "pg_lsclusters", why: "examples/services" },
     Requirement { package: "redis-server", program: "redis-server", why: "examples/services" },
+    Requirement { package: "docker-registry", program: "docker-registry", why: "images pulled from a real server" },
+    Requirement { package: "skopeo", program: "skopeo", why: "images written and read by another tool" },
+    Requirement { package: "umoci", program: "umoci", why: "images of layers that another tool makes" },
+    Requirement { package: "busybox-static", program: "busybox", why: "images that are small and run" },
     Requirement { package: "elfutils", program: "eu-stack", why: "stacks of tests that hang" },
     Requirement { package: "zsh", program: "zsh", why: "completions are read by the shell itself" },
     Requirement { package: "fish", program: "fish", why: "completions are read by the shell itself" },

@@ -18,6 +18,8 @@ use crate::account::{self, Account};
 pub(crate) struct Launch<'a> {
     pub(crate) argv: &'a [RawText],
     pub(crate) cwd: Option<&'a Path>,
+    /// Where it starts without one, if that is there; else at home.
+    pub(crate) folder: Option<&'a Path>,
     /// Every variable, later ones over earlier ones.
     pub(crate) env: Vec<(&'a [u8], &'a [u8])>,
     pub(crate) user: &'a UserSpec,
@@ -82,6 +84,7 @@ impl Ready {
         let account = account::resolve(launch.user, Path::new("/"))?;
         let wanted = launch
             .cwd
+            .or(launch.folder)
             .map(|cwd| cwd.as_os_str().as_bytes().to_vec())
             .or_else(|| account.home.clone().map(|home| home.into_os_string().into_encoded_bytes()));
         let cwd = CString::new(wanted.unwrap_or_else(|| b"/".to_vec()))

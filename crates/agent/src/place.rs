@@ -24,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) router: Option<Router>,
     /// The limit of open files that commands have; the agent itself needs some for each environment.
     pub(crate) open_files: Option<OpenFiles>,
+    /// Where commands start that do not say, before their homes.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 impl Place {

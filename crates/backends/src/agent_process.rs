@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Pid;
+use testyard_images::store::ImageConfig;
 use testyard_linux::identity::ProcessIdentity;
 use testyard_linux::{Error, process, socket};
 use testyard_machine::backend::{AgentLink, BackendError, MachinePlace};
@@ -94,12 +95,28 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whom commands run as by default: who started the machine, with the same ids and no capabilities.
-pub(crate) fn default_user(place: &MachinePlace) -> UserSpec {
-    match place.spec.user.as_deref() {
-        Some("root") => UserSpec::Root,
-        Some(written) => numbered(written).unwrap_or_else(|| UserSpec::Named(written.to_owned())),
-        None => caller(),
+/// Whom commands run as by default: whom the machine or its image names, else who started the machine, with the same
+/// ids and no capabilities.
+pub(crate) fn default_user(place: &MachinePlace, image: &ImageConfig) -> UserSpec {
+    match (place.spec.user.as_deref(), image.user.as_deref()) {
+        (Some(written), _) => user(written, written),
+        // Groups that an image names beside a user are those of its own files: the user's entry there has them.
+        (None, Some(written)) => user_of_image(written),
+        (None, None) => caller(),
+    }
+}
+
+fn user(written: &str, name: &str) -> UserSpec {
+    match name {
+        "root" => UserSpec::Root,
+        name => numbered(written).unwrap_or_else(|| UserSpec::Named(name.to_owned())),
+    }
+}
+
+fn user_of_image(written: &str) -> UserSpec {
+    match written.split(':').next().unwrap_or(written) {
+        "0" => UserSpec::Root,
+        name => user(written, name),
     }
 }
 
@@ -109,8 +126,36 @@ fn numbered(written: &str) -> Option<UserSpec> {
     Some(UserSpec::Numbered { uid: uid.parse().ok()?, gid: gid.parse().ok()?, groups: Vec::new() })
 }
 
-/// The variables that commands get: a short list of the supervisor's, and what the specification names.
-pub(crate) fn environment(place: &MachinePlace) -> Vec<(RawText, RawText)> {
-    let names = PASSED.into_iter().map(str::to_owned).chain(place.spec.pass_env.iter().cloned());
-    names.filter_map(|name| std::env::var_os(&name).map(|value| (RawText::from(name), value.into()))).collect()
+/// The variables that commands get: a short list of the supervisor's, the image's, and what the specification names;
+/// later ones win.
+pub(crate) fn environment(place: &MachinePlace, image: &ImageConfig) -> Vec<(RawText, RawText)> {
+    let own = |name: &str| std::env::var_os(name).map(|value| (RawText::from(name.to_owned()), value.into()));
+    let of_image = image.env.iter().filter_map(|pair| pair.split_once('='));
+    let of_image = of_image.map(|(name, value)| (RawText::from(name.to_owned()), RawText::from(value.to_owned())));
+    let mut variables: Vec<_> = PASSED.into_iter().filter_map(own).collect();
+    variables.extend(of_image);
+    variables.extend(place.spec.pass_env.iter().filter_map(|name| own(name)));
+    variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_images_are_names_numbers_or_pairs() {
+        let named = |name: &str| UserSpec::Named(name.to_owned());
+        let number = |uid, gid| UserSpec::Numbered { uid, gid, groups: Vec::new() };
+        for (written, expected) in [
+            ("root", UserSpec::Root),
+            ("app", named("app")),
+            ("app:staff", named("app")),
+            ("root:root", UserSpec::Root),
+            ("0:0", UserSpec::Root),
+            ("1000", number(1000, 1000)),
+            ("1000:50", number(1000, 50)),
+        ] {
+            assert_eq!(user_of_image(written), expected, "{written}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use testyard_images::store::ImageConfig;
 use testyard_machine::backend::{
     AgentLink, Backend, BackendError, KernelIdentity, MachinePlace, Recorder, ResourceKind,
 };
@@ -83,7 +84,7 @@ impl Backend for Host {
     }
 
     fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
-        let mut env = agent_process::environment(place);
+        let mut env = agent_process::environment(place, &ImageConfig::default());
         if place.spec.docker {
             let folder = docker_folder(place).map_err(|source| BackendError::Host {
                 operation: "give a docker to",
@@ -96,8 +97,9 @@ impl Backend for Host {
         let start = AgentStart {
             machine: place.id.to_string(),
             mode: AgentMode::Process { workspaces: place.folder.join("workspaces") },
-            user: agent_process::default_user(place),
+            user: agent_process::default_user(place, &ImageConfig::default()),
             env,
+            folder: None,
             cgroup: None,
             limits: vec![
                 "plain processes on this host: nothing is isolated but folders, `TMPDIR` and leased ports".to_owned(),

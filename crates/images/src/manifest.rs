@@ -27,6 +27,7 @@ pub(crate) fn text(layout: &Layout, ownership: Ownership) -> String {
             NodeKind::File { .. } => 'f',
             NodeKind::SymbolicLink { .. } => 'l',
             NodeKind::Fifo => 'p',
+            NodeKind::Whiteout => 'w',
         };
         let (uid, gid) = if ownership == Ownership::Kept { (node.uid, node.gid) } else { (0, 0) };
         write!(text, "{kind} {:04o} {uid} {gid} /", node.mode).expect("writing to a string");
@@ -46,7 +47,7 @@ pub(crate) fn text(layout: &Layout, ownership: Ownership) -> String {
                 text.push_str(" -> ");
                 escape(&mut text, target);
             }
-            NodeKind::Directory | NodeKind::Fifo => {}
+            NodeKind::Directory | NodeKind::Fifo | NodeKind::Whiteout => {}
         }
         for (name, value) in &node.attributes {
             text.push_str(" @");

@@ -16,7 +16,7 @@ pub mod user;
 
 pub use environment::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Usage};
 pub use exit::{CommandStatus, ExitCode};
-pub use machine::{BackendName, Exposure, ImageReference, MachineInfo, MachineSpec};
+pub use machine::{BackendName, Exposure, ImageReference, ImageReferenceError, MachineInfo, MachineSpec};
 pub use names::{EnvironmentId, MachineId, MachineName, NameError};
 pub use problem::{Problem, ProblemKind};
 pub use state::MachineState;

@@ -64,11 +64,11 @@ impl fmt::Display for BackendName {
 pub enum ImageReference {
     /// A live view of this host's own root.
     Host,
-    /// A stored image by name and tag: `debian:12`, `mine:latest`.
+    /// A stored image by name and tag: `debian:12`, `mine:latest`, `registry.example:5000/team/app:1`.
     Named {
-        /// Letters, digits, `.`, `_`, `-`; 1–64 characters.
+        /// Words of letters, digits, `.`, `_`, `-`, separated by `/`; the first of several may end with `:` and a port.
         name: String,
-        /// The same; `latest` where none was written.
+        /// One such word; `latest` where none was written.
         tag: String,
     },
     /// A stored image by the first 8–64 hexadecimal digits of its digest, written `sha256:…`.
@@ -78,7 +78,8 @@ pub enum ImageReference {
 /// An image reference was malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an image: write `host`, `name:tag` (such as debian:12) or `sha256:` and at least 8 hexadecimal digits"
+    "{0:?} is not an image: write `host`, `name:tag` (such as debian:12 or localhost:5000/team/app:1) or `sha256:` and \
+     at least 8 hexadecimal digits"
 )]
 pub struct ImageReferenceError(String);
 
@@ -87,11 +88,6 @@ impl FromStr for ImageReference {
 
     fn from_str(text: &str) -> Result<Self, ImageReferenceError> {
         let bad = || ImageReferenceError(text.to_owned());
-        let word = |part: &str| {
-            (1..=64).contains(&part.len())
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-                && part.as_bytes()[0].is_ascii_alphanumeric()
-        };
         if text == "host" {
             return Ok(Self::Host);
         }
@@ -100,13 +96,43 @@ impl FromStr for ImageReference {
                 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
             return if valid { Ok(Self::Digest(digits.to_owned())) } else { Err(bad()) };
         }
-        let (name, tag) = text.split_once(':').unwrap_or((text, "latest"));
-        if word(name) && word(tag) {
-            Ok(Self::Named { name: name.to_owned(), tag: tag.to_owned() })
-        } else {
-            Err(bad())
-        }
+        // A colon before the last slash is a port's.
+        let last = text.rfind('/').map_or(0, |slash| slash + 1);
+        let (name, tag) = match text[last..].split_once(':') {
+            Some((word, tag)) => (&text[..last + word.len()], tag),
+            None => (text, "latest"),
+        };
+        let valid = name.len() + tag.len() < Self::MAX && is_word(tag) && is_image_name(name);
+        if valid { Ok(Self::Named { name: name.to_owned(), tag: tag.to_owned() }) } else { Err(bad()) }
     }
+}
+
+impl ImageReference {
+    /// The longest name with its tag: that of a file.
+    pub const MAX: usize = 255;
+
+    /// The server that a name begins with: `localhost:5000`, `registry.example`. None for a name without one.
+    #[must_use]
+    pub fn server(&self) -> Option<&str> {
+        let Self::Named { name, .. } = self else { return None };
+        let (first, _) = name.split_once('/')?;
+        (first == "localhost" || first.contains(['.', ':'])).then_some(first)
+    }
+}
+
+fn is_word(word: &str) -> bool {
+    (1..=128).contains(&word.len())
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && word.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+fn is_image_name(name: &str) -> bool {
+    let Some((first, rest)) = name.split_once('/') else { return is_word(name) };
+    let host = match first.split_once(':') {
+        Some((host, port)) => is_word(host) && port.parse::<u16>().is_ok_and(|port| port > 0),
+        None => is_word(first),
+    };
+    host && rest.split('/').all(is_word)
 }
 
 impl fmt::Display for ImageReference {
@@ -285,12 +311,45 @@ mod tests {
             ("debian:12", "debian:12"),
             ("debian", "debian:latest"),
             ("sha256:0123abcd", "sha256:0123abcd"),
+            ("team/app", "team/app:latest"),
+            ("localhost:5000/team/app:1", "localhost:5000/team/app:1"),
+            ("registry.example/app", "registry.example/app:latest"),
         ] {
             assert_eq!(text.parse::<ImageReference>().expect(text).to_string(), shown);
         }
-        for bad in ["", ":", "a:", ":b", "../x:1", "a/b", "sha256:xyz", "a:b:c", "-a:1"] {
+        for bad in [
+            "",
+            ":",
+            "a:",
+            ":b",
+            "../x:1",
+            "a/../b:1",
+            "/a",
+            "a/",
+            "a//b",
+            "sha256:xyz",
+            "a:b:c",
+            "-a:1",
+            "a/b:c/d",
+            "h:0/a",
+            "h:x/a",
+            "h:99999/a",
+            "h:1/a:b:c",
+            "a+b:1",
+            &"x".repeat(300),
+        ] {
             assert!(bad.parse::<ImageReference>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_server_is_told_from_a_folder() {
+        let server = |text: &str| text.parse::<ImageReference>().expect(text).server().map(str::to_owned);
+        assert_eq!(server("localhost:5000/app:1").as_deref(), Some("localhost:5000"));
+        assert_eq!(server("localhost/app").as_deref(), Some("localhost"));
+        assert_eq!(server("registry.example/a/b").as_deref(), Some("registry.example"));
+        assert_eq!(server("team/app:1"), None);
+        assert_eq!(server("debian:12"), None);
     }
 
     #[test]

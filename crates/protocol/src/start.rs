@@ -36,6 +36,9 @@ pub struct AgentStart {
     pub user: UserSpec,
     /// Variables that every command gets.
     pub env: Vec<(RawText, RawText)>,
+    /// Where commands start that do not say; none means at home. One that is not there is no reason to fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<RawText>,
     /// The machine's cgroup, already made, by its path below the cgroup in which the agent is started; none where this host
     /// gives no writable one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -58,6 +58,7 @@ impl Folder {
                 groups: Vec::new(),
             },
             env: vec![("HOME".into(), home.into())],
+            folder: None,
             cgroup: None,
             limits: vec!["everything but the home folder is shared with the host".to_owned()],
         }

@@ -49,6 +49,8 @@ pub(crate) struct Init<'a> {
     pub(crate) single_id: bool,
     /// The limit of open files that commands have, where the agent has another.
     pub(crate) open_files: Option<OpenFiles>,
+    /// Where the machine's commands start that do not say.
+    pub(crate) folder: Option<&'a Path>,
     /// Whether a user namespace awaits its maps.
     pub(crate) maps_follow: bool,
     /// A command that is known already.

@@ -144,6 +144,7 @@ impl Server<'_, '_> {
         Launch {
             argv: &exec.argv,
             cwd: exec.cwd.as_ref().map(RawText::as_path).or_else(|| self.default_folder()),
+            folder: self.init.folder,
             env,
             user: exec.user.as_ref().unwrap_or(&self.init.spec.user),
             streams,
@@ -151,7 +152,8 @@ impl Server<'_, '_> {
         }
     }
 
-    /// Where commands start that do not say: in the working tree, else in the workspace, else at home.
+    /// Where commands start that do not say: in the working tree, else in the workspace, else where the image says or at
+    /// home.
     fn default_folder(&self) -> Option<&Path> {
         self.source.as_deref().or(match &self.init.setup {
             Setup::Workspace { work, .. } => Some(work),

@@ -28,7 +28,8 @@ pub(crate) fn enter(start: &AgentStart) -> Result<Place> {
         AgentMode::Process { workspaces } => PlaceKind::Process { workspaces: workspaces.clone() },
         AgentMode::Namespace(namespace) => PlaceKind::Namespace(Box::new(namespace::enter(namespace)?)),
     };
-    Ok(Place { token, group, hierarchy, kind, router, open_files: OpenFiles::raise() })
+    let folder = start.folder.as_ref().map(|folder| folder.as_path().to_owned());
+    Ok(Place { token, group, hierarchy, kind, router, open_files: OpenFiles::raise(), folder })
 }
 
 fn join_group(start: &AgentStart, hierarchy: &Hierarchy) -> Result<Option<Rc<Group>>> {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use testyard_images::store::{Ownership, Store};
+use testyard_images::store::{ImageConfig, Ownership, Store};
 use testyard_images::{HostOptions, HostView, write_mask_layer};
 use testyard_linux::{Error, files};
 use testyard_machine::backend::{BackendError, MachinePlace};
@@ -24,6 +24,8 @@ pub(super) struct Layers {
     pub(super) limits: Vec<String>,
     /// A lock that keeps a layer from being pruned; for the agent to hold.
     pub(super) lease: Option<OwnedFd>,
+    /// What the image says of the commands that run in it.
+    pub(super) config: ImageConfig,
 }
 
 fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
@@ -38,7 +40,8 @@ pub(super) fn check_image(place: &MachinePlace) -> Result<(), BackendError> {
     }
 }
 
-fn stored(place: &MachinePlace) -> Result<LayerStart, BackendError> {
+/// The layers of a stored image, topmost first, and what it says of its commands.
+fn stored(place: &MachinePlace) -> Result<(Vec<LayerStart>, ImageConfig), BackendError> {
     let reference = &place.spec.image;
     let store = Store::open(&place.images).map_err(|error| error.problem())?;
     let image = store.find(&place.spec.stands_on()).map_err(|error| error.problem())?;
@@ -50,24 +53,29 @@ fn stored(place: &MachinePlace) -> Result<LayerStart, BackendError> {
         )
         .hint("import the image again as this user, or run testyard as root of a host")
         .into()),
-        (_, single) => Ok(LayerStart { path: image.root, mapped: !single, copied: false }),
+        (_, single) => {
+            let layer = |path| LayerStart { path, mapped: !single, copied: false };
+            Ok((image.layers.into_iter().map(layer).collect(), image.record.config.unwrap_or_default()))
+        }
     }
 }
 
 /// The layers for a start: those of the host are looked at anew each time.
 pub(super) fn find(place: &MachinePlace) -> Result<Layers, BackendError> {
-    match &place.spec.image {
-        ImageReference::Host => host_layers(place),
-        _ => Ok(Layers {
-            hidden: HostView::load(&options(place)).map_err(|error| error.problem())?.hidden,
-            layers: vec![stored(place)?],
-            data: Vec::new(),
-            submounts: Vec::new(),
-            exposed: place.spec.expose.iter().map(shown).collect(),
-            limits: Vec::new(),
-            lease: None,
-        }),
+    if place.spec.image == ImageReference::Host {
+        return host_layers(place);
     }
+    let (layers, config) = stored(place)?;
+    Ok(Layers {
+        hidden: HostView::load(&options(place)).map_err(|error| error.problem())?.hidden,
+        layers,
+        data: Vec::new(),
+        submounts: Vec::new(),
+        exposed: place.spec.expose.iter().map(shown).collect(),
+        limits: Vec::new(),
+        lease: None,
+        config,
+    })
 }
 
 /// What the machine's owner shows and hides of this host.
@@ -105,7 +113,16 @@ fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
                 }
             }
             let hidden = view.hidden.clone();
-            Ok(Layers { layers, data: Vec::new(), submounts, exposed, hidden, limits: Vec::new(), lease: None })
+            Ok(Layers {
+                layers,
+                data: Vec::new(),
+                submounts,
+                exposed,
+                hidden,
+                limits: Vec::new(),
+                lease: None,
+                config: ImageConfig::default(),
+            })
         }
     }
 }

@@ -9,7 +9,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use testyard_images::{HostTree, HostView, MaskEffect, MaskEntry, TreeCache, TreeOptions, write_mask_layer};
+use testyard_images::{
+    HostTree, HostView, ImageConfig, MaskEffect, MaskEntry, TreeCache, TreeOptions, write_mask_layer,
+};
 use testyard_linux::{Error, identity, mount};
 use testyard_machine::backend::{BackendError, MachinePlace};
 use testyard_protocol::start::{ExposedStart, LayerStart, SubmountStart, TRY_ROOT};
@@ -49,6 +51,7 @@ fn of_tree(tree: HostTree, view: &HostView, exposed: Vec<ExposedStart>) -> Layer
         hidden: view.hidden.clone(),
         limits,
         lease: Some(tree.lease.into_fd()),
+        config: ImageConfig::default(),
     }
 }
 
@@ -143,6 +146,7 @@ fn composed(
              between top-level folders are copies (the metadata tree is not available: {reason})"
         )],
         lease: None,
+        config: ImageConfig::default(),
     })
 }
 

@@ -94,8 +94,9 @@ impl Backend for Namespace {
                 shared: place.spec.share.clone(),
                 docker: place.spec.docker,
             })),
-            user: agent_process::default_user(place),
-            env: agent_process::environment(place),
+            user: agent_process::default_user(place, &layers.config),
+            env: agent_process::environment(place, &layers.config),
+            folder: layers.config.working_directory.map(Into::into),
             cgroup: group,
             limits,
         };

@@ -69,6 +69,8 @@ pub struct ArchiveReader<R> {
     left: u64,
     padding: u64,
     last: Vec<u8>,
+    /// Whether the end mark was met.
+    ended: bool,
     /// Long name and long link of GNU tar, and the PAX header, for the next entry.
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
@@ -84,6 +86,7 @@ impl<R: Read> ArchiveReader<R> {
             left: 0,
             padding: 0,
             last: Vec::new(),
+            ended: false,
             long_name: None,
             long_link: None,
             extended: Extended::default(),
@@ -95,6 +98,9 @@ impl<R: Read> ArchiveReader<R> {
     /// # Errors
     /// Any [`ArchiveError`]; the reader is of no further use after one.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
+        if self.ended {
+            return Ok(None);
+        }
         self.skip_rest()?;
         loop {
             let mut block = [0; BLOCK];
@@ -107,6 +113,7 @@ impl<R: Read> ArchiveReader<R> {
             match header.checksum() {
                 Checksum::Zero => {
                     self.finish()?;
+                    self.ended = true;
                     return Ok(None);
                 }
                 Checksum::Wrong if begin == 0 => return Err(ArchiveError::NotAnArchive),

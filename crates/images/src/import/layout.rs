@@ -12,9 +12,16 @@ use super::Refusal;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NodeKind {
     Directory,
-    File { size: u64, hash: [u8; 32] },
-    SymbolicLink { target: Vec<u8> },
+    File {
+        size: u64,
+        hash: [u8; 32],
+    },
+    SymbolicLink {
+        target: Vec<u8>,
+    },
     Fifo,
+    /// In a layer: what the layers below have of this name is gone.
+    Whiteout,
 }
 
 /// What several names may share.
@@ -26,18 +33,29 @@ pub(crate) struct Node {
     pub(crate) gid: u32,
     pub(crate) mtime: i64,
     pub(crate) attributes: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// A directory that no entry names.
+    pub(crate) implied: bool,
 }
 
 impl Node {
     /// A directory that an archive implies and does not name.
     pub(crate) fn implied_directory() -> Self {
-        Self { kind: NodeKind::Directory, mode: 0o755, uid: 0, gid: 0, mtime: 0, attributes: BTreeMap::new() }
+        let attributes = BTreeMap::new();
+        Self { kind: NodeKind::Directory, mode: 0o755, uid: 0, gid: 0, mtime: 0, attributes, implied: true }
     }
 
     pub(crate) fn is_directory(&self) -> bool {
         self.kind == NodeKind::Directory
     }
+
+    /// Of a layer's directory: nothing of the layers below shows in it.
+    pub(crate) fn make_opaque(&mut self) {
+        self.attributes.insert(OPAQUE.to_vec(), b"y".to_vec());
+    }
 }
+
+/// Overlay's mark of a directory that hides those below it, as a user namespace may write it.
+pub(crate) const OPAQUE: &[u8] = b"user.overlay.opaque";
 
 /// What stands where an entry wants to go.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,6 +64,8 @@ pub(crate) enum Standing {
     Directory,
     /// Something that is unlinked first: later entries win, as tar's own manual says.
     Other,
+    /// A whiteout of the same layer, which speaks of the layers below only and is unlinked first.
+    Whiteout,
 }
 
 /// The tree so far. Paths have no leading slash; the root is the empty path.
@@ -73,6 +93,11 @@ impl Layout {
 
     pub(crate) fn get(&self, path: &[u8]) -> Option<&Node> {
         self.paths.get(path).map(|id| &self.nodes[*id])
+    }
+
+    /// The directories that no entry names, in byte order.
+    pub(crate) fn implied(&self) -> impl Iterator<Item = &[u8]> {
+        self.nodes().filter(|(_, _, node)| node.implied && node.is_directory()).map(|(path, ..)| path)
     }
 
     /// Every path in byte order, with its node's number and node.
@@ -132,6 +157,7 @@ impl Layout {
                     }
                 }
                 Some(NodeKind::File { .. } | NodeKind::Fifo) => return Err(Refusal::BelowFile),
+                Some(NodeKind::Whiteout) => return Err(Refusal::BelowWhiteout),
             }
         }
         Ok(place)
@@ -148,6 +174,7 @@ impl Layout {
                     Err(Refusal::ReplacesDirectory)
                 }
             }
+            Some(Node { kind: NodeKind::Whiteout, .. }) => Ok(Standing::Whiteout),
             Some(_) => Ok(Standing::Other),
         }
     }
@@ -173,10 +200,20 @@ impl Layout {
         self.paths.insert(place, self.nodes.len() - 1);
     }
 
-    /// Gives an existing directory what a later entry says of it.
-    pub(crate) fn update(&mut self, place: &[u8], node: Node) {
+    /// Gives an existing directory what a later entry says of it; what it hides stays hidden.
+    pub(crate) fn update(&mut self, place: &[u8], mut node: Node) {
         if let Some(id) = self.paths.get(place) {
+            if self.nodes[*id].attributes.contains_key(OPAQUE) {
+                node.make_opaque();
+            }
             self.nodes[*id] = node;
+        }
+    }
+
+    /// Hides what the layers below have in an existing directory.
+    pub(crate) fn make_opaque(&mut self, place: &[u8]) {
+        if let Some(id) = self.paths.get(place) {
+            self.nodes[*id].make_opaque();
         }
     }
 

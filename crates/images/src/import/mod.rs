@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bytes ─► compression ─► entries ─► layout (decides, pure) ─► unpack (writes) ─► manifest ─► store
+//!                                └─► bundle of layers: each unpacked likewise, see [`crate::oci`]
 //! ```
 //!
 //! One bad entry refuses the whole archive, by the entry's name, and nothing of it stays.
@@ -9,21 +10,29 @@
 //! As root the ids of the archive are kept. An ordinary user owns every file (`single-owner`): keeping other
 //! ids would need a subordinate range, which single-id machines could not show anyway.
 
+mod architecture;
+mod error;
 mod layout;
+pub(crate) mod measured;
+mod notes;
 mod unpack;
+mod whiteout;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use testyard_model::{ByteSize, Problem, ProblemKind};
+use testyard_model::{ByteSize, ImageReference};
 
-pub(crate) use layout::{Layout, Node, NodeKind};
+pub use error::{ImportError, Refusal};
+pub(crate) use layout::{Layout, Node, NodeKind, OPAQUE};
 
-use crate::archive::{self, ArchiveError, ArchiveReader, Compression, shown};
+use crate::archive::{self, ArchiveError, ArchiveReader, Compression, Entry};
 use crate::manifest;
-use crate::store::{Image, ImageRecord, Origin, Ownership, Store, StoreError};
-use testyard_linux::Error as SystemError;
+use crate::oci::{self, Bundle, Chosen};
+use crate::store::{Digest, Image, ImageRecord, LayerRecord, Origin, Ownership, Staged, Store, StoreError};
+use measured::{Bounded, Bounds, Measured};
+use unpack::{TreeKind, Unpacked};
 
 /// Bounds and names of an import.
 #[derive(Debug, Clone)]
@@ -34,6 +43,10 @@ pub struct ImportOptions {
     pub limit: ByteSize,
     /// The most files, folders and links.
     pub entry_limit: u64,
+    /// The most times its compressed size that an archive larger than 256 MiB may unpack to.
+    pub ratio_limit: u64,
+    /// Which image to take from what holds several, by name or digest.
+    pub pick: Option<String>,
     /// Bytes of disk to leave free.
     pub reserve: ByteSize,
     /// Wait until the disk has it, so that it survives a power cut. Slow on a busy disk.
@@ -53,202 +66,44 @@ impl ImportOptions {
             name: None,
             limit: Self::DEFAULT_LIMIT,
             entry_limit: 4_000_000,
+            ratio_limit: 500,
+            pick: None,
             reserve: ByteSize::mebibytes(256),
             flush: true,
             created_ms,
         }
     }
-}
 
-/// Why one entry cannot be part of an image.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It begins with a slash.
-    #[error("its path is absolute")]
-    Absolute,
-    /// It has a `..`.
-    #[error("its path contains `..`")]
-    Parent,
-    /// A link among its parents leads out of the tree.
-    #[error("its path goes through a link that leads out of the image")]
-    LinkOut,
-    /// Links among its parents lead in a circle.
-    #[error("its path goes through too many links")]
-    LinkLoop,
-    /// One of its parents is a file.
-    #[error("its path goes through a file")]
-    BelowFile,
-    /// A component is too long.
-    #[error("its name is {0} bytes long; at most 255 are allowed")]
-    NameTooLong(usize),
-    /// The whole is too long.
-    #[error("its path is {0} bytes long; at most 4095 are allowed")]
-    PathTooLong(usize),
-    /// It is a NUL-carrying name or target.
-    #[error("its name or target contains a NUL character")]
-    Nul,
-    /// Something else stands where a directory is.
-    #[error("it would replace a directory by something else")]
-    ReplacesDirectory,
-    /// A hard link to what is not there (before it).
-    #[error("it is a hard link to {}, which is not a file before it in the archive", shown(.0))]
-    HardLink(Vec<u8>),
-    /// A hard link whose target lies outside.
-    #[error("it is a hard link to {}, which is not inside the image", shown(.0))]
-    HardLinkOut(Vec<u8>),
-    /// A symbolic link's target that no kernel takes.
-    #[error("its target is {0} bytes long; at most 4095 are allowed")]
-    TargetTooLong(usize),
-    /// An overlay whiteout: an image is a whole tree, not a layer of one.
-    #[error("it is a whiteout: this is a layer of an image, not a root file system")]
-    Whiteout,
-    /// An attribute by which overlayfs could be steered.
-    #[error("it carries the attribute {}, which steers overlay file systems", shown(.0))]
-    OverlayAttribute(Vec<u8>),
-}
-
-/// Why an archive was not imported. Nothing of it is in the store.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// The archive's file cannot be opened.
-    #[error("cannot open the archive {}", .path.display())]
-    Open {
-        /// As given.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The archive cannot be read.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    /// An entry is refused.
-    #[error("the archive's entry {} is refused: {reason}", shown(.entry))]
-    Refused {
-        /// Its name as written.
-        entry: Vec<u8>,
-        /// Why.
-        reason: Refusal,
-    },
-    /// Nothing in it.
-    #[error("the archive holds no files")]
-    Empty,
-    /// More bytes than allowed.
-    #[error("the archive unpacks to more than {limit}, at the entry {}", shown(.entry))]
-    TooLarge {
-        /// Where the limit was passed.
-        entry: Vec<u8>,
-        /// The limit.
-        limit: ByteSize,
-    },
-    /// More entries than allowed.
-    #[error("the archive holds more than {limit} entries")]
-    TooMany {
-        /// The limit.
-        limit: u64,
-    },
-    /// More names and attributes than memory should hold.
-    #[error("the archive's names and attributes exceed {limit} at the entry {}", shown(.entry))]
-    IndexTooLarge {
-        /// Where the limit was passed.
-        entry: Vec<u8>,
-        /// The limit.
-        limit: ByteSize,
-    },
-    /// The disk is (nearly) full.
-    #[error("the disk that holds {} is too full: {free} free at the entry {}, {reserve} are kept free", .path.display(), shown(.entry))]
-    NoSpace {
-        /// The store.
-        path: PathBuf,
-        /// Where it was noticed.
-        entry: Vec<u8>,
-        /// What is left.
-        free: ByteSize,
-        /// What must be left.
-        reserve: ByteSize,
-    },
-    /// The kernel refused an entry.
-    #[error("cannot unpack the entry {}", shown(.entry))]
-    Write {
-        /// Its name as written.
-        entry: Vec<u8>,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl From<SystemError> for ImportError {
-    fn from(error: SystemError) -> Self {
-        Self::Store(error.into())
-    }
-}
-
-impl ImportError {
-    /// As people and programs see it.
-    #[must_use]
-    pub fn problem(&self) -> Problem {
-        let full = |source: &std::io::Error| source.kind() == std::io::ErrorKind::StorageFull;
-        let kind = match self {
-            Self::Store(error) => return error.problem(),
-            Self::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ProblemKind::NotFound,
-            Self::Open { source, .. } if source.kind() == std::io::ErrorKind::IsADirectory => ProblemKind::Usage,
-            Self::Open { .. } => ProblemKind::Denied,
-            Self::Write { source, .. } if full(source) => ProblemKind::Exhausted,
-            Self::Archive(ArchiveError::Read { .. }) | Self::Write { .. } => ProblemKind::System,
-            Self::NoSpace { .. } => ProblemKind::Exhausted,
-            Self::Archive(_)
-            | Self::Refused { .. }
-            | Self::Empty
-            | Self::TooLarge { .. }
-            | Self::TooMany { .. }
-            | Self::IndexTooLarge { .. } => ProblemKind::Usage,
-        };
-        let problem = Problem::from_error(kind, self);
-        match self {
-            Self::Archive(ArchiveError::Compression(name)) => {
-                problem.hint(format!("uncompress it first, for example with: {name} -d ARCHIVE"))
-            }
-            Self::Open { path, source } if source.kind() == std::io::ErrorKind::IsADirectory => {
-                problem.hint(format!("make an archive of it first: tar -C {} -cf rootfs.tar .", path.display()))
-            }
-            Self::Open { .. } => problem.hint("give an archive that is there and that you may read"),
-            Self::Archive(ArchiveError::NotAnArchive)
-            | Self::Empty
-            | Self::Refused { reason: Refusal::Absolute | Refusal::Parent | Refusal::LinkOut, .. } => {
-                problem.hint("make it of a root file system: tar -C ROOTFS -cf rootfs.tar .")
-            }
-            Self::Archive(ArchiveError::Truncated { .. }) => problem.hint("fetch or write the archive again"),
-            Self::TooLarge { .. } => problem.hint("allow more if you trust the archive: --limit 200G"),
-            Self::NoSpace { .. } => problem.hint("remove images that nothing uses: testyard image prune"),
-            Self::Write { source, .. } if full(source) => {
-                problem.hint("remove images that nothing uses: testyard image prune")
-            }
-            Self::Refused { reason: Refusal::Whiteout, .. } => {
-                problem.hint("export a whole root file system instead, as `podman export` does")
-            }
-            _ => problem,
-        }
+    /// The bounds of an uncompressed stream: contents, and the headers of empty entries.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let limit = self.limit.0.saturating_add(self.limit.0 / 4).saturating_add(64 << 20);
+        Bounds { limit, ratio: self.ratio_limit, harmless: 256 << 20 }
     }
 }
 
 impl Store {
-    /// Imports the archive in a file.
+    /// Imports what is in a file, or in the folder of an OCI image layout: a root file system's archive, or an image of
+    /// layers.
     ///
     /// # Errors
     /// Any [`ImportError`]; then nothing of the archive stays.
     pub fn import_file(&self, path: &Path, options: &ImportOptions) -> Result<Image, ImportError> {
         let failed = |source| ImportError::Open { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.is_dir() {
-            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
-        }
+        let kind = file.metadata().map_err(failed)?.file_type();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        self.import(file, name, options)
+        if kind.is_dir() {
+            let bundle = Bundle::of_folder(file.into());
+            if !bundle.is_there() {
+                return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+            }
+            return self.import_bundle(&bundle, name, options);
+        }
+        let again = if kind.is_file() { file.try_clone().ok() } else { None };
+        self.import_stream(file, again, name, options)
     }
 
-    /// Imports an archive from any reader. `file` is its file name for the record.
+    /// Imports from any reader. `file` is its file name for the record.
     ///
     /// # Errors
     /// Any [`ImportError`]; then nothing of the archive stays.
@@ -258,49 +113,203 @@ impl Store {
         file: Option<String>,
         options: &ImportOptions,
     ) -> Result<Image, ImportError> {
-        self.import_as(source, options, |compression| Origin::Imported { compression, file })
+        self.import_stream(source, None, file, options)
     }
 
+    /// `again` is the same archive for reading at any place; without it, or where it is compressed, what an image of
+    /// layers consists of is written down first.
+    fn import_stream(
+        &self,
+        source: impl Read,
+        again: Option<File>,
+        file: Option<String>,
+        options: &ImportOptions,
+    ) -> Result<Image, ImportError> {
+        let staged = self.staged(options)?;
+        let mut measured = Measured::new(source);
+        let count = measured.count();
+        let done = archive::open(&mut measured).map_err(ImportError::from).and_then(|(compression, plain)| {
+            let mut reader = ArchiveReader::new(Bounded::new(plain, options.bounds(), count));
+            let begun = begin(&mut reader)?;
+            if begun.last().is_some_and(|entry| oci::is_member(&entry.path)) {
+                let again = again.filter(|_| compression == Compression::Plain);
+                let bundle = Bundle::of_archive(reader, begun, again, &staged, options)?;
+                return self.import_bundle(&bundle, file.clone(), options).map(Err);
+            }
+            let unpacked = unpack::unpack(reader, begun, &staged, TreeKind::Root, options)?;
+            Ok(Ok((unpacked, Origin::Imported { compression, file })))
+        });
+        match done {
+            Ok(Ok((unpacked, origin))) => self.keep_root(staged, &unpacked, origin, options),
+            Ok(Err(image)) => {
+                staged.discard()?;
+                Ok(image)
+            }
+            Err(error) => Err(given_up(staged, error)),
+        }
+    }
+
+    /// Imports a root file system that a program of ours writes.
     pub(crate) fn import_as(
         &self,
         source: impl Read,
         options: &ImportOptions,
         origin: impl FnOnce(Compression) -> Origin,
     ) -> Result<Image, ImportError> {
+        let staged = self.staged(options)?;
+        let unpacked = archive::open(source).map_err(ImportError::from).and_then(|(compression, source)| {
+            let reader = ArchiveReader::new(source);
+            Ok((compression, unpack::unpack(reader, Vec::new(), &staged, TreeKind::Root, options)?))
+        });
+        match unpacked {
+            Ok((compression, unpacked)) => self.keep_root(staged, &unpacked, origin(compression), options),
+            Err(error) => Err(given_up(staged, error)),
+        }
+    }
+
+    fn staged(&self, options: &ImportOptions) -> Result<Staged, ImportError> {
         if options.name.as_ref().is_some_and(|(name, _)| name == "host") {
             return Err(StoreError::Host.into());
         }
-        let staged = self.staging().create()?;
-        let unpacked = archive::open(source).map_err(ImportError::from).and_then(|(compression, source)| {
-            let reader = ArchiveReader::new(source);
-            Ok((compression, unpack::unpack(reader, &staged, options)?))
-        });
-        let (compression, unpacked) = match unpacked {
-            Ok(unpacked) => unpacked,
-            Err(error) => {
-                // The archive's own error matters more than one of the removal, which prune repeats.
-                let _ = staged.discard();
-                return Err(error);
-            }
-        };
-        let record = record(&unpacked, origin(compression), options.created_ms);
+        Ok(self.staging().create()?)
+    }
+
+    fn keep_root(
+        &self,
+        staged: Staged,
+        unpacked: &Unpacked,
+        origin: Origin,
+        options: &ImportOptions,
+    ) -> Result<Image, ImportError> {
+        let record = record(unpacked, origin, options.created_ms);
         let (image, _hold) = self.admit(staged, &record)?;
-        if let Some((name, tag)) = &options.name {
-            self.name(name, tag, &image.record.digest)?;
-            return Ok(self.find(&testyard_model::ImageReference::Digest(image.record.digest.as_str().to_owned()))?);
+        self.named(image, options)
+    }
+
+    /// The image with the name that it is to have.
+    pub(crate) fn named(&self, image: Image, options: &ImportOptions) -> Result<Image, ImportError> {
+        let Some((name, tag)) = &options.name else { return Ok(image) };
+        self.name(name, tag, &image.record.digest)?;
+        Ok(self.find(&ImageReference::Digest(image.record.digest.as_str().to_owned()))?)
+    }
+
+    /// The image that a bundle holds, layer by layer.
+    fn import_bundle(
+        &self,
+        bundle: &Bundle,
+        file: Option<String>,
+        options: &ImportOptions,
+    ) -> Result<Image, ImportError> {
+        let Chosen { config, manifest, layers } = bundle.choose(options.pick.as_deref())?;
+        let mut assembly = self.assembly(config, options)?;
+        for (diff, layer) in layers {
+            assembly.add(&diff, &layer, || bundle.open(&layer.name).map_err(ImportError::from))?;
         }
-        Ok(image)
+        assembly.finish(|config| Origin::Layered { file, manifest, config })
+    }
+
+    /// Unpacks a layer into the store. Its content is proven by its digests before it is seen there.
+    pub(crate) fn import_layer(
+        &self,
+        diff: &Digest,
+        blob: &oci::Blob,
+        source: impl Read,
+        options: &ImportOptions,
+    ) -> Result<LayerRecord, ImportError> {
+        let staged = self.staging().create()?;
+        let wrapped = |error| ImportError::Layer { layer: blob.name.clone(), error: Box::new(error) };
+        match unpack_layer(diff, blob, source, &staged, options) {
+            Ok(unpacked) => {
+                let record = layer_record(diff, &unpacked, options.created_ms);
+                self.admit_layer(staged, &record, unpacked.layout.implied())?;
+                Ok(record)
+            }
+            Err(error) => Err(given_up(staged, wrapped(error))),
+        }
     }
 }
 
-fn record(unpacked: &unpack::Unpacked, origin: Origin, created_ms: i64) -> ImageRecord {
+/// Why it failed matters more than why its remains could not be removed, which prune repeats.
+fn given_up(staged: Staged, error: ImportError) -> ImportError {
+    let _ = staged.discard();
+    error
+}
+
+/// The entries up to the first that tells what the archive is.
+fn begin<R: Read>(reader: &mut ArchiveReader<R>) -> Result<Vec<Entry>, ImportError> {
+    let mut begun = Vec::new();
+    while let Some(entry) = reader.next_entry().map_err(|error| ImportError::at(error, b""))? {
+        let own = matches!(entry.path.as_slice(), b"." | b"./");
+        begun.push(entry);
+        if !own || begun.len() > 8 {
+            break;
+        }
+    }
+    Ok(begun)
+}
+
+fn unpack_layer(
+    diff: &Digest,
+    blob: &oci::Blob,
+    source: impl Read,
+    staged: &Staged,
+    options: &ImportOptions,
+) -> Result<Unpacked, ImportError> {
+    let mut packed = Measured::new(source);
+    let count = packed.count();
+    let read = |packed: &mut Measured<_>| {
+        let (_, plain) = archive::open(packed)?;
+        let mut plain = Measured::new(Bounded::new(plain, options.bounds(), count));
+        let unpacked = unpack::unpack(ArchiveReader::new(&mut plain), Vec::new(), staged, TreeKind::Layer, options)?;
+        let (found, _) = plain.finish().map_err(|source| ArchiveError::Read { offset: 0, source })?;
+        Ok::<_, ImportError>((unpacked, found))
+    };
+    let unpacked = read(&mut packed);
+    if let Err(error) = &unpacked
+        && !matches!(error, ImportError::Archive(_))
+    {
+        return unpacked.map(|(unpacked, _)| unpacked);
+    }
+    // A blob that is not what its digest says is told as that, whatever its damage looked like.
+    let (found, size) = packed.finish().map_err(|source| ArchiveError::Read { offset: 0, source })?;
+    blob.check(&found, size)?;
+    let (unpacked, found) = unpacked?;
+    if found != *diff {
+        return Err(oci::BundleError::Digest { what: "its content".to_owned(), expected: diff.clone(), found }.into());
+    }
+    Ok(unpacked)
+}
+
+fn layer_record(diff: &Digest, unpacked: &Unpacked, created_ms: i64) -> LayerRecord {
+    LayerRecord {
+        version: LayerRecord::VERSION,
+        diff: diff.clone(),
+        ownership: unpacked.ownership,
+        opaque: unpacked.opaque,
+        usable: is_usable(&unpacked.layout),
+        arch: unpacked.arch.clone(),
+        entries: unpacked.layout.len() as u64 - 1,
+        bytes: unpacked.bytes,
+        created_ms,
+        warnings: unpacked.warnings.clone(),
+    }
+}
+
+/// Whether anything in it looks like a root that programs run in.
+fn is_usable(layout: &Layout) -> bool {
+    [b"bin".as_slice(), b"usr", b"bin/sh"].into_iter().any(|path| layout.get(path).is_some())
+}
+
+/// What an image says of itself where nothing in it looks usable.
+pub(crate) const UNUSABLE: &str =
+    "there is no /bin/sh, /bin or /usr in it: only programs that bring all they need run there";
+
+fn record(unpacked: &Unpacked, origin: Origin, created_ms: i64) -> ImageRecord {
     let layout = &unpacked.layout;
-    let usable = [b"bin".as_slice(), b"usr", b"bin/sh"].into_iter().any(|path| layout.get(path).is_some());
+    let usable = is_usable(layout);
     let mut warnings = unpacked.warnings.clone();
     if !usable {
-        warnings.push(
-            "there is no /bin/sh, /bin or /usr in it: only programs that bring all they need run there".to_owned(),
-        );
+        warnings.push(UNUSABLE.to_owned());
     }
     ImageRecord {
         version: ImageRecord::VERSION,
@@ -313,6 +322,9 @@ fn record(unpacked: &unpack::Unpacked, origin: Origin, created_ms: i64) -> Image
         bytes: unpacked.bytes,
         created_ms,
         warnings,
+        layers: Vec::new(),
+        restored: 0,
+        config: None,
     }
 }
 

@@ -9,9 +9,13 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use testyard_model::ByteSize;
 
+use super::architecture::architecture;
 use super::layout::Standing;
+use super::measured::hash_zeros;
+use super::notes::Notes;
+use super::whiteout::{self, Mark};
 use super::{ImportError, ImportOptions, Layout, Node, NodeKind, Refusal, ownership_of_caller};
-use crate::archive::{ArchiveReader, Entry, EntryKind, shown};
+use crate::archive::{ArchiveReader, Entry, EntryKind};
 use crate::store::{Ownership, Staged};
 use testyard_linux::Error as SystemError;
 
@@ -22,6 +26,17 @@ pub(super) struct Unpacked {
     pub(super) bytes: u64,
     pub(super) arch: Option<String>,
     pub(super) warnings: Vec<String>,
+    /// A layer below which no other shows at all.
+    pub(super) opaque: bool,
+}
+
+/// What an archive is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TreeKind {
+    /// A whole root file system.
+    Root,
+    /// A layer over others: its whiteouts and opaque directories are kept, in overlay's form.
+    Layer,
 }
 
 /// How often free space is looked at.
@@ -34,6 +49,7 @@ const INDEX_LIMIT: ByteSize = ByteSize::mebibytes(512);
 const ID_LIMIT: u32 = 65_535;
 
 struct Unpacker<'a> {
+    kind: TreeKind,
     options: &'a ImportOptions,
     path: std::path::PathBuf,
     root: OwnedFd,
@@ -49,47 +65,42 @@ struct Unpacker<'a> {
     index_bytes: u64,
     buffer: Vec<u8>,
     notes: Notes,
+    opaque: bool,
 }
 
-/// What is worth a warning: how often, and the first by name.
-#[derive(Default)]
-struct Notes(BTreeMap<&'static str, (u64, String)>);
-
-impl Notes {
-    fn add(&mut self, what: &'static str, entry: &[u8]) {
-        self.0.entry(what).or_insert_with(|| (0, shown(entry))).0 += 1;
-    }
-
-    fn sentences(&self) -> Vec<String> {
-        let sentence = |(what, (count, first)): (&&str, &(u64, String))| match count {
-            1 => format!("{what}: {first}"),
-            _ => format!("{what}: {first} and {} more", count - 1),
-        };
-        self.0.iter().map(sentence).collect()
-    }
-}
-
-/// Unpacks into `root/` of a temporary folder.
+/// Unpacks into `root/` of a temporary folder. `begun` are the entries that were read before, none with content left
+/// to read but the last.
 pub(super) fn unpack<R: Read>(
     mut reader: ArchiveReader<R>,
+    begun: Vec<Entry>,
     staged: &Staged,
+    kind: TreeKind,
     options: &ImportOptions,
 ) -> Result<Unpacked, ImportError> {
-    let mut unpacker = Unpacker::new(staged, options)?;
-    while let Some(entry) = reader.next_entry()? {
-        unpacker.entry(&mut reader, &entry)?;
+    let mut unpacker = Unpacker::new(staged, kind, options)?;
+    let mut last = Vec::new();
+    let mut begun = begun.into_iter();
+    loop {
+        let next = match begun.next() {
+            Some(entry) => Some(entry),
+            None => reader.next_entry().map_err(|error| ImportError::at(error, &last))?,
+        };
+        let Some(entry) = next else { break };
+        unpacker.entry(&mut reader, &entry).map_err(|error| error.named(&entry.path))?;
+        last = entry.path;
     }
     unpacker.finish()
 }
 
 impl<'a> Unpacker<'a> {
-    fn new(staged: &Staged, options: &'a ImportOptions) -> Result<Self, ImportError> {
+    fn new(staged: &Staged, kind: TreeKind, options: &'a ImportOptions) -> Result<Self, ImportError> {
         let path = staged.path();
         let failed = |errno: Errno| SystemError::new("make", path.join("root").display(), errno);
         rustix::fs::mkdirat(staged.directory(), "root", FileMode::RWXU).map_err(failed)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::openat(staged.directory(), "root", flags, FileMode::empty()).map_err(failed)?;
         Ok(Self {
+            kind,
             options,
             root,
             ownership: ownership_of_caller(),
@@ -101,6 +112,7 @@ impl<'a> Unpacker<'a> {
             index_bytes: 0,
             buffer: vec![0; BUFFER],
             notes: Notes::default(),
+            opaque: false,
             path,
         })
     }
@@ -109,17 +121,18 @@ impl<'a> Unpacker<'a> {
         self.count(entry)?;
         let refused = |reason| ImportError::Refused { entry: entry.path.clone(), reason };
         let place = self.layout.place(&entry.path).map_err(refused)?;
-        if is_whiteout(entry, &place) {
-            return Err(refused(Refusal::Whiteout));
-        }
-        if matches!(entry.kind, EntryKind::CharacterDevice { .. } | EntryKind::BlockDevice) {
-            self.notes.add("device nodes were left out", &entry.path);
-            return Ok(());
-        }
         if entry.path.contains(&0) {
             return Err(refused(Refusal::Nul));
         }
-        let node = self.node(entry).map_err(refused)?;
+        match (whiteout::mark_of(entry, &place).map_err(refused)?, self.kind) {
+            (None, _) => {}
+            (Some(_), TreeKind::Root) => return Err(refused(Refusal::Whiteout)),
+            (Some(mark), TreeKind::Layer) => return self.mark(entry, &place, mark),
+        }
+        if matches!(entry.kind, EntryKind::CharacterDevice { .. } | EntryKind::BlockDevice) {
+            return self.device(entry, &place).map_err(refused);
+        }
+        let mut node = self.node(entry).map_err(refused)?;
         let directory = node.is_directory();
         if place.is_empty() && !directory {
             return Err(refused(Refusal::ReplacesDirectory));
@@ -127,7 +140,7 @@ impl<'a> Unpacker<'a> {
         let standing = self.layout.standing(&place, directory).map_err(refused)?;
         let failed = |errno: Errno| ImportError::Write { entry: entry.path.clone(), source: errno.into() };
         // A link onto itself would be unlinked before it is made.
-        let existing = self.hard_link_target(entry, &place)?;
+        let existing = self.hard_link_target(entry)?;
         if existing.as_ref() == Some(&place) {
             return Ok(());
         }
@@ -139,8 +152,14 @@ impl<'a> Unpacker<'a> {
             }
             Standing::Other => {
                 self.notes.add("entries that a later one replaced", &entry.path);
-                let (parent, name) = self.parent_of(&place).map_err(failed)?;
-                rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
+                self.unlink(&place).map_err(failed)?;
+            }
+            Standing::Whiteout => {
+                self.unlink(&place).map_err(failed)?;
+                // The two together say: this directory, and nothing of the one below.
+                if directory {
+                    node.make_opaque();
+                }
             }
             Standing::Nothing => {}
         }
@@ -151,6 +170,48 @@ impl<'a> Unpacker<'a> {
         }
         let node = self.create(reader, entry, &place, node)?;
         self.layout.put(place, node);
+        Ok(())
+    }
+
+    /// A machine has its own `/dev`; a device anywhere else can only be a way past that.
+    fn device(&mut self, entry: &Entry, place: &[u8]) -> Result<(), Refusal> {
+        if !split(place).0.split(|byte| *byte == b'/').any(|part| part == b"dev") {
+            return Err(Refusal::Device);
+        }
+        self.notes.add("device nodes were left out", &entry.path);
+        Ok(())
+    }
+
+    fn unlink(&mut self, place: &[u8]) -> rustix::io::Result<()> {
+        let (parent, name) = self.parent_of(place)?;
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())
+    }
+
+    /// A whiteout or its kind. It speaks of the layers below only, wherever in the archive it stands.
+    fn mark(&mut self, entry: &Entry, place: &[u8], mark: Mark) -> Result<(), ImportError> {
+        let failed = |errno: Errno| ImportError::Write { entry: entry.path.clone(), source: errno.into() };
+        match mark {
+            Mark::Device => {
+                return Err(ImportError::Refused { entry: entry.path.clone(), reason: Refusal::WhiteoutDevice });
+            }
+            Mark::Bookkeeping => self.notes.add("bookkeeping of another tool was left out", &entry.path),
+            Mark::Opaque if split(place).0.is_empty() => self.opaque = true,
+            Mark::Opaque => {
+                self.imply_parents(place).map_err(failed)?;
+                self.layout.make_opaque(split(place).0);
+            }
+            Mark::Gone(gone) => match self.layout.get(&gone).map(|node| &node.kind) {
+                None => {
+                    self.imply_parents(&gone).map_err(failed)?;
+                    let (parent, name) = self.parent_of(&gone).map_err(failed)?;
+                    let kind = rustix::fs::FileType::CharacterDevice;
+                    rustix::fs::mknodat(parent, name, kind, FileMode::empty(), 0).map_err(failed)?;
+                    self.layout.put(gone, Node { kind: NodeKind::Whiteout, ..Node::implied_directory() });
+                }
+                Some(NodeKind::Directory) => self.layout.make_opaque(&gone),
+                Some(_) => {}
+            },
+        }
         Ok(())
     }
 
@@ -188,15 +249,15 @@ impl<'a> Unpacker<'a> {
         }
         // A link's own mode means nothing and differs between writers.
         let mode = if link { 0o777 } else { entry.mode };
-        Ok(Node { kind, mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, attributes })
+        Ok(Node { kind, mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, attributes, implied: false })
     }
 
-    fn hard_link_target(&self, entry: &Entry, _place: &[u8]) -> Result<Option<Vec<u8>>, ImportError> {
+    fn hard_link_target(&self, entry: &Entry) -> Result<Option<Vec<u8>>, ImportError> {
         let EntryKind::HardLink(target) = &entry.kind else { return Ok(None) };
         let refused = |reason| ImportError::Refused { entry: entry.path.clone(), reason };
         let existing = self.layout.place(target).map_err(|_| refused(Refusal::HardLinkOut(target.clone())))?;
         match self.layout.get(&existing) {
-            Some(node) if !node.is_directory() => Ok(Some(existing)),
+            Some(node) if !node.is_directory() && node.kind != NodeKind::Whiteout => Ok(Some(existing)),
             _ => Err(refused(Refusal::HardLink(target.clone()))),
         }
     }
@@ -225,7 +286,7 @@ impl<'a> Unpacker<'a> {
             NodeKind::SymbolicLink { target } => {
                 rustix::fs::symlinkat(target.as_slice(), parent, name).map_err(failed)?;
             }
-            NodeKind::Fifo | NodeKind::File { .. } => {
+            NodeKind::Fifo | NodeKind::Whiteout | NodeKind::File { .. } => {
                 let kind = rustix::fs::FileType::Fifo;
                 rustix::fs::mknodat(parent, name, kind, FileMode::RUSR, 0).map_err(failed)?;
             }
@@ -369,7 +430,7 @@ impl<'a> Unpacker<'a> {
     }
 
     fn finish(mut self) -> Result<Unpacked, ImportError> {
-        if self.layout.len() == 1 {
+        if self.layout.len() == 1 && self.kind == TreeKind::Root {
             return Err(ImportError::Empty);
         }
         self.parent = None;
@@ -390,11 +451,12 @@ impl<'a> Unpacker<'a> {
             ownership: self.ownership,
             bytes: self.bytes,
             layout: self.layout,
+            opaque: self.opaque,
         })
     }
 }
 
-fn split(place: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(place: &[u8]) -> (&[u8], &[u8]) {
     match place.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => (&place[..slash], &place[slash + 1..]),
         None => (&[], place),
@@ -414,21 +476,6 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8], access: OFlags) -> rustix::io
     )
 }
 
-/// Overlay's own mark, and the names that layers of other tools use for it.
-fn is_whiteout(entry: &Entry, place: &[u8]) -> bool {
-    entry.kind == EntryKind::CharacterDevice { major: 0, minor: 0 } || split(place).1.starts_with(b".wh.")
-}
-
-fn hash_zeros(hash: &mut Sha256, count: u64) {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    let mut left = count;
-    while left > 0 {
-        let now = left.min(ZEROS.len() as u64);
-        hash.update(&ZEROS[..now as usize]);
-        left -= now;
-    }
-}
-
 fn owner(node: &Node) -> (Option<Uid>, Option<Gid>) {
     // The reader refuses the id that means "leave it".
     (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)))
@@ -442,32 +489,4 @@ fn times(node: &Node) -> Timestamps {
     // What file systems hold; a forged date is cut to it.
     let time = Timespec { tv_sec: node.mtime.clamp(0, u32::MAX.into()), tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
-}
-
-/// The processor that the tree's shell was built for, as `uname -m` says it.
-fn architecture(root: BorrowedFd<'_>) -> Option<String> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let shell = rustix::fs::openat2(root, "bin/sh", flags, FileMode::empty(), resolve).ok()?;
-    let mut header = [0; 20];
-    let read = rustix::io::pread(&shell, &mut header, 0).ok()?;
-    if read < header.len() || !header.starts_with(b"\x7fELF") {
-        return None;
-    }
-    let machine = if header[5] == 2 {
-        u16::from_be_bytes([header[18], header[19]])
-    } else {
-        u16::from_le_bytes([header[18], header[19]])
-    };
-    let name = match machine {
-        3 => "i686",
-        21 => "ppc64le",
-        22 => "s390x",
-        40 => "armv7l",
-        62 => "x86_64",
-        183 => "aarch64",
-        243 => "riscv64",
-        _ => return None,
-    };
-    Some(name.to_owned())
 }

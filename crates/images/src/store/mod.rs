@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! images/                    0700, so that a setuid file in an image is out of everybody's reach
-//!   <digest>/root/           the tree, never changed
+//!   <digest>/root/           the tree, never changed; not where the image is a list of layers
 //!   <digest>/image.json      what it is
-//!   references/<name>:<tag>  holds a digest
+//!   <digest>/config.json     the configuration of an image of layers, as it came
+//!   layers/<diff>-<ids>/     a layer that images share: root/ and layer.json
+//!   downloads/<digest>       a layer as it comes from a server; an interrupted one is continued
+//!   references/<name>:<tag>  holds a digest; `+` stands for `/`
 //!   builds/<key>             holds the digest that a build with this key gave
 //!   locks/…                  one file a build key and a digest, held with flock
 //!   temporary/<id>{,.lock}   half-made or half-deleted things: dead as soon as nobody holds the lock
@@ -13,6 +16,7 @@
 //! Everything appears by a rename and disappears by one, so a process that dies leaves only folders below
 //! `temporary/`, whose lock the kernel has released: that is the proof by which [`Store::prune`] removes them.
 
+mod layers;
 mod record;
 mod staging;
 
@@ -25,8 +29,9 @@ use rustix::fs::{AtFlags, Mode as FileMode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use testyard_model::{ImageReference, Problem, ProblemKind};
 
+pub(crate) use layers::HeldLayer;
 pub(crate) use record::hexadecimal;
-pub use record::{Digest, DigestError, ImageRecord, Origin, Ownership};
+pub use record::{Digest, DigestError, ImageConfig, ImageRecord, LayerRecord, Origin, Ownership};
 pub(crate) use staging::{Staged, Staging, random_name, write_file};
 
 use testyard_linux::Error as SystemError;
@@ -80,6 +85,9 @@ impl StoreError {
         let problem = Problem::from_error(kind, self);
         match self {
             Self::System(_) | Self::Host => problem,
+            Self::NotFound(reference) if reference.server().is_some() => problem
+                .hint("see the images there are: testyard image list")
+                .hint(format!("fetch it: testyard image pull {reference}")),
             Self::NotFound(reference) => problem
                 .hint("see the images there are: testyard image list")
                 .hint(format!("build a Debian release: testyard image build {reference}"))
@@ -105,8 +113,10 @@ pub struct Image {
     pub record: ImageRecord,
     /// The names that point at it, as `name:tag`.
     pub references: Vec<String>,
-    /// Its tree: never to be written to.
+    /// Its tree: never to be written to. Of an image of layers the lowest one.
     pub root: PathBuf,
+    /// Its layers, topmost first: what an overlay is mounted from. One where it has a tree of its own.
+    pub layers: Vec<PathBuf>,
 }
 
 /// Keeps an image from being deleted while it lives; a machine's supervisor holds one.
@@ -121,6 +131,8 @@ pub struct ImageHold {
 pub struct Pruned {
     /// Images without a name and without a machine.
     pub images: Vec<Digest>,
+    /// Layers that no image has.
+    pub layers: usize,
     /// Folders of builds and deletions that died.
     pub temporary: usize,
     /// Bytes on disk given back.
@@ -131,9 +143,12 @@ pub struct Pruned {
 
 const REFERENCES: &str = "references";
 const BUILDS: &str = "builds";
+const LAYERS: &str = "layers";
+const DOWNLOADS: &str = "downloads";
 const LOCKS: &str = "locks";
 const TEMPORARY: &str = "temporary";
 const RECORD: &str = "image.json";
+const CONFIG: &str = "config.json";
 
 impl Store {
     /// Opens the store in this folder, making it where it is missing. Its parent must exist.
@@ -142,7 +157,7 @@ impl Store {
     /// The folder is not ours alone (0700), or cannot be made.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let directory = verified_private_directory(path)?;
-        for name in [REFERENCES, BUILDS, LOCKS, TEMPORARY] {
+        for name in [REFERENCES, BUILDS, LAYERS, DOWNLOADS, LOCKS, TEMPORARY] {
             match rustix::fs::mkdirat(&directory, name, FileMode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(SystemError::new("make", path.join(name).display(), errno).into()),
@@ -182,7 +197,7 @@ impl Store {
         let digest = match reference {
             ImageReference::Host => return Err(StoreError::Host),
             ImageReference::Named { name, tag } => {
-                self.pointer(REFERENCES, &format!("{name}:{tag}"))?.ok_or_else(missing)?
+                self.pointer(REFERENCES, &reference_file(name, tag))?.ok_or_else(missing)?
             }
             ImageReference::Digest(digits) => {
                 let mut fitting: Vec<_> =
@@ -226,12 +241,13 @@ impl Store {
         if let ImageReference::Named { name, tag } = reference
             && image.references.len() > 1
         {
-            self.forget(REFERENCES, &format!("{name}:{tag}"))?;
+            self.forget(REFERENCES, &reference_file(name, tag))?;
             return Ok(false);
         }
         if !self.remove(&image, in_use)? {
             return Err(StoreError::InUse(reference.clone()));
         }
+        self.sweep_layers(&mut Pruned::default())?;
         Ok(true)
     }
 
@@ -255,6 +271,8 @@ impl Store {
                 pruned.bytes += bytes;
             }
         }
+        self.sweep_layers(&mut pruned)?;
+        self.sweep_downloads(&mut pruned)?;
         self.forget_what_is_gone()?;
         Ok(pruned)
     }
@@ -296,7 +314,7 @@ impl Store {
         if name == "host" {
             return Err(StoreError::Host);
         }
-        self.point(REFERENCES, &format!("{name}:{tag}"), digest)
+        self.point(REFERENCES, &reference_file(name, tag), digest)
     }
 
     /// The image that a build with this key gave before, while it is still there.
@@ -333,15 +351,18 @@ impl Store {
         let digest = record.digest.as_str();
         let lock = FileLock::acquire(&self.lock_path(digest), Mode::Shared, Patience::Wait)?;
         let lock = lock.expect("a patient lock is always given");
-        match rustix::fs::renameat_with(rustix::fs::CWD, staged.path(), &self.directory, digest, RenameFlags::NOREPLACE)
-        {
-            Ok(()) => staged.moved_away()?,
-            Err(Errno::EXIST | Errno::NOTEMPTY) => staged.discard()?,
-            Err(errno) => {
-                return Err(SystemError::new("move an image to", self.path.join(digest).display(), errno).into());
-            }
-        }
+        self.move_in(staged, digest)?;
         Ok((self.load(&record.digest)?, ImageHold { lock }))
+    }
+
+    /// Moves a finished temporary folder to a place below the store. One that is there already wins: it is the same.
+    fn move_in(&self, staged: Staged, place: &str) -> Result<(), StoreError> {
+        match rustix::fs::renameat_with(rustix::fs::CWD, staged.path(), &self.directory, place, RenameFlags::NOREPLACE)
+        {
+            Ok(()) => Ok(staged.moved_away()?),
+            Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(staged.discard()?),
+            Err(errno) => Err(SystemError::new("move an image to", self.path.join(place).display(), errno).into()),
+        }
     }
 
     fn remove(&self, image: &Image, in_use: &BTreeSet<Digest>) -> Result<bool, StoreError> {
@@ -352,7 +373,7 @@ impl Store {
         let path = self.lock_path(digest.as_str());
         let Some(lock) = FileLock::acquire(&path, Mode::Exclusive, Patience::Try)? else { return Ok(false) };
         for reference in &image.references {
-            self.forget(REFERENCES, reference)?;
+            self.forget(REFERENCES, &reference.replace('/', "+"))?;
         }
         self.staging().remove(&self.path.join(digest.as_str()))?;
         unlink(&path)?;
@@ -365,6 +386,7 @@ impl Store {
             record: ImageRecord::damaged(digest.clone()),
             references: Vec::new(),
             root: self.path.join(digest.as_str()),
+            layers: Vec::new(),
         }
     }
 
@@ -378,14 +400,17 @@ impl Store {
             }
             Err(error) => return Err(error.into()),
         };
-        let record = serde_json::from_slice(&text).map_err(|source| StoreError::Record { path, source })?;
+        let record: ImageRecord =
+            serde_json::from_slice(&text).map_err(|source| StoreError::Record { path, source })?;
         let mut references = Vec::new();
         for name in self.names(REFERENCES)? {
             if self.pointer(REFERENCES, &name)?.as_ref() == Some(digest) {
-                references.push(name);
+                references.push(name.replace('+', "/"));
             }
         }
-        Ok(Image { record, references, root: folder.join("root") })
+        let layers = self.layers_of(&record, &folder);
+        let root = layers.last().cloned().unwrap_or_else(|| folder.join("root"));
+        Ok(Image { record, references, root, layers })
     }
 
     fn digests(&self) -> Result<Vec<Digest>, StoreError> {
@@ -424,6 +449,11 @@ impl Store {
     fn lock_path(&self, name: &str) -> PathBuf {
         self.path.join(LOCKS).join(name)
     }
+}
+
+/// What the file of a name is called. No name has a `+`.
+fn reference_file(name: &str, tag: &str) -> String {
+    format!("{name}:{tag}").replace('/', "+")
 }
 
 fn unlink(path: &Path) -> Result<(), SystemError> {

@@ -37,6 +37,11 @@ pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl FromStr for Digest {
     type Err = DigestError;
 
@@ -95,6 +100,26 @@ pub enum Origin {
         /// The key under which an equal build finds it.
         key: String,
     },
+    /// From an archive or a folder of layers: `docker save`, an OCI image layout.
+    Layered {
+        /// Its name, where it had one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<String>,
+        /// The digest of the manifest, where there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        manifest: Option<Digest>,
+        /// The digest of the image's configuration, by which other tools know it.
+        config: Digest,
+    },
+    /// From a server that speaks the OCI distribution protocol.
+    Pulled {
+        /// As it was asked for.
+        reference: String,
+        /// The digest of the manifest.
+        manifest: Digest,
+        /// The digest of the image's configuration, by which other tools know it.
+        config: Digest,
+    },
     /// From this host's own root.
     Frozen {
         /// The identity of the view that was frozen.
@@ -104,6 +129,60 @@ pub enum Origin {
     },
     /// Its record could not be read.
     Unknown,
+}
+
+/// What an image says of the commands that run in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Variables, as `NAME=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Whom they run as: a name, a number, or two with a colon between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The folder that they start in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_directory: Option<String>,
+    /// What other tools start; Testyard does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// The arguments of that, or the whole of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+}
+
+/// What a layer is. `layer.json` holds this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Of this format: 1.
+    pub version: u32,
+    /// The SHA-256 of its uncompressed archive.
+    pub diff: Digest,
+    /// Whose its files are.
+    pub ownership: Ownership,
+    /// Nothing of the layers below shows through it.
+    #[serde(default)]
+    pub opaque: bool,
+    /// It holds `/bin/sh`, `/usr` or `/bin`.
+    #[serde(default)]
+    pub usable: bool,
+    /// The processor its shell is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arch: Option<String>,
+    /// Files, folders, links and whiteouts in it.
+    pub entries: u64,
+    /// Bytes of its files' contents.
+    pub bytes: u64,
+    /// When it was made, in milliseconds since 1970-01-01 UTC.
+    pub created_ms: i64,
+    /// What was left out or is unusual, in plain sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl LayerRecord {
+    /// The version of `layer.json` that is written.
+    pub const VERSION: u32 = 1;
 }
 
 /// What an image is. `image.json` holds this; a reader of a later version refuses what it does not know.
@@ -132,6 +211,16 @@ pub struct ImageRecord {
     /// What was left out or is unusual, in plain sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The layers that it consists of, the lowest first, by the digests of their uncompressed archives. None where it has
+    /// a tree of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Digest>,
+    /// Folders that its layers have without naming them: a topmost layer of its own keeps their attributes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restored: u64,
+    /// What it says of the commands that run in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
 }
 
 impl ImageRecord {
@@ -150,6 +239,9 @@ impl ImageRecord {
             bytes: 0,
             created_ms: 0,
             warnings: Vec::new(),
+            layers: Vec::new(),
+            restored: 0,
+            config: None,
         }
     }
 }

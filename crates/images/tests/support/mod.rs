@@ -1,6 +1,8 @@
 //! Archives written header by header, so that they can be as wrong as an attacker's; and tests run as somebody else.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod layers;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

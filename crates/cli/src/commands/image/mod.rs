@@ -1,5 +1,8 @@
 //! `testyard image`
 
+mod export;
+mod pull;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -24,6 +27,8 @@ enum ImageCommand {
     List(List),
     Build(Build),
     Import(Import),
+    Pull(pull::Pull),
+    Export(export::Export),
     Delete(Delete),
     Prune(Prune),
 }
@@ -34,6 +39,8 @@ impl Image {
             ImageCommand::List(command) => command.run(output),
             ImageCommand::Build(command) => command.run(output),
             ImageCommand::Import(command) => command.run(output),
+            ImageCommand::Pull(command) => command.run(output),
+            ImageCommand::Export(command) => command.run(output),
             ImageCommand::Delete(command) => command.run(output),
             ImageCommand::Prune(command) => command.run(output),
         }
@@ -64,13 +71,17 @@ struct Build {
     refresh: bool,
 }
 
-/// Store a root file system from an archive (a tar file, plain or compressed with gzip or zstd), or this host's own.
+/// Store an image from an archive, or this host's own root.
+///
+/// The archive is a root file system's (a tar file, plain or compressed with gzip or zstd), what
+/// `docker save` writes, or an OCI image layout, also as a folder. Layers are shared between images.
 ///
 /// With --from-host the image is what a machine of image `host` sees now, without what is masked
 /// there, and changes no more. What you may not read is left out.
 ///
 /// Examples:
 ///     testyard image import mine:1 rootfs.tar.zst
+///     docker save app:1 | testyard image import app:1 -
 ///     podman export NAME | testyard image import mine:2 -
 ///     testyard image import frozen:1 --from-host
 #[derive(Debug, clap::Args)]
@@ -78,12 +89,15 @@ struct Build {
 struct Import {
     /// What to call it: name or name:tag
     image: ImageReference,
-    /// The archive, or `-` for standard input
+    /// The archive or the folder, or `-` for standard input
     #[arg(required_unless_present = "from_host", conflicts_with = "from_host")]
     archive: Option<PathBuf>,
     /// Freeze this host's own root, as a machine sees it
     #[arg(long)]
     from_host: bool,
+    /// Which image, where there are several: its name or digest as the archive has it
+    #[arg(long, value_name = "NAME", conflicts_with = "from_host")]
+    pick: Option<String>,
     /// Refuse an archive that unpacks to more than this [default: 64G]
     #[arg(long, value_name = "SIZE")]
     limit: Option<ByteSize>,
@@ -139,12 +153,9 @@ impl Build {
 
 impl Import {
     fn run(self, output: Output) -> Outcome {
-        let ImageReference::Named { name, tag } = self.image else {
-            let message = format!("`{}` cannot be given to an image: write a name or name:tag", self.image);
-            return Err(Problem::new(ProblemKind::Usage, message));
-        };
-        let mut options = ImportOptions { name: Some((name, tag)), ..ImportOptions::new(now_ms()) };
+        let mut options = ImportOptions { name: Some(name_given(self.image)?), ..ImportOptions::new(now_ms()) };
         options.limit = self.limit.unwrap_or(options.limit);
+        options.pick = self.pick;
         let yard = yard::open()?;
         let store = yard::images(&yard)?;
         let Some(archive) = self.archive else {
@@ -161,6 +172,17 @@ impl Import {
             store.import_file(&archive, &options)
         };
         tell("imported", &imported.map_err(|error| named(&archive, error.problem()))?, output)
+    }
+}
+
+/// What an image is to be called.
+fn name_given(image: ImageReference) -> Result<(String, String), Problem> {
+    match image {
+        ImageReference::Named { name, tag } => Ok((name, tag)),
+        other => {
+            let message = format!("`{other}` cannot be given to an image: write a name or name:tag");
+            Err(Problem::new(ProblemKind::Usage, message))
+        }
     }
 }
 
@@ -201,14 +223,15 @@ impl Prune {
         if output.json {
             output.json_object(json!({
                 "images": pruned.images,
+                "layers": pruned.layers,
                 "temporary": pruned.temporary,
                 "bytes": pruned.bytes,
                 "unknown": pruned.unknown,
             }))?;
         } else {
-            let count = pruned.images.len();
+            let (images, layers) = (pruned.images.len(), pruned.layers);
             output.say(format_args!(
-                "deleted {count} images and {} unfinished ones: {}",
+                "deleted {images} images, {layers} layers that no image has, and {} unfinished ones: {}",
                 pruned.temporary,
                 ByteSize(pruned.bytes)
             ));
@@ -221,6 +244,7 @@ fn facts(image: &Stored) -> Value {
     let mut facts = json!(image.record);
     facts["references"] = json!(image.references);
     facts["root"] = json!(image.root);
+    facts["trees"] = json!(image.layers);
     facts
 }
 
