@@ -77,6 +77,10 @@ fn main() -> ExitCode {
     if let Some(code) = own_process() {
         return code;
     }
+    // Before clap: asked hundreds of times, and with flags of its own.
+    if let Some(words) = commands::orbctl_words(std::env::args_os()) {
+        return ExitCode::from(commands::orbctl(words));
+    }
     let parsed = match exec_alone(std::env::args_os()).map_or_else(Testyard::try_parse, Ok) {
         Ok(parsed) => parsed,
         Err(error) => return refused(&error),

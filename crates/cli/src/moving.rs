@@ -15,7 +15,7 @@ use testyard_linux::signal::{Signal, SignalFd};
 use testyard_machine::client::TreeError;
 use testyard_model::{MachineName, Problem, ProblemKind};
 use testyard_protocol::{Carrier, RawText, Transfer};
-use testyard_transfer::{Oversight, Summary};
+use testyard_transfer::{Oversight, Summary, UnpackOptions};
 
 use crate::attend::local;
 use crate::commands::{DONE, Outcome};
@@ -61,6 +61,13 @@ pub(crate) fn here(path: &Path) -> Result<(File, PathBuf), Problem> {
     let bytes = path.as_os_str().as_bytes();
     let absolute = if bytes == b"." || bytes.ends_with(b"/.") { absolute.join(".") } else { absolute };
     Ok((root, absolute))
+}
+
+/// How what comes out of a machine is unpacked here: nothing of it is trusted, and this process's mask holds.
+pub(crate) fn from_inside() -> UnpackOptions {
+    let mask = rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(mask);
+    UnpackOptions { hostile: true, mask: Some(mask.as_raw_mode()), ..UnpackOptions::default() }
 }
 
 /// Moves files, shows how far it is, and stops where a signal says so.

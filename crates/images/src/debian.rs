@@ -39,10 +39,15 @@ const UBUNTU: [(&str, &str); 6] = [
     ("25.04", "plucky"),
     ("25.10", "questing"),
 ];
+/// The newest of Ubuntu's releases that are kept for long.
+const LATEST_UBUNTU: &str = "noble";
 /// Beside minbase: what nearly every test of a machine calls.
-const INCLUDED: &str = "ca-certificates,iproute2,procps";
+const INCLUDED: &str = "ca-certificates,iproute2,procps,sudo";
 /// Raised when the same release would be built differently.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
+/// Where Ubuntu's keys are, on its own hosts and where their package is installed.
+const UBUNTU_KEYS: [&str; 2] =
+    ["/usr/share/keyrings/ubuntu-archive-keyring.gpg", "/etc/apt/trusted.gpg.d/ubuntu-keyring-2018-archive.gpg"];
 /// Lines of the log that an error carries.
 const TAIL: usize = 12;
 
@@ -61,7 +66,7 @@ impl Release {
         let code_name = numbers.iter().find(|(number, code_name)| number == tag || code_name == tag);
         let suite = match code_name {
             Some((_, code_name)) => Some(*code_name),
-            None if tag == "latest" && name == "debian" => Some("stable"),
+            None if tag == "latest" => Some(if name == "debian" { "stable" } else { LATEST_UBUNTU }),
             None => suites.iter().copied().find(|suite| suite == tag),
         };
         Some(suite.map(|suite| Self { suite: suite.to_owned() }).ok_or_else(|| BuildError::Release {
@@ -81,7 +86,7 @@ impl fmt::Display for Release {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Not the name of a distribution that can be built.
-    #[error("{0} cannot be built: only Debian's releases can, such as debian:12")]
+    #[error("{0} cannot be built: only releases of Debian and Ubuntu can, such as debian:12")]
     Unknown(ImageReference),
     /// A distribution's, but no release of it.
     #[error("{reference} is not a release; known are {known} and their code names")]
@@ -94,6 +99,9 @@ pub enum BuildError {
     /// mmdebstrap is not installed.
     #[error("mmdebstrap is not installed")]
     NoTool,
+    /// Nothing could tell whether what comes from the archive is the distribution's own.
+    #[error("the keys of Ubuntu's archive are not installed")]
+    NoKeys,
     /// An ordinary user without the means to make other ids.
     #[error("building a release as an ordinary user needs {0}")]
     NoRange(&'static str),
@@ -138,6 +146,9 @@ impl BuildError {
             Self::Release { .. } => Problem::from_error(ProblemKind::Usage, self),
             Self::NoTool => {
                 Problem::from_error(ProblemKind::Unsupported, self).hint("install it: apt-get install mmdebstrap")
+            }
+            Self::NoKeys => {
+                Problem::from_error(ProblemKind::Unsupported, self).hint("install them: apt-get install ubuntu-keyring")
             }
             Self::NoRange(_) => Problem::from_error(ProblemKind::Unsupported, self)
                 .hint("install it: apt-get install uidmap")
@@ -194,6 +205,7 @@ impl Store {
             return Ok(self.find(reference)?);
         }
         require_tools()?;
+        require_keys(&release)?;
         let log = self.path().join(format!("{release}.log"));
         let import = ImportOptions { name: Some((name.clone(), tag.clone())), ..options.import.clone() };
         let image = self.run(&release, &key, &log, &import, progress)?;
@@ -318,6 +330,15 @@ fn require_tools() -> Result<(), BuildError> {
     }
 }
 
+/// Without its keys an archive is asked for in vain.
+fn require_keys(release: &Release) -> Result<(), BuildError> {
+    let is_ubuntus = UBUNTU.iter().any(|(_, code_name)| *code_name == release.suite);
+    if is_ubuntus && !UBUNTU_KEYS.iter().any(|path| Path::new(path).is_file()) {
+        return Err(BuildError::NoKeys);
+    }
+    Ok(())
+}
+
 fn installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
@@ -403,6 +424,7 @@ mod tests {
             ("debian:sid", "sid"),
             ("ubuntu:22.04", "jammy"),
             ("ubuntu:noble", "noble"),
+            ("ubuntu", "noble"),
         ] {
             assert_eq!(release(reference), Some(Ok(suite.to_owned())), "{reference}");
         }
@@ -427,7 +449,12 @@ mod tests {
 
     #[test]
     fn every_error_has_a_next_step() {
-        for error in [BuildError::NoTool, BuildError::NoRange("x"), BuildError::Unknown(ImageReference::Host)] {
+        for error in [
+            BuildError::NoTool,
+            BuildError::NoKeys,
+            BuildError::NoRange("x"),
+            BuildError::Unknown(ImageReference::Host),
+        ] {
             assert!(!error.problem().hints.is_empty(), "{error}");
         }
     }

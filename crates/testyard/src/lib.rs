@@ -14,6 +14,7 @@
 //! # Ok::<(), testyard::Problem>(())
 //! ```
 
+mod archive;
 mod holder;
 mod keeper;
 mod kept;
@@ -30,6 +31,7 @@ pub use testyard_model::{
     BackendName, EnvironmentSpec, MachineId, MachineInfo, MachineName, MachineSpec, MachineState, Problem, ProblemKind,
 };
 
+pub use archive::ArchivedMachine;
 pub use holder::Holder;
 pub use keeper::{supervise_command, supervise_main};
 pub use kept::{KeptEnvironment, KeptName};

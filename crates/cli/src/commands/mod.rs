@@ -17,6 +17,7 @@ mod init;
 mod list;
 mod logs;
 mod man;
+mod orbctl;
 mod pull;
 mod push;
 mod reap;
@@ -30,6 +31,7 @@ mod start;
 mod stop;
 
 pub(crate) use exec::Exec;
+pub(crate) use orbctl::{addressed as orbctl_words, speak as orbctl};
 use testyard_model::{ExitCode, Problem, ProblemKind};
 
 use crate::output::Output;
@@ -68,6 +70,7 @@ pub(crate) enum Command {
     Schema(schema::Schema),
     Image(image::Image),
     Hold(hold::Hold),
+    Orbctl(orbctl::Orbctl),
     Reap(reap::Reap),
     Bench(bench::Bench),
     Init(init::Init),
@@ -101,6 +104,7 @@ impl Command {
             Self::Schema(command) => command.run(output),
             Self::Image(command) => command.run(output),
             Self::Hold(command) => command.run(output),
+            Self::Orbctl(command) => command.run(),
             Self::Reap(command) => command.run(output),
             Self::Bench(command) => command.run(output),
             Self::Init(command) => command.run(output),

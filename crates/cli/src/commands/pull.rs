@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use testyard_model::{Problem, ProblemKind};
-use testyard_transfer::{Summary, TransferError, UnpackOptions, unpack_bytes};
+use testyard_transfer::{Summary, TransferError, unpack_bytes};
 
 use super::{DONE, Outcome};
 use crate::moving::{self, Inside};
@@ -42,9 +42,7 @@ impl Pull {
         }
         let (root, target) = moving::here(&self.target)?;
         let (mut machine, transfer) = self.inside.reach(&self.source)?;
-        let mask = rustix::process::umask(rustix::fs::Mode::empty());
-        rustix::process::umask(mask);
-        let options = UnpackOptions { hostile: true, mask: Some(mask.as_raw_mode()), ..UnpackOptions::default() };
+        let options = moving::from_inside();
         let summary = moving::attended(output, |oversight| {
             machine.connection().pull_tree(transfer, root.as_fd(), &target, &options, oversight)
         })?;

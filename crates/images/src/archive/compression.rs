@@ -1,8 +1,11 @@
 //! Telling by its first bytes how an archive is compressed.
 
-use std::io::{BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::ArchiveError;
@@ -17,6 +20,43 @@ pub enum Compression {
     Gzip,
     /// By zstd.
     Zstd,
+}
+
+/// Quick rather than small: an archive of a root is written once and read soon.
+const ZSTD_LEVEL: i32 = 1;
+
+impl Compression {
+    /// As a file's name ends: `.zst`, `.gz`, `.tgz`; plain with any other end.
+    #[must_use]
+    pub fn of_name(path: &Path) -> Self {
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("zst") => Self::Zstd,
+            Some("gz" | "tgz") => Self::Gzip,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Writes to a file what `write` gives, compressed; then nothing of it is in memory any more.
+    ///
+    /// # Errors
+    /// The file's, and those of `write`.
+    pub fn write(self, file: File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        match self {
+            Self::Plain => write(&mut file)?,
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(&mut file, flate2::Compression::fast());
+                write(&mut encoder)?;
+                encoder.finish()?;
+            }
+            Self::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(&mut file, ZSTD_LEVEL)?;
+                write(&mut encoder)?;
+                encoder.finish()?;
+            }
+        }
+        file.flush()
+    }
 }
 
 /// What is recognised by its first bytes only to be refused by name.
@@ -37,7 +77,7 @@ pub(crate) fn open<'a, R: Read + 'a>(source: R) -> Result<(Compression, Box<dyn 
     }
     let gzip = first.starts_with(b"\x1f\x8b");
     let zstd = first.starts_with(b"\x28\xb5\x2f\xfd");
-    let whole = std::io::Cursor::new(first).chain(source);
+    let whole = io::Cursor::new(first).chain(source);
     if gzip {
         let decoder = MultiGzDecoder::new(BufReader::new(whole));
         Ok((Compression::Gzip, Box::new(decoder)))

@@ -15,6 +15,14 @@ pub use compression::Compression;
 pub(crate) use compression::open;
 pub use reader::{ArchiveReader, Entry, EntryKind};
 
+/// A reader of an archive's bytes as they were before they were compressed.
+///
+/// # Errors
+/// [`ArchiveError::Read`], [`ArchiveError::Compression`].
+pub fn uncompressed<'a>(source: impl std::io::Read + 'a) -> Result<Box<dyn std::io::Read + 'a>, ArchiveError> {
+    open(source).map(|(_, reader)| reader)
+}
+
 /// The most bytes of a long name or of a PAX header: far more than any path, far less than memory.
 pub(crate) const HEADER_LIMIT: u64 = 1 << 20;
 /// The unit of the format.
