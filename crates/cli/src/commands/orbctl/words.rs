@@ -92,7 +92,7 @@ impl Words {
         let value = match (flag.takes_value, joined) {
             (true, Some(joined)) => OsString::from_vec(joined.to_vec()),
             (true, None) => {
-                let missing = || Problem::new(ProblemKind::Usage, format!("--{} needs a value", flag.long));
+                let missing = || Problem::new(ProblemKind::Usage, format!("{} needs a value", word.display()));
                 rest.next().ok_or_else(missing)?
             }
             (false, Some(_)) => return Err(unknown()),
@@ -178,7 +178,7 @@ mod tests {
     fn mistakes_are_named() {
         assert_eq!(parse(Rest::Ours, "--nonsense").expect_err("unknown"), "no such flag: --nonsense");
         assert_eq!(parse(Rest::Ours, "--all=1").expect_err("no value"), "no such flag: --all=1");
-        assert_eq!(parse(Rest::Ours, "web -f").expect_err("cut off"), "--format needs a value");
+        assert_eq!(parse(Rest::Ours, "web -f").expect_err("cut off"), "-f needs a value");
         let two = parse(Rest::Ours, "a b").expect("two words");
         assert_eq!(two.exactly(["NAME"]).expect_err("too many").message, "one word too many: b");
         assert_eq!(two.exactly(["A", "B", "C"]).expect_err("too few").message, "C is missing");

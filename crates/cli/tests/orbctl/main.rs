@@ -1,0 +1,8 @@
+//! The real binary as `orbctl`: what clients of that surface call, over machines of a real Debian.
+
+mod archives;
+mod bad_input;
+mod documentation;
+mod life;
+mod orb;
+mod user_data;
