@@ -35,7 +35,7 @@ fn files_go_in_and_come_out_with_equal_content() {
 #[test]
 fn a_machine_goes_through_a_file() {
     let orb = with_debian!();
-    orb.must(&["create", "debian:12", "m", "--user", "dev", "--cpus", "1"]);
+    orb.must(&["create", "debian:12", "m", "--user", "dev"]);
     orb.must(&["run", "-m", "m", "-u", "root", "sh", "-c", "echo kept > /etc/kept && chmod 600 /etc/kept"]);
     orb.must(&["run", "-m", "m", "sh", "-c", "echo mine > own; ln -s own link"]);
     for (number, file) in ["m.tar.zst", "m.tar.gz", "m.tar"].into_iter().enumerate() {

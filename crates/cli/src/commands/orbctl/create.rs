@@ -12,7 +12,7 @@ use testyard_model::{
 use super::book::{Book, MadeFrom, Note};
 use super::user_data::UserData;
 use super::words::{Flag, Rest, Words};
-use super::{find, free_name, images, life, names, settings, user};
+use super::{find, free_name, images, life, names, settings, user, wording};
 use crate::commands::{DONE, Outcome};
 use crate::output::Output;
 use crate::values;
@@ -51,17 +51,28 @@ pub(super) fn create(yard: &Testyard, words: Vec<OsString>, output: Output) -> O
     let name = free_name(yard, name)?;
     let book = Book::load(yard)?;
     let chosen = images::choose(yard, &book, &wanted, output)?;
-    let (set_cpus, set_mib) = settings::limits(&book);
     let spec = MachineSpec {
         user: Some(user),
-        cpus: cpus.or(set_cpus),
-        memory: memory.or(set_mib.map(ByteSize::mebibytes)),
+        cpus,
+        memory,
         disk,
         arch,
         ..MachineSpec { image: chosen.reference, ..MachineSpec::new(BackendName::namespace()) }
     };
     let note = Note { isolated: words.has("isolated"), made_from: Some(chosen.made_from), ..Note::default() };
-    make(yard, &Plan { name, spec, note, image: chosen.image, user_data }, output)?;
+    let mut plan = Plan { name, spec, note, image: chosen.image, user_data };
+    let asked = plan.spec.clone();
+    let (set_cpus, set_mib) = settings::limits(&book);
+    plan.spec.cpus = asked.cpus.or(set_cpus);
+    plan.spec.memory = asked.memory.or(set_mib.map(ByteSize::mebibytes));
+    match make(yard, &plan, output) {
+        // Limits that this line asks for are kept or refused; those that are only set for all are kept where they can be.
+        Err(problem) if problem.kind == ProblemKind::Unsupported && plan.spec != asked => {
+            make(yard, &Plan { spec: asked, ..plan }, output)?;
+            output.warn(format_args!("without the limits that are set for all: {}", wording::plain(problem)));
+        }
+        outcome => drop(outcome?),
+    }
     DONE
 }
 

@@ -7,9 +7,9 @@ use testyard_model::{MachineName, Problem, ProblemKind};
 
 /// The words that make clients try again, and what is said instead. Whole words only: what a user named is left alone.
 const RETRIED: [(&str, &str); 18] = [
-    ("machine", "instance"),
-    ("machines", "instances"),
-    ("machine's", "instance's"),
+    ("machine", "guest"),
+    ("machines", "guests"),
+    ("machine's", "guest's"),
     ("network", "net"),
     ("networks", "nets"),
     ("connection", "link"),
@@ -78,9 +78,9 @@ mod tests {
             .because("the machine's network, and (Connection): /srv/machine/network.log")
             .hint("see other machines");
         let plain = plain(problem);
-        assert_eq!(plain.message, "instance web is stopped");
-        assert_eq!(plain.causes, ["the instance's net, and (link): /srv/machine/network.log"]);
-        assert_eq!(plain.hints, ["see other instances"]);
+        assert_eq!(plain.message, "guest web is stopped");
+        assert_eq!(plain.causes, ["the guest's net, and (link): /srv/machine/network.log"]);
+        assert_eq!(plain.hints, ["see other guests"]);
     }
 
     #[test]
