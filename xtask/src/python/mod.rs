@@ -108,7 +108,9 @@ fn on_stage(run: &mut Run, stage: &Stage, environments: &Environments, arguments
         stage.take(&workspace_root().join(name), &format!("source/{name}"))?;
     }
     let mut seen = stage.command(&environments.program("python"));
-    let seen = succeeds(seen.args(["-c", "import pytest"]).stderr(Stdio::null()))?;
+    // An interpreter that starts, but cannot read what makes it a virtual one, is the distribution's.
+    let seen =
+        succeeds(seen.args(["-c", "import sys; sys.exit(sys.prefix == sys.base_prefix)"]).stderr(Stdio::null()))?;
     let copied = if seen { None } else { Some(environments.on(stage)?) };
     let environments = copied.as_ref().unwrap_or(environments);
     let mut command = stage.command(&environments.program("python"));
