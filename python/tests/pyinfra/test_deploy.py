@@ -99,6 +99,24 @@ def test_what_changed_in_between_is_put_right(program: Any, web: Machine) -> Non
     assert program.deploy("@testyard/web", FILES)[1] == ["folder", "template"]
 
 
+def test_folders_are_synced_and_fetched(program: Any, web: Machine, module_home: Home) -> None:
+    site = module_home.work / "site"
+    (site / "sub").mkdir(parents=True)
+    (site / "index").write_text("one")
+    (site / "sub" / "page").write_bytes(bytes(range(256)))
+    script = (
+        "from pyinfra.operations import files\n"
+        "files.sync(name='sync', src='site', dest='/srv/site', delete=True)\n"
+        "files.get(name='get', src='/etc/hostname', dest='fetched')\n"
+    )
+    assert program.deploy("@testyard/web", script)[1] == ["sync", "get"]
+    assert web.run("cat /srv/site/sub/page", user="root", text=False).stdout == bytes(range(256))
+    assert (module_home.work / "fetched").read_text() == web.run("cat /etc/hostname").stdout
+    assert program.deploy("@testyard/web", script)[0]["no_change"] == 2
+    (site / "index").write_text("two")
+    assert program.deploy("@testyard/web", script)[1] == ["sync"]
+
+
 def test_users_deploy_twice(program: Any, web: Machine) -> None:
     needs_root()  # An ordinary user's machine has one id: no user can be added to it.
     assert program.deploy("@testyard/web", USERS)[1] == ["group", "user", "owned", "as the user"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from testyard._retry import RETRY, is_transient, timeouts
 from testyard.errors import ConnectionLost, MachineExists, MachineNotFound, TestyardError, WrongState
 
-from .cleanup import forget, is_registered, register_test_vm_for_cleanup
+from .cleanup import forget, is_registered
 from .images import available_image
 from .names import VmName, unique_name
 
@@ -175,12 +175,13 @@ def _create(image: str, name: str, arch: str | None, user: str | None, auto_clea
             if machine.info().created_ms < begun_ms:
                 machine.close()
                 raise
+            if holds:
+                machine.hold()
         machine.close()
 
     _retrying(f"create {name}", create)
+    forget(name)
     try:
-        if auto_cleanup or is_registered(name):
-            register_test_vm_for_cleanup(name)
         _wait_until_ready(name)
     except BaseException:
         _delete_quietly(name)
