@@ -1,8 +1,8 @@
 """Machines that this process holds: they are deleted when the last process that holds them is gone, however it ended.
 
-A small process, `testyard hold`, does the deleting. It reads requests from a pipe whose other end only this process
-has, so the kernel tells it of this process's end. It is started at the first need; its own session keeps the terminal's
-signals away.
+A small process, `testyard hold`, does the deleting; several where several threads make machines at once. It reads
+requests from a pipe whose other end only this process has, so the kernel tells it of this process's end. It is started
+at need and ends when nothing is held; its own session keeps the terminal's signals away.
 
 A forked child does not hold: its copy of the pipe is closed at the fork, else machines would live as long as the last
 child that happens to run on. One that wants to hold calls `hold` itself, and gets a keeper of its own.
@@ -15,9 +15,10 @@ import contextlib
 import os
 import sys
 import threading
+import zlib
 from typing import TYPE_CHECKING, Any, Optional, Sequence
 
-from .errors import BinaryNotFound, ConnectionLost, TestyardError, from_problem
+from .errors import BinaryNotFound, ConnectionLost, TestyardError, WrongState, from_problem
 
 if TYPE_CHECKING:
     import subprocess
@@ -41,26 +42,30 @@ def create(arguments: Sequence[str]) -> dict[str, Any]:
 
 def unhold(name: str) -> bool:
     """Lets it go; whether it was deleted, because nobody else holds it. Not holding it is no error."""
-    with _lock:
-        keeper = _keepers.get(_home())
-        if keeper is None or name not in keeper.held:
-            return False
+    keeper = _holder_of(name)
+    if keeper is None:
+        return False
+    with keeper.lock:
+        keeper.held.discard(name)
         try:
-            answer = keeper.ask(f"release {name}")
-        except ConnectionLost:
-            # The keeper was killed: what nobody holds is deleted by the next command that looks around.
+            return bool(keeper.ask(f"release {name}").get("deleted"))
+        except (ConnectionLost, WrongState):
+            # The keeper was killed: what nobody holds is deleted by the next command that looks around. Or another
+            # thread was faster.
             return False
         finally:
-            keeper.held.discard(name)
-    return bool(answer.get("deleted"))
+            if not keeper.held:
+                keeper.retire()
 
 
 def unhold_all() -> None:
     """Lets go of all that this process holds in the home of this moment, and waits for what nobody else holds to go."""
-    with _lock:
-        keeper = _keepers.pop(_home(), None)
-    if keeper is not None:
-        keeper.let_go(wait=True)
+    with _table:
+        ours = [one for one in _keepers if one.home == _home()]
+    for keeper in ours:
+        with keeper.lock:
+            keeper.held.clear()
+            keeper.retire(patience=None)
 
 
 def keep(environment: str, seconds: float, test: str) -> str:
@@ -70,9 +75,17 @@ def keep(environment: str, seconds: float, test: str) -> str:
 
 
 class _Keeper:
-    """The keeper process of this process, and what it was asked to hold."""
+    """A keeper process of this process, and what it was asked to hold."""
 
     def __init__(self) -> None:
+        #: The home whose machines it holds: another one has other machines of the same names.
+        self.home = _home()
+        self.held: set[str] = set()
+        #: Whoever has it may ask.
+        self.lock = threading.Lock()
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
         import subprocess
 
         from ._binary import program
@@ -81,7 +94,7 @@ class _Keeper:
         who = f"process {os.getpid()}: {os.path.basename(sys.argv[0] or 'python')}"
         try:
             # Its own session: what ends a terminal's processes shall not end it. Descriptors of ours are closed there.
-            self.process: subprocess.Popen[bytes] = subprocess.Popen(
+            return subprocess.Popen(
                 [path, "hold", "--for", who],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -92,7 +105,21 @@ class _Keeper:
             )
         except OSError as error:
             raise BinaryNotFound(f"{path} does not start", causes=[error.strerror or str(error)]) from None
-        self.held: set[str] = set()
+
+    def revive(self) -> None:
+        """Another process in place of one that was killed, which holds what that one held and is still there."""
+        self.let_go()
+        with _table:
+            self.process = self._start()
+        names, self.held = self.held, set()
+        for name in names:
+            try:
+                self.ask(f"hold {name}")
+            except ConnectionLost:
+                raise
+            except TestyardError:
+                continue
+            self.held.add(name)
 
     def ask(self, line: str) -> dict[str, Any]:
         """One request. Raises what is wrong with it, and ConnectionLost where the keeper is gone."""
@@ -120,68 +147,104 @@ class _Keeper:
             raise from_problem(answer["error"])
         return dict(answer)
 
-    def let_go(self, wait: bool = False) -> None:
-        """Closes this process's ends of its pipes; waits for it only where that is asked for."""
-        if wait and self.process.stdin is not None:
-            self.process.stdin.close()
-            self.process.wait()
+    def retire(self, patience: Optional[float] = 1.0) -> None:
+        """Ends it, waiting so many seconds for that; whoever has its lock may call this."""
+        import subprocess
+
+        with _table:
+            if self in _keepers:
+                _keepers.remove(self)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        # It holds nothing, so that this takes no time; unless environments are kept in what it held.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Closes this process's ends of its pipes, without waiting for it."""
         # It may live as long as an environment that is kept. Without a code `Popen` warns that nobody waited for it.
-        self.process.returncode = self.process.returncode or 0
+        if self.process.poll() is None:
+            self.process.returncode = 0
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
 
 
-_lock = threading.Lock()
-#: The keeper of each home: one that is started for a home knows no machine of another.
-_keepers: dict[str, _Keeper] = {}
-
-
-def _home() -> str:
-    return os.environ.get("TESTYARD_HOME", "")
+# One for each machine that is being made or deleted at the same time, at most this many.
+_MOST = 8
+_keepers: list[_Keeper] = []
+# Held while the list is looked at or a keeper is started, and never while one is asked; and around every fork, so that
+# no child has a pipe that is not in the list yet.
+_table = threading.Lock()
 
 
 def _ask(line: str, name: Optional[str]) -> dict[str, Any]:
-    home = _home()
-    with _lock:
-        if home not in _keepers:
-            _keepers[home] = _Keeper()
+    keeper = _take(name)
+    try:
         try:
-            answer = _keepers[home].ask(line)
+            answer = keeper.ask(line)
         except ConnectionLost:
-            _keepers[home] = _again(_keepers[home])
-            answer = _keepers[home].ask(line)
+            keeper.revive()
+            answer = keeper.ask(line)
         if name is not None:
-            _keepers[home].held.add(name)
+            keeper.held.add(name)
         return answer
+    finally:
+        if not keeper.held:
+            keeper.retire()
+        keeper.lock.release()
 
 
-def _again(lost: _Keeper) -> _Keeper:
-    """Another keeper in place of one that was killed, which holds what that one held and is still there."""
-    lost.process.poll()
-    keeper = _Keeper()
-    for name in lost.held:
-        try:
-            keeper.ask(f"hold {name}")
-        except ConnectionLost:
-            raise
-        except TestyardError:
-            continue
-        keeper.held.add(name)
-    return keeper
+def _home() -> tuple[Optional[str], ...]:
+    return tuple(os.environ.get(name) for name in ("TESTYARD_HOME", "TESTYARD_BINARY", "HOME", "XDG_STATE_HOME"))
+
+
+def _take(name: Optional[str]) -> _Keeper:
+    """A keeper for this caller alone, until its lock is released: the machine's own, one that is free, or a new one."""
+    while True:
+        with _table:
+            ours = [one for one in _keepers if one.home == _home()]
+            keeper = next((one for one in ours if name in one.held), None)
+            if keeper is None:
+                for one in ours:
+                    if one.lock.acquire(blocking=False):
+                        return one
+                if len(ours) < _MOST:
+                    keeper = _Keeper()
+                    _keepers.append(keeper)
+                else:
+                    keeper = ours[zlib.crc32(str(name).encode()) % len(ours)]
+        keeper.lock.acquire()
+        if keeper in _keepers:
+            return keeper
+        # It has just ended, because nothing was left to hold.
+        keeper.lock.release()
+
+
+def _holder_of(name: str) -> Optional[_Keeper]:
+    with _table:
+        return next((one for one in _keepers if name in one.held and one.home == _home()), None)
 
 
 def _forget_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _let_go_of_all()
+    global _table, _keepers
+    _table = threading.Lock()
+    keepers, _keepers = _keepers, []
+    for keeper in keepers:
+        keeper.let_go()
 
 
-def _let_go_of_all() -> None:
-    while _keepers:
-        _keepers.popitem()[1].let_go()
+def _let_go_at_exit() -> None:
+    for keeper in _keepers:
+        keeper.let_go()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
-atexit.register(_let_go_of_all)
+os.register_at_fork(
+    before=lambda: _table.acquire() and None,
+    after_in_parent=lambda: _table.release(),
+    after_in_child=_forget_in_child,
+)
+atexit.register(_let_go_at_exit)

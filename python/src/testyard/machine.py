@@ -214,6 +214,7 @@ class Machine(Place):
         except MachineNotFound:
             if not missing_ok:
                 raise
+        _forget(self.name)
 
     def rename(self, new: str) -> None:
         """Gives it another name, which is its host name at once."""
@@ -326,6 +327,16 @@ class Machine(Place):
         self._info = machine_info(answer["machine"])
         self._known = self._info.socket
         return self._info
+
+
+def _forget(name: str) -> None:
+    """A machine that is gone is held no more."""
+    import sys
+
+    # Where nothing was ever held, there is nothing to import.
+    hold = sys.modules.get(f"{__package__}._hold")
+    if hold is not None:
+        hold.unhold(name)
 
 
 def checked_name(name: str) -> str:

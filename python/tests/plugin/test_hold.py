@@ -170,15 +170,35 @@ def test_a_process_started_by_it_does_not_keep_it(home: Home) -> None:
 def test_a_keeper_that_was_killed_is_replaced(home: Home) -> None:
     machine = Machine.create("held", backend=BACKEND, hold=True)
     other = Machine.create("other", backend=BACKEND)
-    killed = _hold._keepers[_hold._home()].process
+    (keeper,) = _hold._keepers
+    killed = keeper.process
     killed.kill()
     killed.wait()
     other.hold()
-    assert _hold._keepers[_hold._home()].held >= {"other"}
+    assert keeper.held >= {"other"}
     other.unhold()
     # `held` is either held again by the new keeper, or was deleted by a command that looked around in between.
     machine.unhold()
     assert gone(home, "held")
+
+
+def test_threads_make_machines_side_by_side_and_all_of_them_end(home: Home) -> None:
+    process = start(
+        home,
+        """
+        import sys
+        from concurrent.futures import ThreadPoolExecutor
+        from testyard import Machine
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda number: Machine.create(f"held-{number}", backend="host", hold=True), range(6)))
+        print("ready", flush=True)
+        sys.stdin.read()
+        """,
+    )
+    assert len(home.machines()) == 6
+    process.kill()
+    process.wait()
+    assert settled(home.machines) == []
 
 
 def test_ctrl_c_ends_the_program_and_then_the_machine(home: Home) -> None:
@@ -186,6 +206,29 @@ def test_ctrl_c_ends_the_program_and_then_the_machine(home: Home) -> None:
     process.send_signal(signal.SIGINT)
     process.wait()
     assert gone(home, "held")
+
+
+def test_nothing_is_left_of_a_keeper_that_holds_nothing(home: Home) -> None:
+    machine = Machine.create("held", backend=BACKEND, hold=True)
+    (keeper,) = _hold._keepers
+    machine.delete(force=True)
+    assert _hold._keepers == [] and keeper.process.returncode == 0
+    with pytest.raises(MachineNotFound):
+        _hold.hold("nobody")
+    assert _hold._keepers == []
+
+
+def test_another_home_has_another_keeper(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine.create("held", backend=BACKEND, hold=True)
+    other = Home()
+    with monkeypatch.context() as patch:
+        for name, value in other.variables.items():
+            patch.setenv(name, value)
+        Machine.create("held", backend=BACKEND, hold=True).unhold()
+        other.finish()
+    assert home.machines() == ["held"]
+    machine.unhold()
+    assert home.machines() == []
 
 
 def test_an_unknown_machine_cannot_be_held() -> None:
