@@ -37,8 +37,10 @@ class Caller(NamedTuple):
 class Door:
     """The descriptors of one environment. The parent closes it; a child that went through has closed its own."""
 
-    def __init__(self, identity: int, reply: Reply) -> None:
+    def __init__(self, identity: int, network: str, reply: Reply) -> None:
         self.identity = identity
+        #: Nothing but the environment itself is in its network.
+        self.is_secluded = network in ("private", "none")
         descriptors = list(reply.descriptors)
         self._all = list(descriptors)
         count = int(reply.body.get("namespaces", 0))

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import site
+import stat
 import sys
 import sysconfig
 import tempfile
 from typing import Any, Optional
 
-from ..errors import NotSupported, TestyardError
+from ..errors import NotSupported, PermissionRefused, TestyardError
 from ..machine import Machine, fresh_name
 from ._yard import Place, tree_around
 
@@ -24,7 +25,8 @@ class Session:
     """Owns the machine and what the tests share outside of it."""
 
     def __init__(self, config: Any) -> None:
-        self.shared = tempfile.mkdtemp(prefix="testyard-isolate-")
+        self._common = _common_folder()
+        self.shared = tempfile.mkdtemp(prefix="session-", dir=self._common)
         self.temporary = os.environ.get("TMPDIR")
         self._config = config
         self._machine: Optional[Machine] = None
@@ -39,11 +41,9 @@ class Session:
         Raises TestyardError: this host cannot, or the machine could not be made."""
         if self._place is None:
             tree = tree_around(str(self._config.rootpath))
-            exposed = [*self._seen(tree), self.shared + ":rw"]
-            machine = Machine.create(fresh_name("pytest"), backend="namespace", expose=exposed)
+            exposed = [*self._seen(tree), self._common + ":rw"]
+            machine = Machine.create(fresh_name("pytest"), backend="namespace", expose=exposed, hold=True)
             self._machine = machine
-            with contextlib.suppress(AttributeError, ImportError):
-                machine.hold()
             self._place = Place(machine.name, machine._socket(), tree, self.shared, network(self._config), {})
         return self._place
 
@@ -56,9 +56,9 @@ class Session:
         tempfile.tempdir = None
         if self._machine is not None:
             machine, self._machine = self._machine, None
-            # One that is gone already, or cannot be reached, is the reaper's.
+            # Its one holder lets it go, which deletes it. One that is gone already, or cannot be reached, is the reaper's.
             with contextlib.suppress(TestyardError):
-                machine.delete(force=True, missing_ok=True)
+                machine.unhold()
             machine.close()
         shutil.rmtree(self.shared, ignore_errors=True)
 
@@ -76,6 +76,18 @@ class Session:
         outside = sorted(path for path in hidden if not _covers(tree, path))
         top = [path for path in outside if not any(_covers(other, path) for other in outside if other != path)]
         return explicit + top
+
+
+def _common_folder() -> str:
+    """A folder of this user's alone, the same for every session: what a machine shows of its host is prepared once for an
+    ordinary user, and again for every other list of paths."""
+    path = os.path.join(os.path.realpath(tempfile.gettempdir()), f"testyard-isolate-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    facts = os.lstat(path)
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        raise PermissionRefused(f"{path} is not a folder of this user's alone", hints=["remove it, or set TMPDIR"])
+    return path
 
 
 def _covers(folder: str, path: str) -> bool:

@@ -11,6 +11,19 @@ import pytest
 from ._fork import Running, ending
 from ._reports import warning_in
 
+#: How programs say that there is no network.
+_NO_NETWORK = (
+    "Temporary failure in name resolution",
+    "Name or service not known",
+    "Network is unreachable",
+    "Connection refused",
+    "gaierror",
+)
+_SECLUDED = (
+    "the test ran with a network of its own, in which nothing else is; where it needs another: "
+    '--testyard-isolate-network=outbound or host, or @pytest.mark.testyard(network="host")'
+)
+
 
 class Test:
     """A test whose child was forked."""
@@ -117,6 +130,8 @@ class Test:
         self._report(report)
 
     def _report(self, report: Any) -> None:
+        if report.failed and self.running.door.is_secluded and any(text in report.longreprtext for text in _NO_NETWORK):
+            report.sections.append(("testyard", _SECLUDED))
         self.item.ihook.pytest_runtest_logreport(report=report)
 
     def _follow_junit(self, body: Any) -> None:

@@ -74,7 +74,7 @@ class Yard:
         if lease.entering is None:
             self._enter(lease, self._agent.wait(lease.making, "environment", _PATIENCE).body)
         assert lease.identity is not None and lease.entering is not None
-        return Door(lease.identity, self._agent.wait(lease.entering, "entered", _PATIENCE))
+        return Door(lease.identity, self._network, self._agent.wait(lease.entering, "entered", _PATIENCE))
 
     def special(self, network: Optional[str], limits: Optional[dict[str, Any]]) -> Door:
         """An environment of another kind than usual, made now.
@@ -86,7 +86,7 @@ class Yard:
         lease = _Lease(0)
         self._enter(lease, made.body)
         assert lease.identity is not None and lease.entering is not None
-        return Door(lease.identity, self._agent.wait(lease.entering, "entered", _PATIENCE))
+        return Door(lease.identity, request["network"], self._agent.wait(lease.entering, "entered", _PATIENCE))
 
     def release(self, door: Door) -> None:
         """Ends an environment and every process in it. What it wrote to the tree can be read until the door closes."""

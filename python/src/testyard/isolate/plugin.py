@@ -38,7 +38,10 @@ class Isolation:
         self._input: Optional[str] = getattr(config, "workerinput", {}).get(_INPUT)
         self._is_worker = hasattr(config, "workerinput")
         self._is_controller = not self._is_worker and config.getoption("dist", "no") != "no"
-        self._session = None if self._is_worker else Session(config)
+        try:
+            self._session = None if self._is_worker else Session(config)
+        except TestyardError as error:
+            raise pytest.UsageError("testyard: " + str(error)) from None
         self._runner: Optional[Runner] = None
         self._threads: dict[str, str] = {}
         self._here: dict[str, str] = {}

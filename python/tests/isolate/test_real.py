@@ -1,0 +1,110 @@
+"""Suites of others, fetched by name: isolated, they count what they count without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from support import Home, needs_user_namespaces, skip
+
+from .conftest import outcomes
+
+PATIENCE = 1500.0
+
+
+class Real(NamedTuple):
+    """A source distribution that carries its tests."""
+
+    name: str
+    version: str
+    #: What its tests need, beside itself.
+    needs: tuple[str, ...]
+    tests: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+SUITES = [
+    # Some of its tests build a wheel, for which pip fetches the build tools.
+    Real(
+        "slurm-sdk",
+        "0.4.6",
+        ("pytest>=8.3.4", "pytest-testinfra>=10", "-e.[tui]"),
+        ("tests",),
+        ("--testyard-isolate-network=host",),
+    ),
+    Real("click", "8.1.7", ("pytest<9", "-e."), ("tests",)),
+    Real("attrs", "25.3.0", ("pytest<9", "hypothesis", "cloudpickle", "-e."), ("tests",)),
+]
+
+
+@pytest.mark.timeout(2 * PATIENCE)
+@pytest.mark.parametrize("real", SUITES, ids=lambda real: real.name)
+def test_counts_are_those_of_plain_pytest(real: Real, own_home: Home) -> None:
+    needs_user_namespaces()
+    project = fetched(real, own_home)
+    python = str(project / ".venv" / "bin" / "python")
+    common = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-c", ini(project), *real.tests]
+    source = str(Path(__file__).resolve().parents[2] / "src")
+    path = f"{Path(python).parent}:{os.environ.get('PATH', '')}"
+    environment = own_home.environment(PATH=path, PYTHONPATH=source, PYTHONDONTWRITEBYTECODE="1")
+    isolated = ["-p", "testyard.plugin", "--testyard-isolate=auto", *real.options]
+    counts = []
+    for more in ([], isolated):
+        done = subprocess.run(
+            [*common, *more],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        counts.append(outcomes(done))
+    assert counts[0].get("passed"), done.stdout[-4000:] + done.stderr[-4000:]
+    assert counts[1] == counts[0], done.stdout[-8000:] + done.stderr[-4000:]
+    assert own_home.machines() == []
+
+
+def ini(project: Path) -> str:
+    """The project's own configuration."""
+    names = ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+    return next(str(project / name) for name in names if (project / name).exists())
+
+
+def fetched(real: Real, home: Home) -> Path:
+    """The unpacked project with a virtual environment for its tests; kept in `TESTYARD_REAL_CACHE` where that is set."""
+    cache = Path(os.environ.get("TESTYARD_REAL_CACHE") or home.path / "real")
+    cache.mkdir(exist_ok=True)
+    project = cache / f"{real.name}-{real.version}"
+    if (project / ".venv" / "complete").exists():
+        return project
+    download = cache / "download"
+    named = f"{real.name}=={real.version}"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    got = subprocess.run(
+        [*pip, "download", "--no-deps", "--no-build-isolation", "--no-binary=:all:", f"--dest={download}", named],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    archives = list(download.glob(f"{real.name.replace('-', '_')}-{real.version}.tar.gz"))
+    if not archives:
+        skip(f"{named} cannot be fetched: {got.stderr.strip().splitlines()[-1:]}")
+    with tarfile.open(archives[0]) as archive:
+        archive.extractall(cache, filter="data")
+    (cache / f"{real.name.replace('-', '_')}-{real.version}").rename(project)
+    venv.create(project / ".venv", with_pip=True)
+    python = project / ".venv" / "bin" / "python"
+    made = subprocess.run(
+        [str(python), "-m", "pip", "--quiet", "install", *real.needs],
+        cwd=project, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode != 0:
+        skip(f"what the tests of {named} need cannot be installed: {made.stderr.strip()[-300:]}")
+    (project / ".venv" / "complete").touch()
+    return project
