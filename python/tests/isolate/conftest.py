@@ -1,4 +1,4 @@
-"""Suites made for one behaviour each, run by the real pytest with `--testyard-isolate`, as root and as an ordinary user."""
+"""Suites made for one behaviour each, run by the real pytest with `--testyard-isolate`, as either kind of user."""
 
 from __future__ import annotations
 

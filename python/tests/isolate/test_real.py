@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 import venv
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +78,7 @@ def ini(project: Path) -> str:
 
 
 def fetched(real: Real, home: Home) -> Path:
-    """The unpacked project with a virtual environment for its tests; kept in `TESTYARD_REAL_CACHE` where that is set."""
+    """The unpacked project with a virtual environment for its tests; kept where `TESTYARD_REAL_CACHE` says."""
     cache = Path(os.environ.get("TESTYARD_REAL_CACHE") or home.path / "real")
     cache.mkdir(exist_ok=True)
     project = cache / f"{real.name}-{real.version}"
@@ -89,14 +88,13 @@ def fetched(real: Real, home: Home) -> Path:
     named = f"{real.name}=={real.version}"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     got = subprocess.run(
-        [*pip, "download", "--no-deps", "--no-build-isolation", "--no-binary=:all:", f"--dest={download}", named],
+        [*pip, "download", "--no-deps", "--no-binary=:all:", f"--dest={download}", named],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     archives = list(download.glob(f"{real.name.replace('-', '_')}-{real.version}.tar.gz"))
     if not archives:
         skip(f"{named} cannot be fetched: {got.stderr.strip().splitlines()[-1:]}")
-    with tarfile.open(archives[0]) as archive:
-        archive.extractall(cache, filter="data")
+    subprocess.run(["tar", "-xzf", str(archives[0]), "-C", str(cache)], check=True)
     (cache / f"{real.name.replace('-', '_')}-{real.version}").rename(project)
     venv.create(project / ".venv", with_pip=True)
     python = project / ".venv" / "bin" / "python"

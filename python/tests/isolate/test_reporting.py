@@ -104,7 +104,7 @@ def test_first_failure_ends_the_run_and_is_run_again(suite: Suite) -> None:
     told = suite.told("--lf", failed=2)
     assert "rerun previous 2 failures" in told
     suite.told("--lf", variables={"FIXED": "1"}, passed=2)
-    told = suite.told("--sw", passed=1, failed=1)
+    suite.told("--sw", passed=1, failed=1)
 
 
 def test_a_crash_is_the_tests_own_failure(anybodys_suite: Suite) -> None:
@@ -133,7 +133,7 @@ def test_a_fork_of_a_test_says_nothing_in_its_place(suite: Suite) -> None:
     suite.write(
         "test_forks.py",
         """
-        import os, multiprocessing
+        import os, multiprocessing, time
 
         def double(number): return 2 * number
 
@@ -147,7 +147,9 @@ def test_a_fork_of_a_test_says_nothing_in_its_place(suite: Suite) -> None:
             with multiprocessing.get_context("fork").Pool(2) as pool:
                 assert pool.map(double, range(4)) == [0, 2, 4, 6]
 
-        def test_leaves_one(): multiprocessing.get_context("fork").Process(target=__import__("time").sleep, args=(600,), daemon=False).start(); os._exit(0)
+        def test_leaves_one():
+            multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=False).start()
+            os._exit(0)
         """,
     )
     suite.told(passed=2, failed=1)

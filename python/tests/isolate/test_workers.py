@@ -58,7 +58,8 @@ def test_what_stays_here_is_said_loudly(suite: Suite) -> None:
 
         def test_there(): assert os.getpid() != HERE
 
-        def test_machine(isolated_env): assert os.getpid() == HERE and isolated_env.run("echo there").stdout == "there\\n"
+        def test_machine(isolated_env):
+            assert os.getpid() == HERE and isolated_env.run("echo there").stdout == "there\\n"
         """,
     )
     for how in ("--testyard-isolate", "--testyard-isolate=2"):

@@ -54,8 +54,7 @@ class Telling:
 
             xml = self._config.stash.get(xml_key, None)
             if xml is not None:
-                own = [node for key, node in xml.node_reporters.items() if key[0] == self._nodeid]
-                attributes = [(name, str(value)) for node in own for name, value in node.attrs.items()]
+                attributes = [(name, str(value)) for name, value in xml.node_reporter(self._nodeid).attrs.items()]
                 self._channel.send("junit", {"attributes": attributes, "properties": list(xml.global_properties)})
 
 

@@ -56,7 +56,7 @@ class Session:
         tempfile.tempdir = None
         if self._machine is not None:
             machine, self._machine = self._machine, None
-            # Its one holder lets it go, which deletes it. One that is gone already, or cannot be reached, is the reaper's.
+            # Its one holder lets it go, which deletes it. One that cannot be reached is the reaper's.
             with contextlib.suppress(TestyardError):
                 machine.unhold()
             machine.close()
@@ -79,8 +79,8 @@ class Session:
 
 
 def _common_folder() -> str:
-    """A folder of this user's alone, the same for every session: what a machine shows of its host is prepared once for an
-    ordinary user, and again for every other list of paths."""
+    """A folder of this user's alone, the same for every session: what a machine shows of its host is prepared once for
+    an ordinary user, and again for every other list of paths."""
     path = os.path.join(os.path.realpath(tempfile.gettempdir()), f"testyard-isolate-{os.getuid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
