@@ -17,9 +17,9 @@ SDKS = [("flow-0.0.3", "register"), ("flow-3", "entry-point")]
 def driven(home: Home, python: Path, how: str) -> dict:
     variables = {"FLOW_PROVIDER": "testyard", "FCP_API_KEY": "local", "USER": "somebody", "FLOW_DISABLE_KEYCHAIN": "1"}
     done = home.run([str(python), str(DRIVE), how], timeout=240, variables=variables)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("SEEN ")]
-    assert done.returncode == 0 and lines, f"{done.stdout}\n{done.stderr}"
-    return json.loads(lines[0][len("SEEN ") :])
+    _, mark, seen = done.stdout.rpartition("SEEN ")
+    assert done.returncode == 0 and mark, f"{done.stdout}\n{done.stderr}"
+    return json.loads(seen)
 
 
 def check(seen: dict) -> None:
