@@ -171,12 +171,18 @@ fn write_archive(
     }])
     .to_string();
     let mut archive = ArchiveWriter::new(BufWriter::with_capacity(256 << 10, target));
+    // Some readers give what they unpack to whom the archive says, which an ordinary user may not do to others.
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let mut put = |name: &str, size: u64, content: &mut dyn Read| {
-        let header = Header { path: name.as_bytes(), kind: b'0', mode: 0o644, size, ..Header::default() };
+        let (kind, mode) = if name.ends_with('/') { (b'5', 0o755) } else { (b'0', 0o644) };
+        let header = Header { path: name.as_bytes(), kind, mode, uid, gid, size, ..Header::default() };
         let failed = |source| ExportError::Write { path: "the archive".into(), source };
         archive.entry(&header, content).map_err(failed)
     };
     put("oci-layout", 30, &mut &br#"{"imageLayoutVersion":"1.0.0"}"#[..])?;
+    for folder in ["blobs/", "blobs/sha256/"] {
+        put(folder, 0, &mut io::empty())?;
+    }
     for (name, text) in [
         ("index.json", &index),
         ("manifest.json", &saved),

@@ -120,8 +120,14 @@ fn among(mut manifests: Vec<Descriptor>, pick: Option<&str>) -> Result<Descripto
         1 => Ok(manifests.remove(0)),
         0 if count > 0 => Err(BundleError::Platform { wanted: format!("linux/{}", architecture_of_host()), there }),
         0 => Err(BundleError::NoImage),
-        _ => Err(BundleError::Several(manifests.iter().map(Descriptor::name).collect())),
+        _ => Err(several(manifests.iter().map(Descriptor::name).collect())),
     }
+}
+
+/// By name: writers keep no order.
+fn several(mut names: Vec<String>) -> BundleError {
+    names.sort();
+    BundleError::Several(names)
 }
 
 /// The layers of a manifest with their contents' digests, as the configuration tells them.
@@ -227,7 +233,7 @@ impl Bundle {
         let image = match images.len() {
             0 => return Err(BundleError::NoImage),
             1 => images.remove(0),
-            _ => return Err(BundleError::Several(there)),
+            _ => return Err(several(there)),
         };
         let config = self.document(&image.config)?;
         let stem = image.config.rsplit('/').next().unwrap_or_default();

@@ -51,9 +51,10 @@ impl Store {
         let file = opened.map_err(|error| SystemError::new("write", path.display(), error))?;
         let mut download = Download { path, file, _lock: lock };
         self.check_room(blob, size, options)?;
-        let mut tries = 0;
+        let (mut tries, mut best) = (0, 0);
         loop {
             let have = download.length()?;
+            best = best.max(have);
             if have == size {
                 return Ok(download);
             }
@@ -61,7 +62,8 @@ impl Store {
             match download.go_on(client, &digest.to_string(), have, size) {
                 Ok(()) => return Ok(download),
                 Err(error @ PullError::Connection { .. }) => {
-                    let progressed = download.length()? > have;
+                    // A server that knows no ranges begins again each time: that alone is no progress.
+                    let progressed = download.length()? > best;
                     tries = if progressed { 0 } else { tries + 1 };
                     if tries >= TRIES {
                         return Err(error);
