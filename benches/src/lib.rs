@@ -13,6 +13,7 @@
 mod bare_probe;
 mod environments;
 mod machine;
+mod orbctl;
 mod peers;
 mod programs;
 mod report;

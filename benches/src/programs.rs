@@ -8,7 +8,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::environments::{PAYLOAD, make_folder, resident_mb, told_in_one_line};
 use crate::report::{Goal, Row};
-use crate::{Options, suites};
+use crate::{Options, orbctl, suites};
 use testyard_measure::{Contender, Times, alternate, ratio, shown};
 
 /// The command line with a home of its own.
@@ -97,6 +97,7 @@ pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem
     match testyard.run("create bench --backend namespace") {
         Ok(_) => {
             over_machine(options, &testyard, &mut row);
+            orbctl::asking(options, &testyard, &mut row);
             // A machine that cannot be deleted is the next row's problem too, which says so.
             let _ = testyard.run("delete bench --force");
         }
@@ -106,6 +107,7 @@ pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem
         }
     }
     if !options.quick {
+        orbctl::creating(options, &testyard, &mut row);
         or_skip("list of 1,000 machines", Goal::AtMost(20.0), "ms", &mut row, list(&testyard));
     }
     suites::rows(options, &testyard, &mut row);
