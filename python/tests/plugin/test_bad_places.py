@@ -90,6 +90,7 @@ def test_the_plugin_costs_nothing_until_it_is_used(project: Project) -> None:
 
         def test_it():
             light = {"testyard", "testyard.plugin", "testyard.plugin._fixtures", "testyard.plugin._marker",
+                     "testyard.isolate", "testyard.isolate._options",
                      "testyard.plugin._options"}
             ours = {name for name in sys.modules if name.split(".")[0] == "testyard"}
             assert ours <= light, ours - light

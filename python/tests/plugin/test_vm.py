@@ -123,7 +123,7 @@ def test_it(vm, number, tmp_path_factory):
     meet(lambda: len(open("begun").readlines()) >= 20)
     for port in (80, 8080):
         meet(lambda: vm.run(f"curl -sf http://10.0.0.1:{port}/who", check=False).stdout == str(number))
-    assert vm.run("pgrep -fc http.server").stdout.strip() == "2"
+    assert vm.run(["pgrep", "-xc", "python3"]).stdout.strip() == "2"
 
 def meet(condition):
     import time

@@ -181,7 +181,7 @@ class RecordedPlace:
     def keep(self, seconds: float, test: str) -> str:
         """Keeps it so long; says how to enter it, or why it cannot be kept. Once."""
         if self._environment is None:
-            return "not kept: a machine of a test's own ends with it\n"
+            return "not kept: a machine of a test's own ends with it\n" if self._own else ""
         if self._kept is None:
             from testyard import _hold
 
