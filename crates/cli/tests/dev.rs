@@ -165,6 +165,18 @@ fn a_container_ends_with_who_attends_it() {
 }
 
 #[test]
+fn who_may_not_mount_runs_containers_too() {
+    let home = ground!("namespace");
+    let name = status(&home)["vm"]["name"].as_str().expect("it runs").to_owned();
+    let run = "docker run --rm debian:12 sh -c 'id -u; echo kept > /tmp/kept'; docker run --rm debian:12 cat /tmp/kept";
+    let ran = home.run_cli(&["exec", &name, "--user", "1000", "--", "sh", "-c", run]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "0\nkept\n"), "{ran}");
+    assert!(ran.stderr.matches("allows no layer over this machine's root").count() <= 1, "{ran}");
+    home.must_run(&["dev", "stop", "--delete"]);
+    home.finish();
+}
+
+#[test]
 fn a_machine_of_another_sort_is_not_taken() {
     let home = ground!("host");
     home.must_run(&["create", "plain", "--backend", "host"]);

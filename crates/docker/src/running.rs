@@ -93,7 +93,7 @@ fn attended(records: &Records, mut record: Record, making: &Making, started: Opt
     let (child, told) = make(records, making)?;
     record.process = Some(Process::of(child.pid)?);
     records.update(&record)?;
-    await_start(&child, &told, making)?;
+    await_start(records, &child, &told, making)?;
     if let Some(started) = started {
         let _ = rustix::io::write(started, b"+");
     }
@@ -150,10 +150,10 @@ fn may_mount() -> bool {
 }
 
 /// Waits until the init has a root and the command was started, or says why not.
-fn await_start(child: &Child, told: &OwnedFd, making: &Making) -> std::result::Result<(), Failure> {
+fn await_start(records: &Records, child: &Child, told: &OwnedFd, making: &Making) -> std::result::Result<(), Failure> {
     let mut said = [0; 4096];
     let first = read(told, &mut said[..1]);
-    if first == 1 && said[0] == SHARED_ROOT {
+    if first == 1 && said[0] == SHARED_ROOT && records.is_first("shared-root") {
         warn(
             "docker: the kernel allows no layer over this machine's root: what the container writes stays in the machine",
         );
