@@ -143,11 +143,6 @@ fn write_archive(
     target: impl Write,
 ) -> Result<(), ExportError> {
     let config = configuration(image, config, &layers).to_string();
-    let path = |digest: &Digest| format!("blobs/sha256/{}", digest.as_str());
-    let descriptor = |kind: &str, digest: &Digest, size: u64| {
-        let media_type = format!("application/vnd.oci.image.{kind}");
-        json!({"mediaType": media_type, "digest": digest.to_string(), "size": size})
-    };
     let config_digest = digest_of(config.as_bytes());
     let manifest = json!({
         "schemaVersion": 2,
@@ -199,6 +194,15 @@ fn write_archive(
         }
     }
     archive.finish().map_err(|source| ExportError::Write { path: "the archive".into(), source })
+}
+
+fn path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.as_str())
+}
+
+fn descriptor(kind: &str, digest: &Digest, size: u64) -> Value {
+    let media_type = format!("application/vnd.oci.image.{kind}");
+    json!({"mediaType": media_type, "digest": digest.to_string(), "size": size})
 }
 
 /// The image's configuration, its own where it came with one, with the layers that are written now.
