@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
+
 from support import Home, is_host_root, needs_user_namespaces, skip, testyard_program
 
 # Beside what is built; the tests of the command line itself keep it there too.
@@ -65,7 +66,8 @@ def debian_archive() -> Path:
         if archive.exists():
             return archive
         beside = BUILT / "debian-12.new"
-        line = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=sudo,procps,iproute2", "--format=tar", "bookworm"]
+        options = ["--quiet", "--variant=minbase", "--include=sudo,procps,iproute2", "--format=tar"]
+        line = ["mmdebstrap", *options, "bookworm"]
         built = subprocess.run([*line, str(beside)], capture_output=True, text=True, timeout=600, check=False)
         if built.returncode != 0:
             skip("the archive of Debian cannot be reached", host=True)

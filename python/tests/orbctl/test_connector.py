@@ -63,7 +63,9 @@ def test_commands_run_as_the_user_and_in_the_folder_that_are_asked_for(web: Any)
     assert said(web.run_shell_command(StringCommand("whoami"), user="root")) == "root"
     assert said(web.run_shell_command(StringCommand("pwd"), workdir="/var/tmp")) == "/var/tmp"
     assert said(web.run_shell_command(StringCommand("pwd; whoami"), user="nobody", workdir="/tmp")) == "/tmp\nnobody"
-    assert said(web.run_shell_command(StringCommand("sh", "-c", "echo 'two  words' \"$HOME\""))) == "two  words /home/dev"
+    assert (
+        said(web.run_shell_command(StringCommand("sh", "-c", "echo 'two  words' \"$HOME\""))) == "two  words /home/dev"
+    )
 
 
 def test_a_command_fails_with_what_it_said(web: Any) -> None:

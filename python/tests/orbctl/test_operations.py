@@ -47,9 +47,7 @@ def test_machines_are_created_stopped_restarted_cloned_and_deleted(orb: Orb, tmp
     deploy(
         tmp_path,
         "@local",
-        "from pyinfra_orbstack.operations.vm import *\n"
-        "vm_delete('made')\n"
-        "vm_delete('second', force=True)\n",
+        "from pyinfra_orbstack.operations.vm import *\nvm_delete('made')\nvm_delete('second', force=True)\n",
     )
     assert orb.states() == {}
 

@@ -111,8 +111,14 @@ pub(super) fn user_spec(name: String) -> UserSpec {
 /// Makes a machine's default user where it is missing.
 fn repair(yard: &Testyard, name: &MachineName, machine: &mut Machine) -> Result<(), Problem> {
     let info = find(yard, name.as_str())?;
-    let book = Book::load(yard)?;
-    user::prepare(machine, &settings::username(&book, &info), &names::hosts(&book, &yard.machines().list()?))
+    let machines = yard.machines().list()?;
+    let book = Book::change(yard, |book| {
+        if book.about(&info.id).is_none() {
+            book.give_address(&info.id, &machines);
+        }
+        Ok(book.clone())
+    })?;
+    user::prepare(machine, &settings::username(&book, &info), &names::hosts(&book, &machines))
 }
 
 fn no_such_user(words: &Words, problem: Problem) -> Problem {
