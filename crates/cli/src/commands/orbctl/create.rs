@@ -155,13 +155,13 @@ fn make(yard: &Testyard, plan: &Plan, output: Output) -> Result<MachineInfo, Pro
             book.notes.remove(made.id.as_str());
             Ok(())
         });
+        names::tell(yard, None);
         return Err(problem);
     }
     let user = plan.spec.user.as_deref().unwrap_or("root");
     if user != "root" && !plan.image.root.join("usr/bin/sudo").exists() {
         output.warn(format_args!("there is no sudo in the image: {user} cannot become root"));
     }
-    names::tell(yard, Some(&made));
     Ok(made)
 }
 
@@ -172,9 +172,13 @@ fn furnish(yard: &Testyard, made: &MachineInfo, plan: &Plan) -> Result<(), Probl
         book.give_address(&made.id, &alive);
         Ok(names::hosts(book, &alive))
     })?;
-    let mut machine = yard.connect(&made.name)?;
-    user::prepare(&mut machine, plan.spec.user.as_deref().unwrap_or_default(), &hosts)?;
-    plan.user_data.as_ref().map_or(Ok(()), |user_data| user_data.follow(&mut machine))
+    std::thread::scope(|scope| {
+        // The others learn its name meanwhile.
+        scope.spawn(|| names::tell(yard, Some(made)));
+        let mut machine = yard.connect(&made.name)?;
+        user::prepare(&mut machine, plan.spec.user.as_deref().unwrap_or_default(), &hosts)?;
+        plan.user_data.as_ref().map_or(Ok(()), |user_data| user_data.follow(&mut machine))
+    })
 }
 
 /// Removes what was unpacked for a machine that was not made.

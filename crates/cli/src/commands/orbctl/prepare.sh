@@ -91,13 +91,16 @@ if [ -z "$found" ]; then
     echo "$name:x:$number:$number::/home/$name:$shell" >> /etc/passwd
     [ ! -f /etc/shadow ] || echo "$name:*:19000:0:99999:7:::" >> /etc/shadow
     if [ ! -d "/home/$name" ]; then
-        mkdir -p "/home/$name"
-        [ ! -d /etc/skel ] || cp -a /etc/skel/. "/home/$name/"
+        # Few programs: each costs as much as all that the shell does itself.
+        [ -d /home ] || mkdir /home
+        if [ -d /etc/skel ]; then cp -a /etc/skel "/home/$name"; else mkdir "/home/$name"; fi
         [ "$ids" = 1 ] || chown -R "$number:$number" "/home/$name"
     fi
 fi
 if [ "$name" != root ]; then
-    mkdir -p /etc/sudoers.d
-    echo "$name ALL=(ALL:ALL) NOPASSWD: ALL" > "/etc/sudoers.d/90-$name"
-    chmod 440 "/etc/sudoers.d/90-$name"
+    [ -d /etc/sudoers.d ] || mkdir /etc/sudoers.d
+    if [ ! -f "/etc/sudoers.d/90-$name" ]; then
+        umask 227
+        echo "$name ALL=(ALL:ALL) NOPASSWD: ALL" > "/etc/sudoers.d/90-$name"
+    fi
 fi
