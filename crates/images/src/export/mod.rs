@@ -102,7 +102,8 @@ impl Store {
         let staged = self.staging().create()?;
         let written = self.export_layers(&image, &staged).and_then(|layers| {
             let config = self.config_of(&image.record.digest)?;
-            write_archive(&image, &name_of(&image, reference), config, layers, target)
+            let documents = Documents::of(&image, name_of(&image, reference).as_ref(), config, &layers);
+            write_archive(&documents, layers, target)
         });
         staged.discard()?;
         written
@@ -135,36 +136,44 @@ fn name_of(image: &Image, reference: &ImageReference) -> Option<String> {
     }
 }
 
-fn write_archive(
-    image: &Image,
-    name: &Option<String>,
-    config: Option<Vec<u8>>,
-    layers: Vec<Written>,
-    target: impl Write,
-) -> Result<(), ExportError> {
-    let config = configuration(image, config, &layers).to_string();
-    let config_digest = digest_of(config.as_bytes());
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("config.v1+json", &config_digest, config.len() as u64),
-        "layers": layers.iter().map(|one| descriptor("layer.v1.tar", &one.digest, one.size)).collect::<Vec<_>>(),
-    })
-    .to_string();
-    let manifest_digest = digest_of(manifest.as_bytes());
-    let mut entry = descriptor("manifest.v1+json", &manifest_digest, manifest.len() as u64);
-    if let Some(name) = name {
-        let tag = name.rsplit(':').next().unwrap_or(name);
-        entry["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag});
+/// The documents of an archive that tell what its layers are, for readers of either form.
+struct Documents {
+    index: String,
+    saved: String,
+    manifest: String,
+    config: String,
+}
+
+impl Documents {
+    fn of(image: &Image, name: Option<&String>, config: Option<Vec<u8>>, layers: &[Written]) -> Self {
+        let config = configuration(image, config, layers).to_string();
+        let config_digest = digest_of(config.as_bytes());
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("config.v1+json", &config_digest, config.len() as u64),
+            "layers": layers.iter().map(|one| descriptor("layer.v1.tar", &one.digest, one.size)).collect::<Vec<_>>(),
+        })
+        .to_string();
+        let mut entry = descriptor("manifest.v1+json", &digest_of(manifest.as_bytes()), manifest.len() as u64);
+        if let Some(name) = name {
+            let tag = name.rsplit(':').next().unwrap_or(name);
+            entry["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag});
+        }
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+        let tags: Vec<&String> =
+            name.into_iter().filter(|name| !name.contains(|c: char| c.is_ascii_uppercase())).collect();
+        let saved = json!([{
+            "Config": path(&config_digest),
+            "RepoTags": tags,
+            "Layers": layers.iter().map(|one| path(&one.digest)).collect::<Vec<_>>(),
+        }])
+        .to_string();
+        Self { index, saved, manifest, config }
     }
-    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
-    let tags: Vec<&String> = name.iter().filter(|name| !name.contains(|c: char| c.is_ascii_uppercase())).collect();
-    let saved = json!([{
-        "Config": path(&config_digest),
-        "RepoTags": tags,
-        "Layers": layers.iter().map(|one| path(&one.digest)).collect::<Vec<_>>(),
-    }])
-    .to_string();
+}
+
+fn write_archive(documents: &Documents, layers: Vec<Written>, target: impl Write) -> Result<(), ExportError> {
     let mut archive = ArchiveWriter::new(BufWriter::with_capacity(256 << 10, target));
     // Some readers give what they unpack to whom the archive says, which an ordinary user may not do to others.
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -178,12 +187,11 @@ fn write_archive(
     for folder in ["blobs/", "blobs/sha256/"] {
         put(folder, 0, &mut io::empty())?;
     }
-    for (name, text) in [
-        ("index.json", &index),
-        ("manifest.json", &saved),
-        (&path(&manifest_digest), &manifest),
-        (&path(&config_digest), &config),
-    ] {
+    let Documents { index, saved, manifest, config } = documents;
+    let blob = |text: &str| path(&digest_of(text.as_bytes()));
+    for (name, text) in
+        [("index.json", index), ("manifest.json", saved), (&blob(manifest), manifest), (&blob(config), config)]
+    {
         put(name, text.len() as u64, &mut text.as_bytes())?;
     }
     let mut there = std::collections::BTreeSet::new();

@@ -25,8 +25,16 @@ const PIECE: Duration = Duration::from_secs(300);
 const TRIES: u32 = 3;
 /// The most bytes of a token's document and of what a server says of an error.
 const WORDS_LIMIT: u64 = 64 << 10;
-/// Some images' short names are kept under another server's name and path.
-const ALIAS: (&str, &str, &str) = ("docker.io", "registry-1.docker.io", "library/");
+/// The server in images' names whose registry answers under a name before it, and whose own images have a folder.
+const SHORT: (&str, &str, &str) = ("docker.io", "registry-1.", "library/");
+
+/// Where the registry of an image's server answers, and the image's path there.
+fn address(server: &str, path: &str) -> (String, String) {
+    let (short, before, folder) = SHORT;
+    let folder = if server == short && !path.contains('/') { folder } else { "" };
+    let before = if server == short { before } else { "" };
+    (format!("{before}{server}"), format!("{folder}{path}"))
+}
 
 /// One repository of one server.
 pub(super) struct Client<'o> {
@@ -89,11 +97,7 @@ impl<'o> Client<'o> {
             configuration = configuration.tls_config(tls.build());
         }
         let scheme = if encrypted { "https" } else { "http" };
-        let (server, path) = match image.server.as_str() {
-            known if known == ALIAS.0 && !image.path.contains('/') => (ALIAS.1, format!("{}{}", ALIAS.2, image.path)),
-            known if known == ALIAS.0 => (ALIAS.1, image.path.clone()),
-            server => (server, image.path.clone()),
-        };
+        let (server, path) = address(&image.server, &image.path);
         Ok(Self {
             agent: configuration.build().into(),
             image,
