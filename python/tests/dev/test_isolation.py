@@ -63,8 +63,11 @@ def test_an_isolated_test_sees_what_is_prepared_and_leaves_nothing(contained):
     result = manager.run_isolated_test("reads", script)
     assert result.exit_code == 3 and not result.passed and not result.success and result.error is None
     assert result.stdout.splitlines()[:2] == ["prepared", "code"]
-    assert result.stdout.splitlines()[2].endswith(result.test_id) and result.stdout.splitlines()[3] == result.test_id
-    assert contained.capture("cat /tmp/prepared ~/project/code; ls /tmp").stdout == "prepared\ncode\nprepared\n"
+    assert result.stdout.splitlines()[2].startswith("/tmp/") and result.stdout.splitlines()[3] == result.test_id
+    assert (
+        contained.capture("cat /tmp/prepared ~/project/code; ls /tmp").stdout
+        == "prepared\ncode\nprepared\ntestyard-tests\n"
+    )
     # Any port is free, and nothing listens that is not the test's.
     assert manager.run_isolated_test("net", "test $(ls /sys/class/net | wc -l) = 1").passed
     assert result["passed"] is False and result.as_dict()["name"] == "reads"

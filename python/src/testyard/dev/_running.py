@@ -37,12 +37,13 @@ def run_contained(
     words: Optional[Sequence[str]] = None,
 ) -> Completed:
     """Runs a command in a fresh container, told to whoever asks what runs."""
-    name = spec.get("host_name") or fresh_name()
-    place = {"fresh": {**spec, "host_name": name}}
+    # Its host name is that of its environment: one of its own would make each container another kind, and those that
+    # the machine makes ahead would be nobody's.
+    name = fresh_name()
     try:
         return exchange(
             found,
-            place,
+            {"fresh": spec},
             words or ["sh", "-c", command],
             sink,
             timeout=timeout,

@@ -295,9 +295,7 @@ class DevEnvironment:
             return False
         return True
 
-    def container_spec(
-        self, *, network: str = "host", shared: bool = True, host_name: Optional[str] = None
-    ) -> dict[str, Any]:
+    def container_spec(self, *, network: str = "host", shared: bool = True) -> dict[str, Any]:
         """What a container of this machine is to be, in the protocol's words. `shared`: it sees `/tmp` and the home
         as they are."""
         machine = self._machine().machine
@@ -308,8 +306,6 @@ class DevEnvironment:
             spec["network"] = "host"
         elif shared:
             spec["shared"] = True
-        if host_name is not None:
-            spec["host_name"] = host_name
         return spec
 
     def _retried(

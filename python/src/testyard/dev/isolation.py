@@ -21,8 +21,10 @@ from .environment import DevEnvironment
 #: Below here each test has a folder; it outlives one command.
 FOLDER = "/tmp/testyard-tests"
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
-# The folder, then the command itself: in the shell that made the folder, so that no other is started.
-_SCRIPT = 'mkdir -p "$1" && cd "$1" && TEST_COMMAND=$2 && shift 2 && eval "$TEST_COMMAND"'
+#: Where tests begin that have a view of the files of their own: the same path for all, and each one's alone.
+_OWN = f"{FOLDER}/isolated"
+# It is there already, or `mkdir` would be one more process in each test.
+_SCRIPT = 'cd "$1" 2>/dev/null || { mkdir -p "$1" && cd "$1"; } && TEST_COMMAND=$2 && shift 2 && eval "$TEST_COMMAND"'
 # On a machine whose folders are the host's, the one that goes with the environment.
 _SCRIPT_ON_HOST = (
     "TEST_WORKSPACE=$TESTYARD_WORKSPACE; export TEST_WORKSPACE; "
@@ -236,12 +238,15 @@ class IsolationManager:
         with self._lock:
             if not self._started:
                 self.dev.ensure_started()
+                if isinstance(self.dev, DevEnvironment) and self.dev.machine._strongest() != "workspace":
+                    _quietly(self.dev, f"mkdir -p -- {_OWN}")
                 self._started = True
 
     def _run(
         self, test_id: str, command: str, timeout: Optional[float], network: str, env: dict[str, str]
     ) -> tuple[int, str, str]:
-        workspace = f"{FOLDER}/{test_id}"
+        ours = isinstance(self.dev, DevEnvironment)
+        workspace = _OWN if ours else f"{FOLDER}/{test_id}"
         variables = {"TEST_ID": test_id, "TEST_NAMESPACE": namespace_of(test_id), "TEST_WORKSPACE": workspace, **env}
         if not isinstance(self.dev, DevEnvironment):
             # Another SDK's: its own container, and only the folder is the test's.
@@ -252,7 +257,7 @@ class IsolationManager:
             )
             return int(self.dev.exec(f"sh -c {shlex.quote(script)}")), "", ""
         found = self.dev._machine()
-        spec = self.dev.container_spec(network=network, shared=False, host_name=test_id)
+        spec = self.dev.container_spec(network=network, shared=False)
         parts: tuple[list[bytes], list[bytes]] = ([], [])
         script = _SCRIPT_ON_HOST if spec["isolation"] == "workspace" else _SCRIPT
         done = run_contained(

@@ -91,7 +91,6 @@ impl Exec {
         let environment = machine.environment(&EnvironmentSpec {
             network: Network::Host,
             shared: !plain,
-            host_name: Some(name.to_owned()),
             ..EnvironmentSpec::new(isolation, UserSpec::Machine)
         })?;
         request.place = Place::Environment(environment);
