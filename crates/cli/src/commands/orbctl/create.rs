@@ -159,7 +159,7 @@ fn make(yard: &Testyard, plan: &Plan, output: Output) -> Result<MachineInfo, Pro
         return Err(problem);
     }
     let user = plan.spec.user.as_deref().unwrap_or("root");
-    if user != "root" && !plan.image.root.join("usr/bin/sudo").exists() {
+    if user != "root" && !images::has_sudo(&plan.image) {
         output.warn(format_args!("there is no sudo in the image: {user} cannot become root"));
     }
     Ok(made)

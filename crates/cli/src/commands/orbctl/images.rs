@@ -1,5 +1,7 @@
 //! From what a client calls an image to one in the store: stored, stood in for, or built now.
 
+use std::path::PathBuf;
+
 use testyard::Testyard;
 use testyard_images::{BuildError, BuildOptions, BuildProgress, Image, ImportOptions, Release, Store, StoreError};
 use testyard_model::{ImageReference, Problem, ProblemKind};
@@ -61,9 +63,8 @@ fn chosen(reference: ImageReference, image: Image, stands_in_for: Option<String>
 /// What an image is a release of: by its name, or by what it says of itself.
 pub(super) fn distribution(reference: &ImageReference, image: &Image) -> (String, String) {
     let own = |key: &str| {
-        let text = std::fs::read_to_string(image.root.join("etc/os-release"))
-            .or_else(|_| std::fs::read_to_string(image.root.join("usr/lib/os-release")))
-            .unwrap_or_default();
+        let files = ["etc/os-release", "usr/lib/os-release"].into_iter().flat_map(|file| in_layers(image, file));
+        let text = files.filter_map(|path| std::fs::read_to_string(path).ok()).next().unwrap_or_default();
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         value.map(|value| value.trim_matches('"').to_owned()).unwrap_or_default()
     };
@@ -75,6 +76,16 @@ pub(super) fn distribution(reference: &ImageReference, image: &Image) -> (String
         ImageReference::Named { name, tag } => (name.clone(), tag.clone()),
         ImageReference::Host | ImageReference::Digest(_) => (own("ID"), own("VERSION_ID")),
     }
+}
+
+/// Whether an image brings the real `sudo`.
+pub(super) fn has_sudo(image: &Image) -> bool {
+    in_layers(image, "usr/bin/sudo").any(|path| path.symlink_metadata().is_ok())
+}
+
+/// Where a file would be in each of an image's layers, topmost first.
+fn in_layers<'a>(image: &'a Image, file: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    image.layers.iter().map(move |layer| layer.join(file))
 }
 
 fn build(store: &Store, reference: &ImageReference, output: Output) -> Result<Image, Problem> {
