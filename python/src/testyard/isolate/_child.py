@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
 
@@ -22,78 +21,129 @@ _PARENTS = (
     "pytest_warning_recorded",
 )
 _KEPT = ("session", "logging-plugin")
+_JUNIT = "_pytest.junitxml"
 
 
 class Telling:
-    """Takes the place of everybody who hears of results."""
+    """Takes the place of everybody who hears of results.
 
-    def __init__(self, config: Any, channel: Channel, nodeid: str) -> None:
+    Made and registered in the parent, where it says nothing: what a child does not do, it touches no page for."""
+
+    def __init__(self, config: Any) -> None:
         self._config = config
-        self._channel = channel
-        self._nodeid = nodeid
-        #: What was recorded before the fork is told again to whoever is registered: it is known already.
-        self.listening = False
+        self._channel: Optional[Channel] = None
+        self._nodeid = ""
+        config.pluginmanager.register(self, "testyard-isolate-telling")
+        self._kept: list[tuple[Any, list[Any]]] = []
+        for name in _PARENTS:
+            caller = getattr(config.hook, name)
+            others = [one for one in caller.get_hookimpls() if one.plugin is self or one.plugin_name in _KEPT]
+            self._kept.append((caller, others))
+
+    def begin(self, channel: Channel, nodeid: str) -> None:
+        """In the child: from now on nobody else hears anything."""
+        for caller, kept in self._kept:
+            if hasattr(caller, "_hookimpls"):
+                caller._hookimpls = kept
+            else:
+                for implementation in set(caller.get_hookimpls()) - set(kept):
+                    caller._remove_plugin(implementation.plugin)
+        self._channel, self._nodeid = channel, nodeid
+
+    def end(self) -> None:
+        """In the parent: it is needed no more."""
+        self._config.pluginmanager.unregister(self)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """A report, on its way to the parent."""
+        if self._channel is None:
+            return
         if getattr(report, "when", None) == "teardown":
-            self._tell_junit()
+            self._tell_junit(self._channel)
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._channel.send("report", data)
 
     def pytest_warning_recorded(self, warning_message: Any, when: str, nodeid: str, location: Any) -> None:
         """A warning, on its way to the parent."""
-        if not self.listening:
-            return
-        data = {"when": when, "nodeid": nodeid, "location": location, "warning": warning_out(warning_message)}
-        self._channel.send("warning", data)
+        if self._channel is not None:
+            data = {"when": when, "nodeid": nodeid, "location": location, "warning": warning_out(warning_message)}
+            self._channel.send("warning", data)
 
-    def _tell_junit(self) -> None:
+    def _tell_junit(self, channel: Channel) -> None:
+        if _JUNIT not in sys.modules or not self._config.getoption("xmlpath", None):
+            return
         with contextlib.suppress(ImportError, AttributeError):
             from _pytest.junitxml import xml_key
 
             xml = self._config.stash.get(xml_key, None)
             if xml is not None:
                 attributes = [(name, str(value)) for name, value in xml.node_reporter(self._nodeid).attrs.items()]
-                self._channel.send("junit", {"attributes": attributes, "properties": list(xml.global_properties)})
+                channel.send("junit", {"attributes": attributes, "properties": list(xml.global_properties)})
 
 
-def run(
-    item: Any,
-    protocol: Callable[..., Any],
-    settings: dict[str, str],
-    channel: Channel,
-    output: tuple[int, int],
-) -> None:
-    """Runs one item. `protocol` is pytest's own hook; `settings` are variables for this process."""
-    config = item.config
-    _redirect(config, output)
-    _settle(config, settings)
-    _loops.renew(item)
-    for name in _PARENTS:
-        caller = getattr(config.hook, name)
-        for implementation in list(caller.get_hookimpls()):
-            if implementation.plugin_name not in _KEPT:
-                caller._remove_plugin(implementation.plugin)
-    telling = Telling(config, channel, item.nodeid)
-    config.pluginmanager.register(telling, "testyard-isolate-telling")
-    telling.listening = True
-    session = item.session
-    stopped = session.shouldstop
-    # A next item beside this one: what is above both is the parent's to tear down.
-    sibling = copy.copy(item)
+class Visit(NamedTuple):
+    """What a child is to do, put together before the fork."""
+
+    item: Any
+    #: Another like the item, to come after it: what is above both is the parent's to tear down.
+    sibling: Any
+    #: pytest's own hook.
+    protocol: Callable[..., Any]
+    telling: Telling
+    #: Variables for the process.
+    settings: dict[str, str]
+    #: Where temporary folders of the test's own are.
+    temporary: str
+    basetemp: Path
+
+    def run(self, channel: Channel, output: tuple[int, int]) -> None:
+        """Runs the item."""
+        config = self.item.config
+        _redirect(config, output)
+        self._settle(config)
+        _loops.renew(self.item)
+        self.telling.begin(channel, self.item.nodeid)
+        session = self.item.session
+        stopped = session.shouldstop
+        try:
+            self.protocol(item=self.item, nextitem=self.sibling)
+        except pytest.exit.Exception as error:
+            channel.send("exit", {"message": str(error.msg), "returncode": error.returncode})
+        except KeyboardInterrupt:
+            channel.send("interrupt", None)
+        if session.shouldstop and session.shouldstop != stopped:
+            channel.send("stop", str(session.shouldstop))
+        measured = _coverage.measured()
+        if measured is not None:
+            channel.send("coverage", measured)
+        channel.send("end", None)
+
+    def _settle(self, config: Any) -> None:
+        """Makes this process at home: its own temporary folder, variables and home folder."""
+        environment = os.environ
+        environment.pop("TMPDIR", None)
+        for name, value in self.settings.items():
+            environment[name] = value
+        tempfile: Any = sys.modules.get("tempfile")
+        if tempfile is not None:
+            tempfile.tempdir = None
+        if self.temporary != "/tmp":
+            _make(self.temporary)
+        home = environment.get("HOME")
+        if home:
+            _make(home)
+        factory = getattr(config, "_tmp_path_factory", None)
+        if factory is not None:
+            factory._basetemp = None
+            factory._given_basetemp = self.basetemp
+
+
+def _make(folder: str) -> None:
     try:
-        protocol(item=item, nextitem=sibling)
-    except pytest.exit.Exception as error:
-        channel.send("exit", {"message": str(error.msg), "returncode": error.returncode})
-    except KeyboardInterrupt:
-        channel.send("interrupt", None)
-    if session.shouldstop and session.shouldstop != stopped:
-        channel.send("stop", str(session.shouldstop))
-    measured = _coverage.measured()
-    if measured is not None:
-        channel.send("coverage", measured)
-    channel.send("end", None)
+        os.stat(folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.makedirs(folder)
 
 
 def _redirect(config: Any, output: tuple[int, int]) -> None:
@@ -107,23 +157,3 @@ def _redirect(config: Any, output: tuple[int, int]) -> None:
             os.dup2(own, file.fileno(), inheritable=False)
     for own in output:
         os.close(own)
-
-
-def _settle(config: Any, settings: dict[str, str]) -> None:
-    """Makes this process at home: its own temporary folder, variables and home folder."""
-    os.environ.pop("TMPDIR", None)
-    os.environ.update(settings)
-    tempfile: Any = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile.tempdir = None
-    folder = settings.get("TMPDIR", "/tmp")
-    with contextlib.suppress(OSError):
-        os.makedirs(folder, exist_ok=True)
-    home = os.environ.get("HOME")
-    if home and not os.path.isdir(home):
-        with contextlib.suppress(OSError):
-            os.makedirs(home)
-    factory = getattr(config, "_tmp_path_factory", None)
-    if factory is not None:
-        factory._basetemp = None
-        factory._given_basetemp = Path(folder) / "pytest"

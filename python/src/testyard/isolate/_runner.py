@@ -7,17 +7,19 @@ in the child, where the test is. What the child reports is told here, in the ord
 from __future__ import annotations
 
 import collections
-import functools
+import copy
 import os
 import select
 import time
+from pathlib import Path
 from typing import Any, Deque, Optional
 
 import pytest
 
 from ..errors import TestyardError
 from ..plugin._marker import wishes_of
-from . import _child, _threads
+from . import _threads
+from ._child import Telling, Visit
 from ._coverage import Collected
 from ._door import Caller, Door
 from ._fork import Running, Warm
@@ -47,6 +49,9 @@ class Runner:
         self._scopes = Scopes()
         self._outputs = Outputs(place.tree, [*DEFAULTS, *config.getini("testyard_outputs")])
         self._settings = {"TMPDIR": temporary} if temporary else {}
+        self._temporary = temporary or "/tmp"
+        self._basetemp = Path(self._temporary) / "pytest"
+        self._telling: Optional[Telling] = None
         self._original: Any = None
         self._active: Deque[Test] = collections.deque()
         self._leaving: list[Running] = []
@@ -62,11 +67,14 @@ class Runner:
         hook = self._config.hook
         self._original = hook.pytest_runtest_protocol
         hook.pytest_runtest_protocol = self._protocol
+        self._telling = Telling(self._config)
 
     def uninstall(self) -> None:
         """Puts the hook back, and lets go of everything."""
         self._config.hook.pytest_runtest_protocol = self._original
         self._drop()
+        if self._telling is not None:
+            self._telling.end()
         self.collected.merge()
         for running in self._leaving:
             running.reap(wait=True)
@@ -130,14 +138,15 @@ class Runner:
         return Test(item, nextitem, running, set_up, _time_limit(item), announced=alone)
 
     def _fork(self, item: Any) -> Running:
-        settings = {"TESTYARD_ENVIRONMENT": "", **self._settings}
         last: Optional[Exception] = None
+        sibling = copy.copy(item)
         for _ in range(3):
             door, limited = self._door(item)
-            settings["TESTYARD_ENVIRONMENT"] = f"e{door.identity}"
-            run = functools.partial(_child.run, item, self._original, dict(settings))
+            settings = {"TESTYARD_ENVIRONMENT": f"e{door.identity}", **self._settings}
+            assert self._telling is not None
+            visit = Visit(item, sibling, self._original, self._telling, settings, self._temporary, self._basetemp)
             try:
-                return self._warm.fork(door, limited, run)
+                return self._warm.fork(door, limited, visit.run)
             except OSError as error:
                 last = error
                 self._yard.release(door)
