@@ -88,7 +88,7 @@ def fetched(real: Real, home: Home) -> Path:
     named = f"{real.name}=={real.version}"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     got = subprocess.run(
-        [*pip, "download", "--no-deps", "--no-binary=:all:", f"--dest={download}", named],
+        [*pip, "download", "--no-deps", f"--no-binary={real.name}", f"--dest={download}", named],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     archives = list(download.glob(f"{real.name.replace('-', '_')}-{real.version}.tar.gz"))

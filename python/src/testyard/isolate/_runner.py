@@ -33,8 +33,8 @@ _GRACE = 5.0
 _LOST = 69
 #: Fixtures whose machines and environments are reached from this process only, and keep their tests apart themselves.
 _OUTSIDE = ("isolated_env", "machine", "ports", "test_vm", "test_vm_manager", "vm", "vm_pool", "workspace")
-#: Tests that are over, but whose turn to be told has not come: so many for each that runs.
-_AHEAD = 32
+#: Tests that are over, but whose turn to be told has not come: their reports are kept.
+_AHEAD = 10_000
 
 
 class Runner:
@@ -110,7 +110,7 @@ class Runner:
     def _may_start(self, items: Any, index: int) -> bool:
         if not self._active:
             return True
-        if sum(not test.running.over for test in self._active) >= self._jobs or len(self._active) > _AHEAD * self._jobs:
+        if sum(not test.running.over for test in self._active) >= self._jobs or len(self._active) > _AHEAD:
             return False
         item, before = items[index], items[index - 1]
         if self._runs_here(item) or self._scopes.disturbs(item):
@@ -186,6 +186,9 @@ class Runner:
                 test.deadline = None
                 self._yard.release(test.running.door)
                 test.running.kill()
+        for test in awaited:
+            if test.running.over:
+                self._settle(test)
         self._leaving = [running for running in self._leaving if not running.reap(wait=False)]
 
     def _attend(self) -> None:
@@ -207,22 +210,27 @@ class Runner:
                 self._check(session)
 
     def _end(self, test: Test) -> None:
-        running = test.running
         last = len(self._active) == 1
-        self._bring_back(test)
-        if not test.timed_out:
-            self._yard.release(running.door)
-        running.door.close()
         torn_down = self._scopes.tear_down(test.item, test.nextitem) if last and test.raising is None else None
         test.tell_end(torn_down)
         self._active.popleft()
-        self._leaving.append(running)
         self._scopes.forget(test.item)
         if test.measured is not None:
             self.collected.add(test.measured)
         if test.raising is not None:
             self._drop()
             raise test.raising
+
+    def _settle(self, test: Test) -> None:
+        """A test is over, and may wait long for its turn to be told: nothing of its environment is kept for that."""
+        running = test.running
+        if not running.ended:
+            test.printed = running.printed()
+        self._bring_back(test)
+        if not test.timed_out:
+            self._yard.release(running.door)
+        running.door.close()
+        self._leaving.append(running)
 
     def _bring_back(self, test: Test) -> None:
         if test.running.door.changes is None:
@@ -244,6 +252,8 @@ class Runner:
         """Ends what runs, and tells nobody of it."""
         while self._active:
             test = self._active.popleft()
+            if test.running.over:
+                continue
             try:
                 self._yard.release(test.running.door)
             except TestyardError:

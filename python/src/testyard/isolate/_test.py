@@ -38,6 +38,8 @@ class Test:
         self.running = running
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.timed_out = False
+        #: What it printed, where its process ended before its time: sections of a report.
+        self.printed: list[tuple[str, str]] = []
         #: What is to be raised once the test is told of.
         self.raising: Optional[BaseException] = None
         #: What coverage measured, as text.
@@ -160,7 +162,7 @@ class Test:
             outcome="failed",
             longrepr=message,
             when=phase if phase != "teardown" else "call",  # type: ignore[arg-type]
-            sections=self.running.printed(),
+            sections=self.printed,
             duration=time.time() - self._began,
             start=self._began,
             stop=time.time(),
