@@ -25,6 +25,9 @@ pub(crate) use wheel::run as wheel;
 /// The environments whose requirements contradict those of `main`.
 const OTHERS: [&str; 3] = ["flow-0.0.3", "flow-3", "slurm-sdk"];
 
+/// Tests mostly wait: two at once take little more than half the time. Arguments that follow may say otherwise.
+const AT_ONCE: [&str; 4] = ["-n", "2", "--dist", "worksteal"];
+
 /// `python [--fast] [ARGS…]`.
 pub(crate) fn run(arguments: &[String]) -> Outcome<ExitCode> {
     requirements::provide()?;
@@ -227,7 +230,7 @@ impl Environments {
 
     /// Makes the command that starts Python run the tests of a copy of `python/`.
     fn pytest<'a>(&self, python: &'a mut Command, sources: &Path, arguments: &[String]) -> &'a mut Command {
-        python.args(["-m", "pytest"]).args(arguments).current_dir(sources);
+        python.args(["-m", "pytest"]).args(AT_ONCE).args(arguments).current_dir(sources);
         python.env_remove("TESTYARD_BINARY").env_remove("PYTHONPATH");
         match &self.kind {
             Kind::Sources(programs) => python.env("TESTYARD_TEST_PROGRAMS", programs),
