@@ -55,7 +55,11 @@ def source() -> Path:
         return unpacked
     if not os.access(BUILT, os.W_OK):
         skip("who may write beside what is built fetches the package's source, which is kept then", host=True)
-    fetch = [sys.executable, *"-m pip download --quiet --no-deps --no-binary=pyinfra-orbstack --dest".split(), str(folder)]
+    fetch = [
+        sys.executable,
+        *"-m pip download --quiet --no-deps --no-binary=pyinfra-orbstack --dest".split(),
+        str(folder),
+    ]
     fetched = subprocess.run([*fetch, f"pyinfra-orbstack=={VERSION}"], capture_output=True, timeout=240, check=False)
     archives = list(folder.glob("*.tar.gz"))
     if fetched.returncode != 0 or not archives:
