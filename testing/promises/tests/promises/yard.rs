@@ -164,7 +164,8 @@ impl Yard {
         for (name, state) in self.machines() {
             let deleted = self.home.run_cli(&["delete", &name, "--force"]);
             // What a supervisor rolls back may go by itself at this moment.
-            if deleted.code != 0 && self.machines().contains_key(&name) {
+            let gone = || wait_until(SETTLED_WITHIN, || !self.machines().contains_key(&name));
+            if deleted.code != 0 && !gone() {
                 left.push(format!("machine {name}, {state}, could not be deleted: {deleted}"));
             }
         }

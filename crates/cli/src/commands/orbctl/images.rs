@@ -29,6 +29,8 @@ pub(super) fn parse(text: &str) -> Result<ImageReference, Problem> {
             .hint("write distro:version, such as debian:12 or ubuntu:22.04")
     };
     match text.parse::<ImageReference>() {
+        // A server's name, or a folder, is no distribution's.
+        Ok(ImageReference::Named { name, .. }) if name.contains('/') => Err(malformed()),
         Ok(ImageReference::Host) | Err(_) => Err(malformed()),
         Ok(reference) => Ok(reference),
     }
