@@ -13,6 +13,7 @@ import pytest
 
 from support import Home, needs_user_namespaces, skip
 from support.user import is_host_root
+from testyard._binary import program
 
 from .conftest import outcomes
 
@@ -55,7 +56,10 @@ def test_counts_are_those_of_plain_pytest(real: Real, own_home: Home) -> None:
     common = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-c", ini(project), *real.tests]
     source = str(Path(__file__).resolve().parents[2] / "src")
     path = f"{Path(python).parent}:{os.environ.get('PATH', '')}"
-    environment = own_home.environment(PATH=path, PYTHONPATH=source, PYTHONDONTWRITEBYTECODE="1")
+    # The suite's interpreter is another than this one, and has no program beside it.
+    environment = own_home.environment(
+        PATH=path, PYTHONPATH=source, PYTHONDONTWRITEBYTECODE="1", TESTYARD_BINARY=program()
+    )
     isolated = ["-p", "testyard.plugin", "--testyard-isolate=auto", *real.options]
     counts = []
     for more in ([], isolated):
