@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 
@@ -66,7 +67,7 @@ def test_an_isolated_test_sees_what_is_prepared_and_leaves_nothing(contained):
     assert result.stdout.splitlines()[2].startswith("/tmp/") and result.stdout.splitlines()[3] == result.test_id
     assert (
         contained.capture("cat /tmp/prepared ~/project/code; ls /tmp").stdout
-        == "prepared\ncode\nprepared\ntestyard-tests\n"
+        == f"prepared\ncode\nprepared\ntestyard-tests-{os.getuid()}\n"
     )
     # Any port is free, and nothing listens that is not the test's.
     assert manager.run_isolated_test("net", "test $(ls /sys/class/net | wc -l) = 1").passed
@@ -89,7 +90,7 @@ def test_a_result_says_what_failed(dev):
     assert not lost.passed and lost.exit_code is None and lost.error
     dev.ensure_started()
     assert manager.run_isolated_test("found", "true").passed
-    assert late.test_id not in dev.capture("ls /tmp/testyard-tests 2>/dev/null; true").stdout
+    assert late.test_id not in dev.capture(f"ls /tmp/testyard-tests-{os.getuid()} 2>/dev/null; true").stdout
 
 
 def test_a_hundred_tests_run_side_by_side(dev):

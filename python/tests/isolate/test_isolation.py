@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from .conftest import Suite
 
 WORLD = """
@@ -35,15 +37,16 @@ def test_nothing_that_a_test_does_reaches_the_next(anybodys_suite: Suite) -> Non
 
 
 def test_without_isolation_that_suite_fails(suite: Suite) -> None:
-    suite.write("test_world.py", WORLD.replace('subprocess.Popen(["sleep", "600"])', "pass"))
+    # The host's own folder: what this leaves there is its own, and removed again.
+    left = f"/tmp/left-{os.getpid()}"
+    suite.write("test_world.py", WORLD.replace('subprocess.Popen(["sleep", "600"])', "pass").replace("/tmp/left", left))
     done = suite.plain()
     assert "1 failed, 1 passed" in done.stdout
     (suite.folder / "left.txt").unlink()
+    os.unlink(left)
 
 
 def test_the_caller_is_the_same_user_inside(anybodys_suite: Suite) -> None:
-    import os
-
     owner = anybodys_suite.home.owner
     user = owner.pw_uid if owner is not None else os.geteuid()
     anybodys_suite.write(

@@ -18,8 +18,8 @@ from ._running import run_contained
 from .client import dev_of
 from .environment import DevEnvironment
 
-#: Below here each test has a folder; it outlives one command.
-FOLDER = "/tmp/testyard-tests"
+#: Below here each test has a folder; it outlives one command. Backend `host` shares it with other users of the host.
+FOLDER = f"/tmp/testyard-tests-{os.getuid()}"
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 #: Where tests begin that have a view of the files of their own: the same path for all, and each one's alone.
 _OWN = f"{FOLDER}/isolated"
