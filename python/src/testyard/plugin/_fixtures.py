@@ -230,15 +230,19 @@ def _made(session: Session, kind: type[Any], asked: Any, nodeid: str, user: Any,
             session.lacks("isolation `namespace` is more than backend `host` gives (see: testyard doctor)")
         isolation = "workspace"
     source = session.settings.source if asked.source is None else asked.source
-    environment = machine.environment(
-        isolation=isolation,
-        network=asked.network or ("private" if isolation == "namespace" else "host"),
-        user=user if asked.user is None else asked.user,
-        limits=asked.limits,
-        strict_limits=bool(asked.limits),
-        source=session.settings.root if source is True else source or None,
-        cgroups=cgroups and isolation == "namespace",
-    )
+    options: dict[str, Any] = {
+        "isolation": isolation,
+        "network": asked.network or ("private" if isolation == "namespace" else "host"),
+        "user": user if asked.user is None else asked.user,
+        "limits": asked.limits,
+        "strict_limits": bool(asked.limits),
+        "source": session.settings.root if source is True else source or None,
+        "cgroups": cgroups and isolation == "namespace",
+    }
+    environment = machine.environment(**options)
+    if isolation == "namespace" and session.is_second(machine.name, options):
+        # There will be more of the kind: the next is made while a test runs.
+        machine.park(1, **options)
     return kind(machine, environment, nodeid)  # type: ignore[no-any-return]
 
 

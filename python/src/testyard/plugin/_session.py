@@ -39,6 +39,7 @@ class Session:
         self._abilities: Optional[dict[str, dict[str, Any]]] = None
         #: The places that each running test has, for what is told when it fails.
         self.places: dict[str, list[RecordedPlace]] = {}
+        self._kinds: dict[str, int] = {}
         # A child of a fork has machines' names, but holds none of them and deletes nothing at its end.
         self._process = os.getpid()
 
@@ -83,6 +84,12 @@ class Session:
             if time.monotonic() > until:
                 raise WrongState(f"machine {name} does not come up", hints=[f"testyard info {name}"])
             time.sleep(0.05)
+
+    def is_second(self, machine: str, options: dict[str, Any]) -> bool:
+        """Whether a place of this kind is asked for the second time."""
+        kind = f"{machine} {sorted(options.items(), key=str)}"
+        self._kinds[kind] = self._kinds.get(kind, 0) + 1
+        return self._kinds[kind] == 2
 
     def check_needs(self, needs: list[str]) -> None:
         """Skips, or fails where skips are not wanted, unless the host has all of these abilities."""
