@@ -8,7 +8,7 @@ from typing import Any, Iterator, Mapping, Optional
 from flow.adapters.providers.base import ProviderCapabilities
 from flow.domain.models.enums import TaskStatus
 from flow.domain.models.task import Task
-from flow.errors import FlowTimeoutError, ProviderError, RemoteExecutionError, TaskNotFoundError, ValidationError
+from flow.errors import FlowTimeoutError, ProviderError, RemoteExecutionError, ValidationError
 from flow.errors.remote import RemoteCommandExitError
 from flow.protocols.facets import ProviderFacets
 from flow.utils.remote_exec import RemoteExecResult
@@ -16,23 +16,15 @@ from flow.utils.remote_exec import RemoteExecResult
 from ..._process import Completed
 from ...errors import TestyardError
 from .._greeter import Greeter
-from .._machines import Machines, Seen, is_missing, text_of
-
-_STATUS = {
-    "running": TaskStatus.RUNNING,
-    "creating": TaskStatus.PENDING,
-    "starting": TaskStatus.PENDING,
-    "stopping": TaskStatus.PAUSED,
-    "stopped": TaskStatus.PAUSED,
-    "failed": TaskStatus.FAILED,
-    "deleting": TaskStatus.CANCELLED,
-}
+from .._machines import Machines, Seen, text_of
+from ._tasks import Tasks, remote_error
 
 
-class TestyardProvider:
+class TestyardProvider(Tasks):
     """`flow.dev` on machines of Testyard: a task is a developer's machine, and nothing else is."""
 
-    __test__ = False
+    Task = Task
+    Status = TaskStatus
     NAME = "testyard"
 
     def __init__(self, config: Any) -> None:
@@ -83,24 +75,7 @@ class TestyardProvider:
             raise ProviderError(
                 "the provider testyard has no dry run", suggestions=["start the machine: it costs nothing"]
             )
-        try:
-            return self._task(self.machines.ensure(config.name, instance_type), config)
-        except TestyardError as error:
-            raise ProviderError(str(error)) from error
-
-    def get_task(self, task_id: str) -> Any:
-        """One machine."""
-        return self._task(self._find(task_id))
-
-    def get_task_status(self, task_id: str) -> Any:
-        """Its status."""
-        return _STATUS.get(self._find(task_id).state, TaskStatus.PENDING)
-
-    def list_tasks(self, status: Any = None, limit: int = 100, force_refresh: bool = False) -> list[Any]:
-        """All developer's machines, newest first."""
-        wanted = None if status is None else {str(getattr(one, "value", one)) for one in _several(status)}
-        tasks = [self._task(seen) for seen in self.machines.all()]
-        return [task for task in tasks if wanted is None or task.status.value in wanted][:limit]
+        return self._ensure(config.name, instance_type, config)
 
     def pause_task(self, task_id: str) -> bool:
         """Stops it; its files stay."""
@@ -127,8 +102,7 @@ class TestyardProvider:
         self, task_id: str, tail: int = 100, log_type: str = "stdout", *, node: Optional[int] = None
     ) -> str:
         """What its supervisor and agent wrote."""
-        self._find(task_id)
-        return "\n".join(self.machines.machine(task_id).logs().splitlines()[-tail:])
+        return self._logs(task_id, tail)
 
     def stream_task_logs(
         self, task_id: str, log_type: str = "stdout", follow: bool = True, tail: int = 10, *, node: Optional[int] = None
@@ -165,33 +139,8 @@ class TestyardProvider:
         self.machines.close()
         self._greeter.close()
 
-    def _find(self, task_id: str) -> Seen:
-        try:
-            return self.machines.find(task_id)
-        except TestyardError as error:
-            if is_missing(error):
-                raise TaskNotFoundError(f"there is no developer's machine {task_id}") from None
-            raise ProviderError(str(error)) from error
-
-    def _task(self, seen: Seen, config: Any = None) -> Any:
-        task = Task(
-            task_id=seen.name,
-            name=seen.name,
-            status=_STATUS.get(seen.state, TaskStatus.PENDING),
-            config=config,
-            created_at=seen.created_at,
-            started_at=seen.started_at if seen.state == "running" else None,
-            instance_type=seen.instance_type,
-            num_instances=1,
-            region="local",
-            cost_per_hour="$0.00",
-            ssh_host="localhost" if seen.state == "running" else None,
-            ssh_port=self._greeter.port,
-            ssh_user="root",
-            shell_command=f"testyard shell {seen.name}",
-        )
-        task._provider = self
-        return task
+    def _ssh(self, seen: Seen) -> dict[str, Any]:
+        return {"ssh_host": "localhost" if seen.state == "running" else None, "ssh_port": self._greeter.port}
 
 
 class RemoteOperations:
@@ -236,7 +185,7 @@ class RemoteOperations:
         try:
             self._machines.machine(task_id).write_file(_below_home(remote_path), local_path.read_bytes(), mode=mode)
         except TestyardError as error:
-            raise _remote(error, task_id) from error
+            raise remote_error(error, task_id) from error
 
     def get_file(
         self,
@@ -255,7 +204,7 @@ class RemoteOperations:
         try:
             content = self._machines.machine(task_id).read_file(_below_home(remote_path))
         except TestyardError as error:
-            raise _remote(error, task_id) from error
+            raise remote_error(error, task_id) from error
         new = local_path.with_name(f".{local_path.name}.new")
         new.write_bytes(content)
         new.replace(local_path)
@@ -290,7 +239,7 @@ class RemoteOperations:
         try:
             done = self._machines.run(task_id, command, timeout)
         except TestyardError as error:
-            raise _remote(error, task_id) from error
+            raise remote_error(error, task_id) from error
         if done.timed_out:
             raise FlowTimeoutError(f"the command took longer than {timeout:g} s")
         return done
@@ -298,13 +247,3 @@ class RemoteOperations:
 
 def _below_home(path: str) -> str:
     return path[2:] if path.startswith("~/") else path
-
-
-def _remote(error: TestyardError, task_id: str) -> Exception:
-    if is_missing(error):
-        return TaskNotFoundError(f"there is no developer's machine {task_id}")  # type: ignore[no-any-return]
-    return RemoteExecutionError(str(error))  # type: ignore[no-any-return]
-
-
-def _several(status: Any) -> list[Any]:
-    return list(status) if isinstance(status, (list, tuple, set, frozenset)) else [status]

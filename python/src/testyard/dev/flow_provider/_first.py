@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Iterator, Optional
 
 from flow.api.models import AvailableInstance, Task, TaskStatus
-from flow.errors import ProviderError, RemoteExecutionError, TaskNotFoundError
+from flow.errors import ProviderError, RemoteExecutionError
 from flow.errors import TimeoutError as FlowTimeoutError
 from flow.providers.base import ProviderCapabilities
 
 from ...errors import TestyardError
-from .._machines import Machines, Seen, is_missing, text_of
-
-_STATUS = {
-    "running": TaskStatus.RUNNING,
-    "creating": TaskStatus.PENDING,
-    "starting": TaskStatus.PENDING,
-    "stopping": TaskStatus.PAUSED,
-    "stopped": TaskStatus.PAUSED,
-    "failed": TaskStatus.FAILED,
-    "deleting": TaskStatus.CANCELLED,
-}
+from .._machines import Machines, Seen, text_of
+from ._tasks import Tasks, remote_error
 
 
-class TestyardProvider:
+class TestyardProvider(Tasks):
     """`flow.dev` on machines of Testyard: a task is a developer's machine, and nothing else is."""
 
-    __test__ = False
+    Task = Task
+    Status = TaskStatus
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -50,24 +42,7 @@ class TestyardProvider:
             )
         if volume_ids:
             raise ProviderError("the provider testyard has no volumes", suggestions=["leave the volumes out"])
-        try:
-            return self._task(self.machines.ensure(config.name, instance_type), config)
-        except TestyardError as error:
-            raise ProviderError(str(error)) from error
-
-    def get_task(self, task_id: str) -> Any:
-        """One machine."""
-        return self._task(self._find(task_id))
-
-    def get_task_status(self, task_id: str) -> Any:
-        """Its status."""
-        return _STATUS.get(self._find(task_id).state, TaskStatus.PENDING)
-
-    def list_tasks(self, status: Any = None, limit: int = 100, force_refresh: bool = False) -> list[Any]:
-        """All developer's machines, newest first."""
-        wanted = None if status is None else {str(getattr(one, "value", one)) for one in _several(status)}
-        tasks = [self._task(seen) for seen in self.machines.all()]
-        return [task for task in tasks if wanted is None or task.status.value in wanted][:limit]
+        return self._ensure(config.name, instance_type, config)
 
     def cancel_task(self, task_id: str) -> bool:
         """Deletes it, with its files, as a cloud would."""
@@ -85,8 +60,7 @@ class TestyardProvider:
 
     def get_task_logs(self, task_id: str, tail: int = 100, log_type: str = "stdout") -> str:
         """What its supervisor and agent wrote."""
-        self._find(task_id)
-        return "\n".join(self.machines.machine(task_id).logs().splitlines()[-tail:])
+        return self._logs(task_id, tail)
 
     def stream_task_logs(self, task_id: str, log_type: str = "stdout") -> Iterator[str]:
         """The same, line by line, up to now."""
@@ -127,33 +101,9 @@ class TestyardProvider:
         """Closes what is open; machines go on running."""
         self.machines.close()
 
-    def _find(self, task_id: str) -> Seen:
-        try:
-            return self.machines.find(task_id)
-        except TestyardError as error:
-            if is_missing(error):
-                raise TaskNotFoundError(f"there is no developer's machine {task_id}") from None
-            raise ProviderError(str(error)) from error
-
-    def _task(self, seen: Seen, config: Any = None) -> Any:
-        task = Task(
-            task_id=seen.name,
-            name=seen.name,
-            status=_STATUS.get(seen.state, TaskStatus.PENDING),
-            config=config,
-            created_at=seen.created_at,
-            started_at=seen.started_at if seen.state == "running" else None,
-            instance_type=seen.instance_type,
-            num_instances=1,
-            region="local",
-            cost_per_hour="$0.00",
-            # Nothing listens there: commands go to the machine's socket.
-            ssh_host="localhost",
-            ssh_user="root",
-            shell_command=f"testyard shell {seen.name}",
-        )
-        task._provider = self
-        return task
+    def _ssh(self, seen: Seen) -> dict[str, Any]:
+        # Nothing listens there: commands go to the machine's socket.
+        return {"ssh_host": "localhost"}
 
 
 class RemoteOperations:
@@ -167,7 +117,7 @@ class RemoteOperations:
         try:
             done = self._machines.run(task_id, command, timeout)
         except TestyardError as error:
-            raise _remote(error, task_id) from error
+            raise remote_error(error, task_id) from error
         if done.timed_out:
             raise FlowTimeoutError(f"the command took longer than {timeout:g} s")
         if done.returncode != 0:
@@ -179,20 +129,10 @@ class RemoteOperations:
         try:
             return self._machines.machine(task_id).read_file(remote_path)
         except TestyardError as error:
-            raise _remote(error, task_id) from error
+            raise remote_error(error, task_id) from error
 
     def open_shell(self, task_id: str, command: Optional[str] = None, node: Optional[int] = None, **_: Any) -> None:
         """A shell, or a command, on this process's own streams."""
         code = self._machines.shell(task_id, command, terminal=True)
         if code != 0 and command:
             raise RemoteExecutionError("the command failed", exit_code=code)
-
-
-def _remote(error: TestyardError, task_id: str) -> Exception:
-    if is_missing(error):
-        return TaskNotFoundError(f"there is no developer's machine {task_id}")  # type: ignore[no-any-return]
-    return RemoteExecutionError(str(error))  # type: ignore[no-any-return]
-
-
-def _several(status: Any) -> Union[list[Any], tuple[Any, ...]]:
-    return status if isinstance(status, (list, tuple)) else [status]
