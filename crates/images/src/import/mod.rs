@@ -235,6 +235,18 @@ fn given_up(staged: Staged, error: ImportError) -> ImportError {
     error
 }
 
+/// The next of the entries that were read before, then of the archive. `last` is the path before it, for errors.
+pub(crate) fn next_of<R: Read>(
+    begun: &mut std::vec::IntoIter<Entry>,
+    reader: &mut ArchiveReader<R>,
+    last: &[u8],
+) -> Result<Option<Entry>, ImportError> {
+    match begun.next() {
+        Some(entry) => Ok(Some(entry)),
+        None => reader.next_entry().map_err(|error| ImportError::at(error, last)),
+    }
+}
+
 /// The entries up to the first that tells what the archive is.
 fn begin<R: Read>(reader: &mut ArchiveReader<R>) -> Result<Vec<Entry>, ImportError> {
     let mut begun = Vec::new();

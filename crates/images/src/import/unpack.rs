@@ -14,7 +14,7 @@ use super::layout::Standing;
 use super::measured::hash_zeros;
 use super::notes::Notes;
 use super::whiteout::{self, Mark};
-use super::{ImportError, ImportOptions, Layout, Node, NodeKind, Refusal, ownership_of_caller};
+use super::{ImportError, ImportOptions, Layout, Node, NodeKind, Refusal, next_of, ownership_of_caller};
 use crate::archive::{ArchiveReader, Entry, EntryKind};
 use crate::store::{Ownership, Staged};
 use testyard_linux::Error as SystemError;
@@ -80,12 +80,7 @@ pub(super) fn unpack<R: Read>(
     let mut unpacker = Unpacker::new(staged, kind, options)?;
     let mut last = Vec::new();
     let mut begun = begun.into_iter();
-    loop {
-        let next = match begun.next() {
-            Some(entry) => Some(entry),
-            None => reader.next_entry().map_err(|error| ImportError::at(error, &last))?,
-        };
-        let Some(entry) = next else { break };
+    while let Some(entry) = next_of(&mut begun, &mut reader, &last)? {
         unpacker.entry(&mut reader, &entry).map_err(|error| error.named(&entry.path))?;
         last = entry.path;
     }

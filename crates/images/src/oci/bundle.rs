@@ -11,7 +11,7 @@ use rustix::fs::{Mode as FileMode, OFlags, ResolveFlags};
 
 use super::error::{BundleError, MemberRefusal};
 use crate::archive::{ArchiveReader, Entry, EntryKind};
-use crate::import::{ImportError, ImportOptions};
+use crate::import::{ImportError, ImportOptions, next_of};
 use crate::store::Staged;
 use testyard_linux::Error as SystemError;
 
@@ -119,12 +119,7 @@ impl Bundle {
         let mut members = BTreeMap::new();
         let mut last = Vec::new();
         let mut begun = begun.into_iter();
-        loop {
-            let next = match begun.next() {
-                Some(entry) => Some(entry),
-                None => reader.next_entry().map_err(|error| ImportError::at(error, &last))?,
-            };
-            let Some(entry) = next else { break };
+        while let Some(entry) = next_of(&mut begun, &mut reader, &last)? {
             last.clone_from(&entry.path);
             let refused = |reason| BundleError::Refused { member: entry.path.clone(), reason };
             if entry.path.split(|byte| *byte == b'/').any(|part| part == b"..") {
