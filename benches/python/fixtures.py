@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
 
-from measure import Goal, NotHere, Report, Row, by_turns, medians, ms, must_work, process
+from measure import Goal, Report, Row, by_turns, medians, ms, must_work, process
 from peers import podman_run
 
 OVER_TMP_PATH = Goal("`isolated_env` per test, more than the same test with `tmp_path`", 2.0, "ms")
@@ -30,8 +29,6 @@ def measure(report: Report, folder: Path, rounds: int) -> None:
 
 def slopes(report: Report, folder: Path, rounds: int) -> None:
     """Suites of the same test, with each way of being apart."""
-    if importlib.util.find_spec("testyard.plugin") is None:
-        raise NotHere("the package has no plugin yet")
     contenders = {}
     for name in ("isolated_env", "tmp_path"):
         for count in (FEW, MANY):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from functools import partial
@@ -29,7 +28,6 @@ def measure_real(report: Report, environments: Path, project: Path, rounds: int)
 
 def overhead(report: Report, folder: Path, rounds: int) -> None:
     """The slope between a small and a large suite of empty tests, for each way."""
-    needs_isolate()
     contenders = {}
     ways = dict(WAYS)
     for way, options in WAYS.items():
@@ -54,7 +52,6 @@ def overhead(report: Report, folder: Path, rounds: int) -> None:
 
 def real_suite(report: Report, environments: Path, project: Path, rounds: int) -> None:
     """slurm-sdk's unit tests, whole runs by turns."""
-    needs_isolate()
     python = environments / "slurm-sdk" / "bin" / "python"
     if not python.exists():
         raise NotHere("the virtual environment `slurm-sdk` could not be made")
@@ -81,9 +78,3 @@ def real_suite(report: Report, environments: Path, project: Path, rounds: int) -
     ):
         figure = found[pair[0]] / found[pair[1]]
         report.add(Row(names, figure, f"{ms(found[pair[0]])} / {ms(found[pair[1]])}, {rounds} runs each"))
-
-
-def needs_isolate() -> None:
-    """Raises `NotHere` where the package cannot isolate yet."""
-    if importlib.util.find_spec("testyard.plugin") is None or importlib.util.find_spec("testyard.isolate") is None:
-        raise NotHere("the package has no `--testyard-isolate` yet")
