@@ -51,6 +51,7 @@ impl Backend for Host {
             (spec.disk.is_some(), "a disk limit"),
             (spec.privileged, "privileges"),
             (!spec.expose.is_empty(), "exposed paths: it sees everything as it is"),
+            (!spec.network.is_host(), "a network of its own"),
         ] {
             if asked {
                 return Err(Self::refuse(&format!("with {ability}"), namespace));

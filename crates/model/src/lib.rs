@@ -8,6 +8,7 @@ pub mod environment;
 pub mod exit;
 pub mod machine;
 pub mod names;
+pub mod network;
 pub mod problem;
 pub mod state;
 pub mod step;
@@ -18,6 +19,7 @@ pub use environment::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Us
 pub use exit::{CommandStatus, ExitCode};
 pub use machine::{BackendName, Exposure, ImageReference, ImageReferenceError, MachineInfo, MachineSpec};
 pub use names::{EnvironmentId, MachineId, MachineName, NameError};
+pub use network::{HostEntry, InterfaceAddress, MachineNetwork, NetworkName, PrivateNetwork, Publish};
 pub use problem::{Problem, ProblemKind};
 pub use state::MachineState;
 pub use units::{ByteSize, Span, UnitError};

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{MachineId, MachineName};
+use crate::network::MachineNetwork;
 use crate::problem::Problem;
 use crate::state::MachineState;
 use crate::units::{ByteSize, Span, as_text};
@@ -241,6 +242,9 @@ pub struct MachineSpec {
     /// Give it a command `docker`, whose containers are made in the machine itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub docker: bool,
+    /// What it is connected to.
+    #[serde(default, skip_serializing_if = "MachineNetwork::is_host")]
+    pub network: MachineNetwork,
 }
 
 impl MachineSpec {
@@ -269,6 +273,7 @@ impl MachineSpec {
             pass_env: Vec::new(),
             share: Vec::new(),
             docker: false,
+            network: MachineNetwork::Host,
         }
     }
 }

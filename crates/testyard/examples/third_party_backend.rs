@@ -74,13 +74,14 @@ impl Backend for Folder {
         if let Some(arch) = spec.arch.as_deref().filter(|arch| *arch != std::env::consts::ARCH) {
             return Err(Self::refuse(&format!("of architecture {arch}")));
         }
-        let MachineSpec { image, user, cpus, memory, disk, privileged, expose, .. } = spec;
+        let MachineSpec { image, user, cpus, memory, disk, privileged, expose, network, .. } = spec;
         let asked = [
             (*image != ImageReference::Host, "an image"),
             (user.is_some(), "another user"),
             (cpus.is_some() || memory.is_some() || disk.is_some(), "limits"),
             (*privileged, "privileges"),
             (!expose.is_empty(), "exposed paths"),
+            (!network.is_host(), "a network of its own"),
         ];
         match asked.into_iter().find(|(asked, _)| *asked) {
             Some((_, ability)) => Err(Self::refuse(&format!("with {ability}"))),

@@ -3,7 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use testyard_model::{
-    BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
+    BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineNetwork, MachineSpec, Problem,
+    ProblemKind, Span,
 };
 
 use super::{DONE, Outcome};
@@ -121,6 +122,7 @@ impl Create {
             pass_env: self.pass_env,
             share: self.share,
             docker: self.docker,
+            network: MachineNetwork::Host,
         })
     }
 }
