@@ -56,14 +56,17 @@ impl Drop for Body {
     }
 }
 
+fn send_report(link: &OwnedFd, report: &Report) {
+    let payload = serde_json::to_vec(report).expect("plain data");
+    // A supervisor that has gone needs no reports.
+    let _ = send_frame(link, FrameHeader::message(0), &payload, &[]);
+}
+
 /// Serves a supervisor's link as an agent would, until told to end.
 pub(crate) fn serve_link(link: OwnedFd, body: Arc<Body>, ready: bool) {
     std::thread::spawn(move || {
-        let report = |report: &Report| {
-            let payload = serde_json::to_vec(report).expect("plain data");
-            // A supervisor that has gone needs no reports.
-            let _ = send_frame(&link, FrameHeader::message(0), &payload, &[]);
-        };
+        let link = Arc::new(link);
+        let report = |report: &Report| send_report(&link, report);
         if ready {
             report(&Report::Ready { limits: vec!["no real isolation".to_owned()] });
         }
@@ -73,7 +76,11 @@ pub(crate) fn serve_link(link: OwnedFd, body: Arc<Body>, ready: bool) {
                 Order::Adopt { .. } => {
                     let client = received.descriptors.into_iter().next().expect("a client");
                     report(&Report::Activity { open: 1 });
-                    std::thread::spawn(move || serve_client(client));
+                    let link = Arc::clone(&link);
+                    std::thread::spawn(move || {
+                        serve_client(client);
+                        send_report(&link, &Report::Activity { open: 0 });
+                    });
                 }
                 Order::Shutdown { .. } => body.end(),
                 Order::Slots { .. } | Order::Rename(_) => {}

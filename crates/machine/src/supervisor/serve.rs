@@ -20,6 +20,9 @@ use crate::backend::RecordError;
 const GRACE: Duration = Duration::from_secs(5);
 /// The agent gets so much longer than what it ends.
 const MARGIN: Duration = Duration::from_secs(2);
+/// What is still ending when somebody asks for the machine to be free gets so long: a command that has been answered
+/// for, a client that has just closed its connection.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// More clients than this at once are not greeted until others have left.
 const MOST_VISITORS: usize = 512;
 
@@ -33,6 +36,8 @@ pub(super) struct Supervisor {
     waiting: Vec<(OwnedFd, u32)>,
     /// Who holds the machine still: nobody else is let in until it leaves.
     quiet: Option<Visitor>,
+    /// Who asked for something that cannot be while the machine is in use.
+    patient: Vec<Patient>,
     /// What the agent said or did last, if it was its end.
     broken: Option<SupervisorError>,
     ended: bool,
@@ -46,6 +51,16 @@ enum Served {
     Answer(Event),
     AtTheEnd,
     Quiet,
+    /// The machine is in use, which may be over in a moment.
+    Busy(Problem),
+}
+
+/// A visitor whose request waits for the machine's use to end.
+struct Patient {
+    visitor: Visitor,
+    stream: u32,
+    request: Request,
+    until: Instant,
 }
 
 impl Supervisor {
@@ -60,6 +75,7 @@ impl Supervisor {
             visitors: Vec::new(),
             waiting: Vec::new(),
             quiet: None,
+            patient: Vec::new(),
             broken: None,
             ended: false,
             status: None,
@@ -87,6 +103,7 @@ impl Supervisor {
         }
         self.serve_visitors();
         let now = Instant::now();
+        self.serve_patient(now);
         match self.life.due(now) {
             Some(Due::Kill) => self.kill_agent(),
             Some(Due::Expired) => self.end_unasked(Goal::Delete),
@@ -100,7 +117,9 @@ impl Supervisor {
     fn wait(&self) -> Result<Ready, SupervisorError> {
         let greeting = self.quiet.is_none();
         let visitors = self.visitors.iter().filter(|visitor| greeting || visitor.deadline().is_none());
-        let deadline = self.life.next().into_iter().chain(visitors.clone().filter_map(Visitor::deadline)).min();
+        let waited_for = self.patient.iter().map(|patient| patient.until);
+        let deadlines = self.life.next().into_iter().chain(waited_for);
+        let deadline = deadlines.chain(visitors.clone().filter_map(Visitor::deadline)).min();
         let link_wants = if self.running.link.wants_to_write() { PollFlags::OUT } else { PollFlags::empty() };
         let mut polled = vec![
             PollFd::from_borrowed_fd(self.running.pidfd.as_fd(), PollFlags::IN),
@@ -227,24 +246,48 @@ impl Supervisor {
                 Wish::Leave => return,
                 Wish::Agent(read) => return self.introduce(visitor, read),
                 Wish::Request(stream, request) => {
-                    let kept = match self.answer(*request) {
-                        Served::Answer(event) => visitor.answer(stream, &event),
-                        Served::AtTheEnd => match rustix::io::fcntl_dupfd_cloexec(&visitor.socket, 3) {
-                            Ok(socket) => {
-                                self.waiting.push((socket, stream));
-                                true
-                            }
-                            Err(_) => false,
-                        },
-                        Served::Quiet => {
-                            quiet = true;
-                            visitor.answer(stream, &Event::Done)
-                        }
-                    };
-                    if !kept {
+                    let served = self.answer(&request);
+                    if let Served::Busy(_) = served {
+                        self.patient.push(Patient { visitor, stream, request: *request, until: now + PATIENCE });
+                        return;
+                    }
+                    quiet |= matches!(served, Served::Quiet);
+                    if !self.tell(&visitor, stream, served) {
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    /// Tells a visitor what its request came to; whether it is still there.
+    fn tell(&mut self, visitor: &Visitor, stream: u32, served: Served) -> bool {
+        match served {
+            Served::Answer(event) => visitor.answer(stream, &event),
+            Served::Busy(problem) => visitor.answer(stream, &Event::Failed(problem)),
+            Served::Quiet => visitor.answer(stream, &Event::Done),
+            Served::AtTheEnd => match rustix::io::fcntl_dupfd_cloexec(&visitor.socket, 3) {
+                Ok(socket) => {
+                    self.waiting.push((socket, stream));
+                    true
+                }
+                Err(_) => false,
+            },
+        }
+    }
+
+    /// Asks again for those who wait until the machine is free; who has waited long enough is refused.
+    fn serve_patient(&mut self, now: Instant) {
+        for patient in std::mem::take(&mut self.patient) {
+            let served = self.answer(&patient.request);
+            if matches!(served, Served::Busy(_)) && now < patient.until {
+                self.patient.push(patient);
+                continue;
+            }
+            let quiet = matches!(served, Served::Quiet);
+            if self.tell(&patient.visitor, patient.stream, served) {
+                // It may have asked for more in the meantime.
+                self.serve(patient.visitor, now, quiet);
             }
         }
     }
@@ -262,19 +305,19 @@ impl Supervisor {
         }
     }
 
-    fn answer(&mut self, request: Request) -> Served {
+    fn answer(&mut self, request: &Request) -> Served {
         let refusal = |problem: Problem| Served::Answer(Event::Failed(problem));
         match request {
             Request::Info => Served::Answer(Event::Info(Box::new(self.setup.info.clone()))),
-            Request::Stop { force } => self.end_asked(Goal::Stop, force),
-            Request::Delete { force: false } if self.life.open() > 0 => refusal(self.busy("delete")),
+            Request::Stop { force } => self.end_asked(Goal::Stop, *force),
+            Request::Delete { force: false } if self.life.open() > 0 => Served::Busy(self.busy("delete")),
             Request::Delete { .. } => self.end_asked(Goal::Delete, true),
-            Request::Renamed(name) => match self.rename(name) {
+            Request::Renamed(name) => match self.rename(name.clone()) {
                 Ok(()) => Served::Answer(Event::Done),
                 Err(error) => refusal(Problem::from_error(ProblemKind::System, &error)),
             },
             Request::Quiesce if self.life.ending().is_some() => refusal(self.ends()),
-            Request::Quiesce if self.life.open() > 0 || self.quiet.is_some() => refusal(self.busy("clone")),
+            Request::Quiesce if self.life.open() > 0 || self.quiet.is_some() => Served::Busy(self.busy("clone")),
             Request::Quiesce => Served::Quiet,
             _ => refusal(Problem::new(ProblemKind::Protocol, "a supervisor does not serve this request")),
         }

@@ -284,6 +284,23 @@ fn a_machine_held_still_lets_nobody_in_until_it_is_let_go() {
 }
 
 #[test]
+fn who_wants_a_machine_to_be_free_waits_for_those_who_are_leaving() {
+    let bench = Bench::new();
+    let supervised = bench.supervise(Task::Create, Fault::None);
+    supervised.announcement.expect("it comes up");
+    let mut agent = bench.connect(Role::Agent);
+    agent.status().expect("it is served");
+    let mut supervisor = bench.connect(Role::Supervisor);
+    let deleting = std::thread::spawn(move || supervisor.ask(&Request::Delete { force: false }, &[]));
+    // Another visitor is served in the meantime.
+    bench.connect(Role::Supervisor).info().expect("it answers");
+    drop(agent);
+    deleting.join().expect("no panic").expect("nobody is in it any more");
+    supervised.thread.join().expect("no panic").expect("it was asked to");
+    bench.assert_nothing_left();
+}
+
+#[test]
 fn a_program_that_cannot_start_is_refused_with_its_reason() {
     let mut connection = Connection::over(trial::agent_connection(), Role::Agent, "web").expect("it welcomes");
     let exec = Exec { argv: vec!["missing".into()], stdin: StreamTarget::Null, ..Exec::default() };
