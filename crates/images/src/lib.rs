@@ -19,6 +19,7 @@ pub mod host;
 pub mod import;
 mod manifest;
 mod oci;
+mod overlay;
 mod problem;
 pub mod pull;
 pub mod store;

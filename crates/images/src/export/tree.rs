@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::writer::{ArchiveWriter, Header};
 use crate::archive::shown;
-use crate::import::OPAQUE;
+use crate::overlay;
 use crate::store::Ownership;
 use testyard_linux::Error as SystemError;
 
@@ -61,9 +61,7 @@ impl<W: Write> TreeWriter<'_, W> {
             return self.folder(path, &own);
         }
         if kind == FileType::CharacterDevice && facts.st_rdev == 0 {
-            let cut = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-            let name = [&path[..cut], b".wh.", &path[cut..]].concat();
-            return self.empty(&Header { path: &name, kind: b'0', mode: 0o644, ..Header::default() });
+            return self.whiteout(path);
         }
         if facts.st_nlink > 1 {
             let first = self.names.entry((facts.st_dev, facts.st_ino)).or_insert_with(|| path.to_vec()).clone();
@@ -72,6 +70,7 @@ impl<W: Write> TreeWriter<'_, W> {
             }
         }
         match kind {
+            FileType::RegularFile if facts.st_size == 0 => self.empty_file(path, &own),
             FileType::RegularFile => self.file(path, &own, u64::try_from(facts.st_size).unwrap_or(0)),
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(self.root, path, Vec::new())?;
@@ -88,9 +87,24 @@ impl<W: Write> TreeWriter<'_, W> {
         Ok(Vec::new())
     }
 
+    fn whiteout(&mut self, path: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let cut = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let name = [&path[..cut], b".wh.", &path[cut..]].concat();
+        self.empty(&Header { path: &name, kind: b'0', mode: 0o644, ..Header::default() })
+    }
+
+    /// A file without content, or a whiteout where devices are not to be had.
+    fn empty_file(&mut self, path: &[u8], own: &Header<'_>) -> io::Result<Vec<Vec<u8>>> {
+        let file = self.open(path, OFlags::empty())?;
+        if overlay::is_whiteout_file(file.as_fd()) {
+            return self.whiteout(path);
+        }
+        self.file(path, own, 0)
+    }
+
     fn file(&mut self, path: &[u8], own: &Header<'_>, size: u64) -> io::Result<Vec<Vec<u8>>> {
         let mut file = File::from(self.open(path, OFlags::empty())?);
-        let (attributes, _) = attributes(file.as_fd())?;
+        let attributes = attributes(file.as_fd())?;
         let header = Header { path, kind: b'0', size, attributes: &attributes, ..own.clone() };
         self.archive.entry(&header, &mut file)?;
         Ok(Vec::new())
@@ -98,7 +112,8 @@ impl<W: Write> TreeWriter<'_, W> {
 
     fn folder(&mut self, path: &[u8], own: &Header<'_>) -> io::Result<Vec<Vec<u8>>> {
         let folder = self.open(path, OFlags::DIRECTORY)?;
-        let (attributes, opaque) = attributes(folder.as_fd())?;
+        let attributes = attributes(folder.as_fd())?;
+        let opaque = overlay::is_opaque(folder.as_fd());
         let name = [at(path), b"/"].concat();
         self.empty(&Header { path: &name, kind: b'5', attributes: &attributes, ..own.clone() })?;
         if opaque {
@@ -124,17 +139,16 @@ impl<W: Write> TreeWriter<'_, W> {
     }
 }
 
-/// The attributes that an import would keep, by name, and whether overlay's mark of an opaque folder is there.
-fn attributes(file: BorrowedFd<'_>) -> rustix::io::Result<(Attributes, bool)> {
+/// The attributes that an import would keep, by name.
+fn attributes(file: BorrowedFd<'_>) -> rustix::io::Result<Attributes> {
     let mut names = vec![0; 64 << 10];
     let length = match rustix::fs::flistxattr(file, &mut names[..]) {
         Ok(length) => length,
         Err(Errno::NOTSUP) => 0,
         Err(errno) => return Err(errno),
     };
-    let (mut found, mut opaque) = (Vec::new(), false);
+    let mut found = Vec::new();
     for name in names[..length].split(|byte| *byte == 0) {
-        opaque |= name == OPAQUE;
         let kept = name == b"security.capability" || name.starts_with(b"user.");
         if !kept || name.starts_with(b"user.overlay.") {
             continue;
@@ -145,5 +159,5 @@ fn attributes(file: BorrowedFd<'_>) -> rustix::io::Result<(Attributes, bool)> {
         found.push((name.to_vec(), value));
     }
     found.sort();
-    Ok((found, opaque))
+    Ok(found)
 }

@@ -1,9 +1,7 @@
 //! Writing masks as an overlay layer: a small folder tree that lies above the host's own.
 //!
-//! Hidden things are whiteouts (character device 0:0, which needs no privilege since Linux 5.8), emptied
-//! folders are opaque, and every folder on the way carries the host's own mode, owner and time, because a merged
-//! folder shows those of the topmost layer. Where a file system refuses the device, a whiteout is an empty
-//! file with the attribute `overlay.whiteout` in a folder marked `x` (Linux 6.8 and later).
+//! Hidden things are whiteouts, emptied folders are opaque, and every folder on the way carries the host's own mode,
+//! owner and time, because a merged folder shows those of the topmost layer.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,11 +10,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Gid, Mode as FileMode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Gid, Mode as FileMode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use testyard_linux::Error as SystemError;
 
 use super::{MaskEffect, MaskEntry, covers};
+use crate::overlay;
 
 /// A written mask layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +28,6 @@ pub struct MaskLayer {
     /// kernel looks for no mark on the root of a layer), so it must not be mounted at all.
     pub whole: bool,
 }
-
-/// Attributes are read as `user.overlay.*` by an overlay mounted with `userxattr`, else as `trusted.overlay.*`.
-const OPAQUE: [&str; 2] = ["user.overlay.opaque", "trusted.overlay.opaque"];
-const WHITEOUT: [&str; 2] = ["user.overlay.whiteout", "trusted.overlay.whiteout"];
 
 /// Writes masks into an existing empty folder. `layer` is where the masked file system is on the host: paths
 /// in the folder are relative to it.
@@ -68,14 +63,16 @@ impl Writer<'_> {
         let name = path.file_name().unwrap_or_default();
         let failed = |errno: Errno| SystemError::new("mask", self.layer.join(path).display(), errno);
         match effect {
-            MaskEffect::Hidden => whiteout(parent.as_fd(), name.as_bytes()).map_err(failed)?,
+            MaskEffect::Hidden => {
+                overlay::make_whiteout(parent.as_fd(), name.as_bytes()).map_err(failed)?;
+            }
             MaskEffect::MountPoint => {
                 self.folder(path)?;
             }
             MaskEffect::Empty { mode } => {
                 let folder = self.folder(path)?;
                 rustix::fs::fchmod(&folder, FileMode::from_raw_mode(*mode)).map_err(failed)?;
-                mark(folder.as_fd(), &OPAQUE, b"y").map_err(failed)?;
+                overlay::make_opaque(folder.as_fd()).map_err(failed)?;
             }
             MaskEffect::Replaced { content, mode } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -138,25 +135,4 @@ impl Writer<'_> {
 fn open(path: &Path) -> Result<OwnedFd, SystemError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, FileMode::empty()).map_err(|errno| SystemError::new("open", path.display(), errno))
-}
-
-fn whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
-    match rustix::fs::mknodat(parent, name, FileType::CharacterDevice, FileMode::empty(), 0) {
-        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {}
-        answer => return answer,
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(parent, name, flags, FileMode::RUSR | FileMode::WUSR)?;
-    mark(file.as_fd(), &WHITEOUT, b"y")?;
-    mark(parent, &OPAQUE, b"x")
-}
-
-/// Sets the first attribute; the second, which only root may set, as well as it can be.
-fn mark(file: BorrowedFd<'_>, names: &[&str; 2], value: &[u8]) -> rustix::io::Result<()> {
-    let trusted = rustix::fs::fsetxattr(file, names[1], value, XattrFlags::empty());
-    match rustix::fs::fsetxattr(file, names[0], value, XattrFlags::empty()) {
-        // Older tmpfs holds no user attributes, but root's overlays read the other kind.
-        Err(Errno::OPNOTSUPP) => trusted,
-        answer => answer,
-    }
 }

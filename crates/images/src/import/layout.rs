@@ -49,13 +49,17 @@ impl Node {
     }
 
     /// Of a layer's directory: nothing of the layers below shows in it.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.attributes.contains_key(OPAQUE)
+    }
+
     pub(crate) fn make_opaque(&mut self) {
         self.attributes.insert(OPAQUE.to_vec(), b"y".to_vec());
     }
 }
 
 /// Overlay's mark of a directory that hides those below it, as a user namespace may write it.
-pub(crate) const OPAQUE: &[u8] = b"user.overlay.opaque";
+const OPAQUE: &[u8] = b"user.overlay.opaque";
 
 /// What stands where an entry wants to go.
 #[derive(Debug, PartialEq, Eq)]
@@ -203,7 +207,7 @@ impl Layout {
     /// Gives an existing directory what a later entry says of it; what it hides stays hidden.
     pub(crate) fn update(&mut self, place: &[u8], mut node: Node) {
         if let Some(id) = self.paths.get(place) {
-            if self.nodes[*id].attributes.contains_key(OPAQUE) {
+            if self.nodes[*id].is_opaque() {
                 node.make_opaque();
             }
             self.nodes[*id] = node;
@@ -222,6 +226,14 @@ impl Layout {
         if let Some(id) = self.paths.get(existing).copied() {
             self.paths.insert(place, id);
         }
+    }
+}
+
+/// The folder that a place is in, and its name there.
+pub(super) fn split(place: &[u8]) -> (&[u8], &[u8]) {
+    match place.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&place[..slash], &place[slash + 1..]),
+        None => (&[], place),
     }
 }
 

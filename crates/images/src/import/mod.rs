@@ -25,7 +25,7 @@ use std::path::Path;
 use testyard_model::{ByteSize, ImageReference};
 
 pub use error::{ImportError, Refusal};
-pub(crate) use layout::{Layout, Node, NodeKind, OPAQUE};
+pub(crate) use layout::{Layout, Node, NodeKind};
 
 use crate::archive::{self, ArchiveError, ArchiveReader, Compression, Entry};
 use crate::manifest;

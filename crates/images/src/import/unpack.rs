@@ -10,12 +10,13 @@ use sha2::{Digest as _, Sha256};
 use testyard_model::ByteSize;
 
 use super::architecture::architecture;
-use super::layout::Standing;
+use super::layout::{Standing, split};
 use super::measured::hash_zeros;
 use super::notes::Notes;
 use super::whiteout::{self, Mark};
 use super::{ImportError, ImportOptions, Layout, Node, NodeKind, Refusal, next_of, ownership_of_caller};
 use crate::archive::{ArchiveReader, Entry, EntryKind};
+use crate::overlay::{self, WhiteoutForm};
 use crate::store::{Ownership, Staged};
 use testyard_linux::Error as SystemError;
 
@@ -66,6 +67,8 @@ struct Unpacker<'a> {
     buffer: Vec<u8>,
     notes: Notes,
     opaque: bool,
+    /// Whiteouts that would show in an opaque folder.
+    showing: Vec<Vec<u8>>,
 }
 
 /// Unpacks into `root/` of a temporary folder. `begun` are the entries that were read before, none with content left
@@ -108,6 +111,7 @@ impl<'a> Unpacker<'a> {
             buffer: vec![0; BUFFER],
             notes: Notes::default(),
             opaque: false,
+            showing: Vec::new(),
             path,
         })
     }
@@ -199,8 +203,9 @@ impl<'a> Unpacker<'a> {
                 None => {
                     self.imply_parents(&gone).map_err(failed)?;
                     let (parent, name) = self.parent_of(&gone).map_err(failed)?;
-                    let kind = rustix::fs::FileType::CharacterDevice;
-                    rustix::fs::mknodat(parent, name, kind, FileMode::empty(), 0).map_err(failed)?;
+                    if overlay::make_whiteout(parent, name).map_err(failed)? == WhiteoutForm::Attribute {
+                        self.showing.push(gone.clone());
+                    }
                     self.layout.put(gone, Node { kind: NodeKind::Whiteout, ..Node::implied_directory() });
                 }
                 Some(NodeKind::Directory) => self.layout.make_opaque(&gone),
@@ -424,10 +429,25 @@ impl<'a> Unpacker<'a> {
         })
     }
 
+    /// An opaque folder hides all that lower layers have in it: a whiteout there says nothing, and may show.
+    fn remove_showing(&mut self) -> Result<(), ImportError> {
+        for place in std::mem::take(&mut self.showing) {
+            let still = self.layout.get(&place).is_some_and(|node| node.kind == NodeKind::Whiteout);
+            let parent = self.layout.get(split(&place).0);
+            let whole = self.opaque && !place.contains(&b'/');
+            if still && (whole || parent.is_some_and(Node::is_opaque)) {
+                let failed = |errno: Errno| ImportError::Write { entry: place.clone(), source: errno.into() };
+                self.unlink(&place).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<Unpacked, ImportError> {
         if self.layout.len() == 1 && self.kind == TreeKind::Root {
             return Err(ImportError::Empty);
         }
+        self.remove_showing()?;
         self.parent = None;
         // Children come after their parents in byte order, so backwards no closed folder is in the way.
         for (path, _, node) in self.layout.nodes().rev().filter(|(_, _, node)| node.is_directory()) {
@@ -448,13 +468,6 @@ impl<'a> Unpacker<'a> {
             layout: self.layout,
             opaque: self.opaque,
         })
-    }
-}
-
-pub(super) fn split(place: &[u8]) -> (&[u8], &[u8]) {
-    match place.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&place[..slash], &place[slash + 1..]),
-        None => (&[], place),
     }
 }
 

@@ -4,7 +4,7 @@
 //! character device 0/0, or an attribute of a directory. Pure.
 
 use super::Refusal;
-use super::unpack::split;
+use super::layout::split;
 use crate::archive::{Entry, EntryKind};
 
 /// A mark for the layers below.

@@ -5,7 +5,8 @@
 //! its own topmost layer, those folders alone, as the nearest layer that names them has them.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Gid, Mode as FileMode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use testyard_linux::Error as SystemError;
 
-use crate::import::OPAQUE;
+use crate::overlay;
 use crate::store::{Ownership, Staged};
 
 /// One layer as it is looked at here.
@@ -39,11 +40,13 @@ fn standing(root: &Path, path: &[u8]) -> Standing {
     if facts.file_type().is_char_device() && facts.rdev() == 0 {
         return Standing::Whiteout;
     }
+    let marked = |test: fn(BorrowedFd<'_>) -> bool| File::open(&path).is_ok_and(|file| test(file.as_fd()));
     if !facts.is_dir() {
-        return Standing::Other;
+        let empty = facts.is_file() && facts.len() == 0;
+        let whiteout = empty && marked(overlay::is_whiteout_file);
+        return if whiteout { Standing::Whiteout } else { Standing::Other };
     }
-    let mut value = [0; 8];
-    Standing::Folder { opaque: rustix::fs::lgetxattr(&path, OPAQUE, &mut value[..]).is_ok() }
+    Standing::Folder { opaque: marked(overlay::is_opaque) }
 }
 
 /// The layer whose attributes a folder should have: the topmost that names it, if it shows at all. Layers are topmost

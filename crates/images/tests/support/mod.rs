@@ -37,6 +37,29 @@ pub(crate) fn as_ordinary_user(arguments: &[&str], passed: Option<usize>) {
     assert!(output.status.success() && counted, "{told}");
 }
 
+/// Runs tests of this program with their folders on an overlay, as in a machine's own root: no whiteout can be made there
+/// as a device.
+pub(crate) fn on_an_overlay(arguments: &[&str]) {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a temporary folder");
+    for name in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(folder.path().join(name)).expect("a new folder");
+    }
+    let script = "cd \"$1\" && shift && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && \
+                  export TMPDIR=\"$PWD/merged\" && cd / && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(folder.path())
+        .arg(std::env::current_exe().expect("this program"))
+        .args(arguments)
+        .arg("--nocapture")
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .output()
+        .expect("it runs");
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+}
+
 /// Appends entries; what it holds is the archive without its end mark.
 #[derive(Default, Clone)]
 pub(crate) struct Archive(pub(crate) Vec<u8>);
