@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import select
 import socket
 import threading
-from typing import Any, Callable, Deque, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Iterator, NamedTuple, Optional, Sequence
 
 from . import _protocol as protocol
 from .errors import ConnectionLost, NotSupported, ProtocolMismatch, TestyardError, from_problem
@@ -36,6 +37,7 @@ class Connection:
         self._attached: Deque[int] = collections.deque()
         self._sending = threading.Lock()
         self._next = 1
+        self._owed: set[int] = set()
         self._owner = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -87,13 +89,39 @@ class Connection:
         return self._socket.fileno()
 
     def is_usable(self) -> bool:
-        """Whether it is open, at rest, and this process's own."""
-        if self._owner != os.getpid() or self._buffer or self._socket.fileno() < 0:
+        """Whether it is open, at rest but for answers that nobody waits for, and this process's own."""
+        if self._owner != os.getpid() or self._socket.fileno() < 0:
             return False
-        # Readable means its end, or a word that nobody waits for: either way it is not at rest.
         waiting = select.poll()
         waiting.register(self._socket, select.POLLIN)
-        return not waiting.poll(0)
+        try:
+            while self._owed and (self._buffer or waiting.poll(0)):
+                self._close_attached(self.receive())
+        except TestyardError:
+            return False
+        if self._owed:
+            return True
+        # Readable means its end, or a word that nobody waits for: either way it is not at rest.
+        return not self._buffer and not waiting.poll(0)
+
+    def send_unawaited(self, request: Any) -> None:
+        """Sends a request whose answer nobody waits for: it is dropped when it comes."""
+        stream = self.stream()
+        self.owe(stream)
+        self.send(stream, request)
+
+    def owe(self, stream: int) -> None:
+        """Nobody waits for this stream's next message."""
+        self._owed.add(stream)
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """For so long at most each read waits meanwhile. Raises ConnectionLost."""
+        self._socket.settimeout(seconds)
+        try:
+            yield
+        finally:
+            self._socket.settimeout(None)
 
     def close(self) -> None:
         """Ends it, and what it holds. A forked child only lets go of its own copy."""
@@ -141,7 +169,14 @@ class Connection:
         del self._buffer[: head + length]
         if attached > len(self._attached):
             raise ProtocolMismatch(f"machine {self.machine} announced more descriptors than it sent")
+        if kind == protocol.MESSAGE:
+            self._owed.discard(stream)
         return Frame(kind, channel, stream, payload, tuple(self._attached.popleft() for _ in range(attached)))
+
+    @staticmethod
+    def _close_attached(frame: Frame) -> None:
+        for descriptor in frame.descriptors:
+            os.close(descriptor)
 
     def _fill(self, wanted: int) -> None:
         while len(self._buffer) < wanted:
@@ -168,13 +203,11 @@ class Connection:
         while True:
             frame = self.receive()
             if frame.kind != protocol.MESSAGE or frame.stream != stream:
-                for descriptor in frame.descriptors:
-                    os.close(descriptor)
+                self._close_attached(frame)
                 continue
             message = json.loads(frame.payload)
             if isinstance(message, dict) and "failed" in message:
-                for descriptor in frame.descriptors:
-                    os.close(descriptor)
+                self._close_attached(frame)
                 raise self.problem(message["failed"])
             if attached is not None:
                 attached.extend(frame.descriptors)
@@ -311,6 +344,16 @@ class Connections:
             resting, self._resting = self._resting, []
         for connection in resting:
             connection.close()
+
+    def tell(self, request: Any) -> None:
+        """A request whose answer nobody waits for, over one of them."""
+        connection = self.take()
+        try:
+            connection.send_unawaited(request)
+        except BaseException:
+            connection.close()
+            raise
+        self.give_back(connection)
 
     def ask(
         self, request: Any, descriptors: Sequence[int] = (), attached: Optional[list[int]] = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any, BinaryIO, Callable, Mapping, Optional, TypeVar, Union
 
@@ -51,8 +50,8 @@ class Place:
         A string is given to the shell, a sequence of words is run verbatim. After `timeout` seconds the command ends,
         with all that it started. `user` is a name, `"root"` or a number. Raises CommandFailed (unless `check` is
         false), CommandTimedOut, CommandNotStarted, and what befalls the machine."""
-        build = self._build(command, cwd, env, user, timeout)
-        return run(self._connections, command, build, check=check, timeout=timeout, input=input, text=text)
+        request = self._exec(command, cwd, env, user, timeout)
+        return run(self._connections, command, request, check=check, timeout=timeout, input=input, text=text)
 
     def spawn(
         self,
@@ -71,12 +70,12 @@ class Place:
         """Starts a command. Its streams are `PIPE`, `DEVNULL` (or None), or files of this process, which it is handed.
 
         With `detach` it outlives this process. That there is no such program is told by `Process.wait`."""
-        build = self._build(command, cwd, env, user, timeout)
+        request = self._exec(command, cwd, env, user, timeout)
         connection = self._connections.take()
         return Process(
             connection,
             command,
-            build,
+            request,
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -123,17 +122,16 @@ class Place:
             raise InvalidInput(f"{os.path.dirname(path)} is no folder to copy into", hints=["make it first"])
         self._receive(source, user, lambda stream: Receiver(stream).tree(path))
 
-    def _build(
+    def _exec(
         self,
         command: protocol.Command,
         cwd: Optional[Path],
         env: Optional[Mapping[str, str]],
         user: User,
         timeout: Optional[float],
-    ) -> Callable[..., Any]:
-        # Mistakes are told before anything is connected.
-        request = functools.partial(
-            protocol.exec_request,
+    ) -> dict[str, Any]:
+        """A command's request, its streams yet to be said. Mistakes are told before anything is connected."""
+        return protocol.exec_request(
             command,
             place=self._place(),
             cwd=None if cwd is None else os.fspath(cwd),
@@ -142,8 +140,6 @@ class Place:
             timeout=timeout,
             **self._extras(),
         )
-        request(stdin="null", stdout="null", stderr="null")
-        return request
 
     def _transfer(self, path: Path, user: User) -> dict[str, Any]:
         transfer: dict[str, Any] = {"path": protocol.raw(os.fspath(path)), "carrier": "pipe"}

@@ -6,7 +6,7 @@ import collections
 import io
 import os
 import threading
-from typing import IO, Any, Callable, Deque, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import IO, Any, Callable, Deque, Iterator, Mapping, NamedTuple, Optional, Union
 
 from . import _protocol as protocol
 from ._connection import Connection, Connections, Exchange
@@ -16,7 +16,6 @@ from .errors import (
     CommandTimedOut,
     ConnectionLost,
     InvalidInput,
-    ProtocolMismatch,
     TestyardError,
     TimedOut,
 )
@@ -58,7 +57,7 @@ class Completed(NamedTuple):
 def run(
     connections: Connections,
     command: protocol.Command,
-    build: Callable[..., Any],
+    request: dict[str, Any],
     *,
     check: bool,
     timeout: Optional[float],
@@ -66,43 +65,42 @@ def run(
     text: bool,
 ) -> Completed:
     """Runs a command to its end, over a connection at rest."""
-    data = input.encode() if isinstance(input, str) else input
-    request = build(stdin="null" if data is None else "frames", stdout="frames", stderr="frames", quiet=True)
+    data = ready(request, input, quiet=True)
     connection = connections.take()
-    parts: tuple[list[bytes], ...] = ([], [], [])
     try:
-        event = _exchange(connection, request, data, parts)
-    except (ConnectionLost, ProtocolMismatch):
-        connection.close()
-        raise
+        done, _ = converse(Exchange(connection, request), command, data, text)
     except TestyardError as error:
-        connections.give_back(connection)
-        if error.kind != "command":
-            raise
-        if check:
-            raise CommandNotStarted(command, error) from None
-        return Completed(
-            command, 127, "" if text else b"", error.message if text else error.message.encode(), {}, False
-        )
+        connections._spare(connection, error)
+        done = not_started(command, error, check, text)
     except BaseException:
         # Nobody reads its end any more; closing ends the command.
         connection.close()
         raise
-    connections.give_back(connection)
-    out, err = (_text(b"".join(part)) if text else b"".join(part) for part in parts[1:])
-    code, timed_out = protocol.code_of(event["exited"]["status"])
-    usage = event["exited"].get("usage", {})
-    if check and timed_out:
-        raise CommandTimedOut(command, timeout or 0, out, err)
-    if check and code != 0:
-        raise CommandFailed(command, code, out, err)
-    return Completed(command, code, out, err, usage, timed_out)
+    else:
+        connections.give_back(connection)
+    return checked(done, check, timeout)
 
 
-def _exchange(
-    connection: Connection, request: Any, data: Optional[bytes], parts: Sequence[list[bytes]]
-) -> dict[str, Any]:
-    exchange = Exchange(connection, request)
+def ready(request: dict[str, Any], input: Optional[Text], quiet: bool) -> Optional[bytes]:
+    """Says in a request where a command's streams go that is run to its end; what it is given to read."""
+    data = input.encode() if isinstance(input, str) else input
+    request["exec"].update(stdin="null" if data is None else "frames", stdout="frames", stderr="frames", quiet=quiet)
+    return data
+
+
+def converse(
+    exchange: Exchange,
+    command: protocol.Command,
+    data: Optional[bytes],
+    text: bool,
+    started: Callable[[Mapping[str, Any]], object] = lambda _: None,
+) -> tuple[Completed, Mapping[str, Any]]:
+    """Follows a command to its end: how it ended, and what was told of that. Raises what `failed` tells."""
+    parts: tuple[list[bytes], ...] = ([], [], [])
+
+    def take(channel: int, part: bytes) -> None:
+        parts[channel % 3].append(part)
+
     left = memoryview(data or b"")
     open_input = data is not None
     while True:
@@ -111,9 +109,33 @@ def _exchange(
             if not left:
                 exchange.end_input()
                 open_input = False
-        event = exchange.pump(lambda channel, part: parts[channel % 3].append(part))
-        if event is not None and "exited" in event:
-            return event
+        event = exchange.pump(take)
+        if event is None:
+            continue
+        if "exited" in event:
+            break
+        if "started" in event:
+            started(event["started"])
+    out, err = (_text(b"".join(part)) if text else b"".join(part) for part in parts[1:])
+    told = event["exited"]
+    code, timed_out = protocol.code_of(told["status"])
+    return Completed(command, code, out, err, told.get("usage", {}), timed_out), told
+
+
+def not_started(command: protocol.Command, error: TestyardError, check: bool, text: bool) -> Completed:
+    """A command that there is no program or folder for, as a shell tells it. Raises what is another error."""
+    if error.kind != "command":
+        raise error
+    if check:
+        raise CommandNotStarted(command, error) from None
+    return Completed(command, 127, "" if text else b"", error.message if text else error.message.encode(), {}, False)
+
+
+def checked(done: Completed, check: bool, timeout: Optional[float]) -> Completed:
+    """The same. Raises CommandTimedOut and CommandFailed where that is asked for."""
+    if check and done.timed_out:
+        raise CommandTimedOut(done.args, timeout or 0, done.stdout, done.stderr)
+    return done.check() if check else done
 
 
 def _text(data: bytes) -> str:
@@ -196,7 +218,7 @@ class Process:
         self,
         connection: Connection,
         command: protocol.Command,
-        build: Callable[..., Any],
+        request: dict[str, Any],
         *,
         stdin: Target,
         stdout: Target,
@@ -220,7 +242,8 @@ class Process:
         self._outputs = [_Output(), _Output()]
         descriptors: list[int] = []
         targets = [_target(one, descriptors) for one in (stdin, stdout, stderr)]
-        request = build(stdin=targets[0], stdout=targets[1], stderr=targets[2], quiet=False, detach=detach)
+        streams = {"stdin": targets[0], "stdout": targets[1], "stderr": targets[2]}
+        request["exec"].update(streams, quiet=False, detach=detach)
         self._exchange = Exchange(connection, request, descriptors)
         raw_input = _Input(self._exchange) if targets[0] == "frames" else None
         #: Its standard input to write to, where that was asked for.

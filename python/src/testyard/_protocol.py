@@ -86,13 +86,14 @@ def exec_request(
     env: Optional[Mapping[str, str]],
     user: Union[None, str, int],
     timeout: Optional[float],
-    stdin: Any,
-    stdout: Any,
-    stderr: Any,
+    stdin: Any = "null",
+    stdout: Any = "null",
+    stderr: Any = "null",
     detach: bool = False,
     quiet: bool = True,
     ports: Sequence[int] = (),
     source: Optional[int] = None,
+    linger: Optional[str] = None,
 ) -> dict[str, Any]:
     """The request that runs a command."""
     request: dict[str, Any] = {
@@ -116,6 +117,8 @@ def exec_request(
         request["ports"] = list(ports)
     if source is not None:
         request["source"] = source
+    if linger is not None:
+        request["linger"] = linger
     return {"exec": request}
 
 

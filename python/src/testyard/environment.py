@@ -100,18 +100,21 @@ def _one_of(word: str, choices: tuple[str, ...], what: str) -> None:
 class Environment(Place):
     """An environment that this process holds. It ends, with all that runs in it, when it is closed."""
 
+    #: Ports of the host that are leased for it, also told to its commands as `TESTYARD_PORTS`.
+    ports: list[int]
+    #: Whether it had been made ahead.
+    parked: bool
+    _number: int
+    _holder: Optional[Connection]
+    _source: Optional[int]
+    _ports: Optional[Ports]
+    _work: Optional[str]
+
     def __init__(
         self, machine: Machine, request: dict[str, Any], *, source: Optional[Path] = None, ports: int = 0
     ) -> None:
-        self.machine = machine
-        self._request = request
-        self._connections = machine._connections
-        self._holder: Optional[Connection] = machine._connections.take()
-        self._source: Optional[int] = None
-        self._ports: Optional[Ports] = None
-        #: Ports of the host that are leased for it, also told to its commands as `TESTYARD_PORTS`.
-        self.ports: list[int] = []
-        self._work: Optional[str] = None
+        self._set_up(machine, request)
+        self._holder = machine._connections.take()
         try:
             if source is not None:
                 from ._source import open_source
@@ -127,10 +130,16 @@ class Environment(Place):
             self._let_go()
             raise
 
+    def _set_up(self, machine: Machine, request: dict[str, Any]) -> None:
+        self.machine = machine
+        self._request = request
+        self._connections = machine._connections
+        self._holder, self._number, self.parked = None, 0, False
+        self._source, self._ports, self.ports, self._work = None, None, [], None
+
     def _adopt(self, answer: Mapping[str, Any]) -> None:
         told = answer["environment"]
         self._number = int(told["id"])
-        #: Whether it had been made ahead.
         self.parked = bool(told.get("parked"))
 
     @property
@@ -167,9 +176,8 @@ class Environment(Place):
         lasting = protocol.milliseconds(seconds, "a time to keep")
         answer = self._ask({"fork": {"environment": self._number, "for_ms": lasting}})
         other = Environment.__new__(Environment)
-        other.machine, other._request, other._connections = self.machine, self._request, self._connections
-        other._holder, other._source, other._ports, other.ports = self._connections.take(), None, None, []
-        other._work = self._work
+        other._set_up(self.machine, self._request)
+        other._holder, other._work = self._connections.take(), self._work
         other._adopt(answer)
         return other
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Iterable, Mapping, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional, Union
 
 from . import _binary
 from ._connection import Connections
@@ -19,6 +19,9 @@ from .errors import (
     TestyardError,
     WrongState,
 )
+
+if TYPE_CHECKING:
+    from ._late import LateEnvironment
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}\Z")
 Size = Union[None, int, str]
@@ -269,10 +272,24 @@ class Machine(Place):
         )
         return Environment(self, request, source=source, ports=ports)
 
-    def park(self, count: int, **options: Any) -> None:
-        """Keeps so many environments of this kind made ahead, for whoever asks next."""
+    def _late_environment(self, **options: Any) -> LateEnvironment:
+        """The same, made at its first use."""
+        from ._late import LateEnvironment
+
         options.setdefault("isolation", self._strongest())
-        self._connections.ask({"park": [environment_request(**options), count]})
+        return LateEnvironment(self, environment_request(**options), source=options.get("source"))
+
+    def park(self, count: int, **options: Any) -> None:
+        """Keeps so many environments of this kind made ahead, for whoever asks next. The first are there then."""
+        self._connections.ask(self._parking(count, options))
+
+    def _park_meanwhile(self, count: int, **options: Any) -> None:
+        """The same, without waiting for them."""
+        self._connections.tell(self._parking(count, options))
+
+    def _parking(self, count: int, options: dict[str, Any]) -> Any:
+        options.setdefault("isolation", self._strongest())
+        return {"park": [environment_request(**options), count]}
 
     def hold(self) -> None:
         """Deletes it when the last process that holds it is gone, however that ended."""

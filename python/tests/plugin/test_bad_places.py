@@ -89,9 +89,8 @@ def test_the_plugin_costs_nothing_until_it_is_used(project: Project) -> None:
         import sys
 
         def test_it():
-            light = {"testyard", "testyard.plugin", "testyard.plugin._fixtures", "testyard.plugin._marker",
-                     "testyard.isolate", "testyard.isolate._options",
-                     "testyard.plugin._options"}
+            light = {"testyard", "testyard.plugin", "testyard.plugin._options",
+                     "testyard.isolate", "testyard.isolate._options"}
             ours = {name for name in sys.modules if name.split(".")[0] == "testyard"}
             assert ours <= light, ours - light
         """,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testyard.plugin._options import seconds
+from testyard.plugin._settings import seconds
 
 from .conftest import Project
 

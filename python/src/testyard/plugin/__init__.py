@@ -7,22 +7,29 @@ See `docs/pytest.md`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, Optional
 
 import pytest
 
 from ..isolate._options import add_options as add_isolation
-from ._fixtures import isolated_env, machine, ports, test_vm, test_vm_manager, vm, vm_pool, workspace
-from ._marker import SIGNATURE, Wishes, wishes_of
-from ._options import add_options, settings_of
+from ._options import add_options, can_be_wrong
 
 if TYPE_CHECKING:
+    from testyard import Machine, Ports
+    from testyard.vms import TestVMManager, VmName
+
+    from ._marker import Wishes
+    from ._places import Folder, IsolatedEnv, Vm
     from ._session import Session
 
 __all__ = ["isolated_env", "machine", "ports", "test_vm", "test_vm_manager", "vm", "vm_pool", "workspace"]
 
+SIGNATURE = (
+    "testyard(needs, image, backend, limits, network, user, isolation, source): what a test's machine and environment "
+    "must be; see docs/pytest.md"
+)
 _SESSION = pytest.StashKey["Session"]()
-_WISHES = pytest.StashKey[Wishes]()
+_WISHES = pytest.StashKey["Wishes"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +41,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker, and refuses options that mean nothing."""
     config.addinivalue_line("markers", SIGNATURE)
-    settings_of(config)
+    if can_be_wrong(config):
+        from ._settings import settings_of
+
+        settings_of(config)
     if config.getoption("testyard_isolate") is not None:
         from ..isolate import plugin
 
@@ -47,6 +57,7 @@ def session_of(config: pytest.Config) -> Session:
     session = config.stash.get(_SESSION, None)
     if session is None:
         from ._session import Session
+        from ._settings import settings_of
 
         session = config.stash[_SESSION] = Session(settings_of(config), getattr(config, "workerinput", None))
     return session
@@ -56,6 +67,8 @@ def wishes(item: pytest.Item) -> Wishes:
     """What a test's markers ask for."""
     known = item.stash.get(_WISHES, None)
     if known is None:
+        from ._marker import wishes_of
+
         known = item.stash[_WISHES] = wishes_of(item)
     return known
 
@@ -89,3 +102,72 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     session: Optional[Session] = config.stash.get(_SESSION, None)
     if session is not None:
         session.close()
+
+
+@pytest.fixture(scope="session")
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """The run's machine, shared by all tests and all workers: a `testyard.Machine`. It ends with the run."""
+    from . import _fixtures
+
+    return _fixtures.machine(request)
+
+
+@pytest.fixture
+def isolated_env(request: pytest.FixtureRequest) -> Iterator[IsolatedEnv]:
+    """An environment of the test's own in the run's machine: own root, processes, network; made in a millisecond.
+
+    `.run(cmd, check=True, timeout=None, cwd=None, env=None)`, `.spawn`, `.write_file`, `.read_file`, `.push`, `.pull`,
+    `.workspace`, `.ports`, `.test_id`, `.machine`."""
+    from . import _fixtures
+
+    yield from _fixtures.isolated_env(request)
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """A place like a machine, fresh for the test: root inside, own loopback with every port free, own processes and
+    mounts, control groups to run containers in. `.run`, `.spawn`, `.write_file`, `.read_file` and what `isolated_env`
+    has."""
+    from . import _fixtures
+
+    yield from _fixtures.vm(request)
+
+
+@pytest.fixture
+def workspace(isolated_env: IsolatedEnv) -> Folder:
+    """A folder in the test's environment that its commands may write in: its path there."""
+    return isolated_env.workspace
+
+
+@pytest.fixture
+def ports(request: pytest.FixtureRequest) -> Iterator[Ports]:
+    """`ports.take(n=1) -> list[int]`: free ports of the host, leased until the test ends, never given twice at once."""
+    from . import _fixtures
+
+    yield from _fixtures.ports(request)
+
+
+@pytest.fixture
+def test_vm(request: pytest.FixtureRequest) -> Iterator[VmName]:
+    """A running machine of the test's own: its name, a `str` that also has `.run`, `.push`, `.pull`, `.info`."""
+    from . import _fixtures
+
+    yield from _fixtures.test_vm(request)
+
+
+@pytest.fixture
+def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., TestVMManager]]:
+    """A factory: `test_vm_manager(image="ubuntu:22.04", name_prefix="test-vm", **kwargs) -> TestVMManager`.
+
+    All machines that its managers made are deleted when the test ends."""
+    from . import _fixtures
+
+    yield from _fixtures.test_vm_manager(request)
+
+
+@pytest.fixture
+def vm_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[VmName]]]:
+    """A factory: `vm_pool(count, image="ubuntu:22.04") -> list` of running machines' names, made side by side."""
+    from . import _fixtures
+
+    yield from _fixtures.vm_pool(request)

@@ -1,4 +1,4 @@
-"""The fixtures. Each imports what it needs when a test first uses it."""
+"""What the fixtures do, imported when a test first uses one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from testyard import Machine, Ports
     from testyard.vms import TestVMManager, VmName
 
-    from ._places import Folder, IsolatedEnv, RecordedPlace, Vm
+    from ._places import IsolatedEnv, RecordedPlace, Vm
     from ._session import Session
 
 
@@ -25,54 +25,38 @@ class _Unnamed(str):
 USUAL = _Unnamed("ubuntu:22.04")
 
 
-@pytest.fixture(scope="session")
 def machine(request: pytest.FixtureRequest) -> Machine:
-    """The run's machine, shared by all tests and all workers: a `testyard.Machine`. It ends with the run."""
+    """The run's machine."""
     session = _session(request.config)
     with _Told(session):
         return session.machine()
     raise AssertionError("unreachable: an error ends the fixture")
 
 
-@pytest.fixture
 def isolated_env(request: pytest.FixtureRequest) -> Iterator[IsolatedEnv]:
-    """An environment of the test's own in the run's machine: own root, processes, network; made in a millisecond.
-
-    `.run(cmd, check=True, timeout=None, cwd=None, env=None)`, `.spawn`, `.write_file`, `.read_file`, `.push`, `.pull`,
-    `.workspace`, `.ports`, `.test_id`, `.machine`."""
+    """An environment of the test's own in the run's machine."""
     from ._places import IsolatedEnv
 
     yield from _place(request, IsolatedEnv)
 
 
-@pytest.fixture
 def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
-    """A place like a machine, fresh for the test: root inside, own loopback with every port free, own processes and
-    mounts, control groups to run containers in. `.run`, `.spawn`, `.write_file`, `.read_file` and what `isolated_env`
-    has."""
+    """A place like a machine, fresh for the test."""
     from ._places import Vm
 
     yield from _place(request, Vm, user="root", cgroups=True)
 
 
-@pytest.fixture
-def workspace(isolated_env: IsolatedEnv) -> Folder:
-    """A folder in the test's environment that its commands may write in: its path there."""
-    return isolated_env.workspace
-
-
-@pytest.fixture
 def ports(request: pytest.FixtureRequest) -> Iterator[Ports]:
-    """`ports.take(n=1) -> list[int]`: free ports of the host, leased until the test ends, never given twice at once."""
+    """Free ports of the host."""
     from testyard.ports import Ports
 
     with Ports(request.node.nodeid) as leased:
         yield leased
 
 
-@pytest.fixture
 def test_vm(request: pytest.FixtureRequest) -> Iterator[VmName]:
-    """A running machine of the test's own: its name, a `str` that also has `.run`, `.push`, `.pull`, `.info`."""
+    """A running machine of the test's own."""
     session = _session(request.config)
     with _Told(session):
         from testyard.vms import create_test_vm, delete_test_vm
@@ -84,11 +68,8 @@ def test_vm(request: pytest.FixtureRequest) -> Iterator[VmName]:
     _quietly(lambda: delete_test_vm(name))
 
 
-@pytest.fixture
 def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., TestVMManager]]:
-    """A factory: `test_vm_manager(image="ubuntu:22.04", name_prefix="test-vm", **kwargs) -> TestVMManager`.
-
-    All machines that its managers made are deleted when the test ends."""
+    """A factory of managers, whose machines are deleted when the test ends."""
     session = _session(request.config)
     managers: List[TestVMManager] = []
 
@@ -104,9 +85,8 @@ def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., Te
         _quietly(manager.delete)
 
 
-@pytest.fixture
 def vm_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., List[VmName]]]:
-    """A factory: `vm_pool(count, image="ubuntu:22.04") -> list` of running machines' names, made side by side."""
+    """A factory of running machines, made side by side."""
     session = _session(request.config)
     made: List[VmName] = []
 
@@ -239,11 +219,14 @@ def _made(session: Session, kind: type[Any], asked: Any, nodeid: str, user: Any,
         "source": session.settings.root if source is True else source or None,
         "cgroups": cgroups and isolation == "namespace",
     }
-    environment = machine.environment(**options)
-    if isolation == "namespace" and session.is_second(machine.name, options):
+    turn = session.turn_of(machine.name, options)
+    if turn == 1 or isolation != "namespace" or session.settings.keep_failed is not None:
+        # What cannot be made says so here, and the test is skipped.
+        return kind(machine, machine.environment(**options), nodeid)  # type: ignore[no-any-return]
+    if turn == 2:
         # There will be more of the kind: the next is made while a test runs.
-        machine.park(1, **options)
-    return kind(machine, environment, nodeid)  # type: ignore[no-any-return]
+        machine._park_meanwhile(session.workers, **options)
+    return kind(machine, machine._late_environment(**options), nodeid)  # type: ignore[no-any-return]
 
 
 def _quietly(action: Callable[[], object]) -> None:

@@ -7,13 +7,9 @@ from typing import Any, Optional, Union
 
 import pytest
 
-from ._options import BACKENDS, near
+from ._settings import BACKENDS, near
 
 KEYS = ("needs", "image", "backend", "limits", "network", "user", "isolation", "source")
-SIGNATURE = (
-    "testyard(needs, image, backend, limits, network, user, isolation, source): what a test's machine and environment "
-    "must be; see docs/pytest.md"
-)
 ISOLATIONS = ("none", "workspace", "namespace", "machine")
 NETWORKS = ("private", "outbound", "host", "none")
 LIMITS = ("memory", "pids", "cpus", "disk")

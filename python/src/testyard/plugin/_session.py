@@ -15,7 +15,7 @@ import pytest
 
 from testyard.errors import MachineExists, MachineNotFound, NotSupported, TestyardError, WrongState
 
-from ._options import Settings, near
+from ._settings import Settings, near
 
 if TYPE_CHECKING:
     from testyard import Machine
@@ -40,6 +40,8 @@ class Session:
         #: The places that each running test has, for what is told when it fails.
         self.places: dict[str, list[RecordedPlace]] = {}
         self._kinds: dict[str, int] = {}
+        #: How many processes run tests side by side, as far as this host has processors for them.
+        self.workers = max(1, min(int((worker or {}).get("workercount", 1)), os.cpu_count() or 1))
         # A child of a fork has machines' names, but holds none of them and deletes nothing at its end.
         self._process = os.getpid()
 
@@ -85,11 +87,11 @@ class Session:
                 raise WrongState(f"machine {name} does not come up", hints=[f"testyard info {name}"])
             time.sleep(0.05)
 
-    def is_second(self, machine: str, options: dict[str, Any]) -> bool:
-        """Whether a place of this kind is asked for the second time."""
+    def turn_of(self, machine: str, options: dict[str, Any]) -> int:
+        """How many places of this kind were asked for, with this one."""
         kind = f"{machine} {sorted(options.items(), key=str)}"
         self._kinds[kind] = self._kinds.get(kind, 0) + 1
-        return self._kinds[kind] == 2
+        return self._kinds[kind]
 
     def check_needs(self, needs: list[str]) -> None:
         """Skips, or fails where skips are not wanted, unless the host has all of these abilities."""
