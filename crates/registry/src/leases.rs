@@ -63,6 +63,15 @@ pub struct LeaseRow {
     pub expires_ms: Option<i64>,
 }
 
+impl LeaseRow {
+    /// Whether the row is why its machine is to end once it is abandoned: it goes with the machine. Forgotten between the
+    /// judging of machines and that of leases, it would leave a machine that nobody ends.
+    #[must_use]
+    pub fn goes_with_its_machine(&self) -> bool {
+        self.kind.ends_its_machine() || (self.kind == LeaseKind::Run && self.machine.is_some())
+    }
+}
+
 /// What can be said of a lease from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseStanding {
@@ -286,8 +295,7 @@ impl Registry {
         let mut gone = Vec::new();
         let rows = self.list_leases(None)?;
         for row in &rows {
-            // An abandoned holder's row is why its machine is to end, and goes with that.
-            if row.kind.ends_its_machine() || self.judge(row)? != LeaseStanding::Abandoned {
+            if row.goes_with_its_machine() || self.judge(row)? != LeaseStanding::Abandoned {
                 continue;
             }
             let file = self.leases_folder().join(row.id.as_str());

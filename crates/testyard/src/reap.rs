@@ -116,7 +116,7 @@ impl<'y> Reaper<'y> {
             let rows = registry.list_leases(None).map_err(|error| error.problem())?;
             let abandoned = rows
                 .iter()
-                .filter(|row| !row.kind.ends_its_machine())
+                .filter(|row| !row.goes_with_its_machine())
                 .filter(|row| registry.judge(row).is_ok_and(|standing| standing == LeaseStanding::Abandoned));
             abandoned.count()
         } else {

@@ -94,6 +94,25 @@ fn a_killed_holder_holds_nothing() {
     assert_eq!((registry.list_leases(None).expect("a registry").len(), files(&yard)), (0, 0));
 }
 
+/// A reaper judges machines first: a run that dies just then must still be seen by the next one.
+#[test]
+fn an_abandoned_runs_row_stays_until_its_machine_is_gone() {
+    let yard = Yard::new();
+    let registry = yard.registry();
+    let id = reserved(&registry, "m");
+    drop(Lease::acquire(&registry, &request(&registry, LeaseKind::Run)).expect("a lease"));
+    let elsewhere = LeaseRequest { machine: None, ..request(&registry, LeaseKind::Run) };
+    drop(Lease::acquire(&registry, &elsewhere).expect("a lease"));
+    let forgotten = registry.forget_abandoned_leases().expect("a registry");
+    assert!(forgotten.len() == 1 && forgotten[0].machine.is_none(), "{forgotten:?}");
+    let rows = registry.list_leases(Some(&id)).expect("a registry");
+    assert_eq!(registry.judge(&rows[0]).expect("a lease"), LeaseStanding::Abandoned);
+    registry.begin_deletion(&id).expect("the machine");
+    registry.destroy(&id).expect("its row");
+    registry.forget_abandoned_leases().expect("a registry");
+    assert_eq!((registry.list_leases(None).expect("a registry").len(), files(&yard)), (0, 0));
+}
+
 #[test]
 fn files_without_rows_are_swept() {
     let yard = Yard::new();
@@ -129,7 +148,7 @@ fn sweepers_and_holders_do_not_disturb_each_other() {
                 Err(error) => panic!("{error}: {:?}", error.problem()),
             }
             registry.forget_abandoned_leases().expect("a registry");
-            Lease::acquire(&registry, &request(&registry, LeaseKind::Run)).expect("any number of these");
+            Lease::acquire(&registry, &request(&registry, LeaseKind::Machine)).expect("any number of these");
         }
         println!("child: {held}");
         return;
