@@ -15,6 +15,7 @@ use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem
 use testyard_protocol::start::AgentStart;
 use testyard_protocol::{RawText, Report};
 
+use crate::activity::Activity;
 use crate::command::Command;
 use crate::connection::Connection;
 use crate::early::Early;
@@ -122,7 +123,7 @@ pub(crate) struct Agent {
     limits: Vec<String>,
     pub(crate) next_number: u32,
     pub(crate) next_connection: u64,
-    reported: u32,
+    pub(crate) activity: Activity,
     /// Why and when to end.
     pub(crate) ending: Option<Duration>,
     /// Everything is being killed; the loop goes on until it is gone.
@@ -173,7 +174,7 @@ impl Agent {
             limits: start.limits,
             next_number: 1,
             next_connection: 1,
-            reported: 0,
+            activity: Activity::default(),
             ending: None,
             leaving: false,
             stop: false,
@@ -343,6 +344,7 @@ impl Agent {
             Due::Kill => self.kill_everything(),
             Due::Worker(pid) => self.worker_is_due(pid),
             Due::Networks => self.drop_networks(),
+            Due::Rest => self.rested(),
             Due::Expire(id) => self.end_environment(id),
             // What has not ended by now ends by itself, as its agent is gone.
             Due::Leave => self.stop = true,
@@ -376,20 +378,6 @@ impl Agent {
         self.kill_workers(&stopped(), |_| true);
         self.stop = self.is_over();
         self.timers.add(Instant::now() + PATIENCE, Due::Leave);
-    }
-
-    /// Tells the supervisor when the machine becomes idle or busy.
-    fn report_activity(&mut self) {
-        // The machine itself is nobody's either.
-        let parked = 1 + self.environments.values().filter(|one| one.is_spare()).count();
-        let open = self.connections.keys().filter(|number| **number != LINK).count()
-            + self.commands.len()
-            + self.environments.len().saturating_sub(parked);
-        let open = u32::try_from(open).unwrap_or(u32::MAX);
-        if (open == 0) != (self.reported == 0) {
-            self.reported = open;
-            self.tell_supervisor(&Report::Activity { open });
-        }
     }
 
     /// Sends a report, if there is a supervisor.

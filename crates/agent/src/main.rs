@@ -10,6 +10,7 @@
 //! It refuses to know names, images, registries and leases: those are its supervisor's.
 
 mod account;
+mod activity;
 mod agent;
 mod command;
 mod connection;

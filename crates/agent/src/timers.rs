@@ -19,6 +19,8 @@ pub(crate) enum Due {
     Worker(Pid),
     /// Some network namespaces may go.
     Networks,
+    /// The machine may have been at rest for long enough to say so.
+    Rest,
     /// The agent has waited long enough for the end of everything.
     Leave,
 }

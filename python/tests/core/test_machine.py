@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import testyard
+from support.home import settled
 
 
 def test_a_machine_lives_and_is_deleted(home):
@@ -180,3 +181,18 @@ def test_gevent_runs_commands_side_by_side(machine):
     )
     done = subprocess.run([sys.executable, "-c", code, machine.name], capture_output=True, text=True, timeout=120)
     assert done.stdout == "[0, 0]\n('line\\nmore', None)\n".replace("None", "''"), done.stderr
+
+
+def test_a_connection_at_rest_is_no_use_of_a_machine(home):
+    machine = testyard.Machine.create("web", idle="1s")
+    machine.run("true")
+    with machine.environment() as one:
+        one.run("true")
+        deleted = home.testyard("delete", "web", check=False)
+        assert deleted.returncode == 2 and "in use" in deleted.stderr
+    assert machine._connections._resting
+    assert not settled(lambda: [] if machine.state == "stopped" else [machine.state]), "it never gets idle"
+    machine.start()
+    machine.run("true")
+    # Not by force: nothing runs in it.
+    home.testyard("delete", "web")
