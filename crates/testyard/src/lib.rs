@@ -15,6 +15,7 @@
 //! ```
 
 mod archive;
+mod furnished;
 mod holder;
 mod keeper;
 mod kept;

@@ -1,6 +1,9 @@
 //! `create -c FILE`.
 
 use std::fs;
+use std::time::Duration;
+
+use testkit::wait_until;
 
 use crate::orb::{has_many_ids, with_debian};
 
@@ -35,5 +38,20 @@ fn user_data_is_followed_or_refused_whole() {
     orb.refused(&["create", "debian:12", "c", "-c", "failing"], "no luck");
     assert_eq!(orb.states().len(), 2);
     orb.must(&["delete", "-f", "a", "b"]);
+    orb.home.finish();
+}
+
+#[test]
+fn a_killed_creation_leaves_no_machine() {
+    let orb = with_debian!();
+    let script = "#!/bin/sh\ntouch /srv/begun\nexec sleep 1000\n";
+    fs::write(orb.home.work().join("slow"), script).expect("the home is ours");
+    let mut client = orb.command(&["create", "debian:12", "m", "-c", "slow"]).spawn().expect("it starts");
+    // Its user is there, its script runs.
+    let begun = || orb.run(&["run", "-m", "m", "test", "-e", "/srv/begun"]).code == 0;
+    assert!(wait_until(Duration::from_secs(60), begun), "the script does not begin");
+    client.kill().expect("ours");
+    client.wait().expect("ours");
+    assert!(wait_until(Duration::from_secs(20), || orb.states().is_empty()), "a half-made machine stays");
     orb.home.finish();
 }

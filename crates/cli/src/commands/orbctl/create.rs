@@ -146,18 +146,17 @@ struct Plan {
 
 /// Makes the machine with all that belongs to it, or nothing.
 fn make(yard: &Testyard, plan: &Plan, output: Output) -> Result<MachineInfo, Problem> {
-    let made = yard.machines().create(&plan.name, &plan.spec)?;
-    let furnished = furnish(yard, &made, plan);
-    if let Err(problem) = furnished {
-        // The first error says why; what this leaves, a reaper knows.
-        let _ = yard.machines().delete(&made.name, true);
-        let _ = Book::change(yard, |book| {
-            book.notes.remove(made.id.as_str());
-            Ok(())
-        });
-        names::tell(yard, None);
-        return Err(problem);
-    }
+    let made = yard.machines().create_furnished(&plan.name, &plan.spec, |made| {
+        let furnished = furnish(yard, made, plan);
+        if furnished.is_err() {
+            let _ = Book::change(yard, |book| {
+                book.notes.remove(made.id.as_str());
+                Ok(())
+            });
+            names::tell(yard, None);
+        }
+        furnished
+    })?;
     let user = plan.spec.user.as_deref().unwrap_or("root");
     if user != "root" && !images::has_sudo(&plan.image) {
         output.warn(format_args!("there is no sudo in the image: {user} cannot become root"));
