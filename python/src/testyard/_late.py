@@ -101,8 +101,10 @@ class LateEnvironment(Environment):
             known(told)
             return done
         except BaseException as error:
+            if isinstance(error, TestyardError) and not isinstance(error, ConnectionLost):
+                # It goes with the command that never was, also where that one's process was told of already.
+                self._yet_to_begin, self._number = True, 0
             if self._yet_to_begin:
-                # It went with the command that never was.
                 self._forsake(holder, error)
             if isinstance(error, TestyardError):
                 return not_started(command, error, check, text)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ISOLATIONS = ("workspace", "namespace")
 NETWORKS = ("private", "outbound", "host", "none")
+#: The version of the protocol that has `enter-with`.
+_SHOWS_THOSE_WHO_ENTER = 4
 _LIMITS = ("memory", "pids", "cpus", "disk")
 
 
@@ -221,13 +223,23 @@ class Environment(Place):
 
     def enter(self) -> Entered:
         """Hands it out to a process that already runs: descriptors of its init, namespaces and cgroups."""
-        if self._source is not None:
+        self._check_open()
+        attached: list[int] = []
+        if self._source is None or self._holder is None:
+            told = self._ask({"enter": self._number}, attached=attached)["entered"]
+        elif self._holder.version < _SHOWS_THOSE_WHO_ENTER:
             # The working tree appears with the first command that names it.
             self.run(["/bin/true"], cwd="/", user="root")
-        attached: list[int] = []
-        told = self._ask({"enter": self._number}, attached=attached)["entered"]
-        count = int(told.get("namespaces", 0))
-        return Entered(int(told["pid"]), attached[0], tuple(attached[1 : 1 + count]), tuple(attached[1 + count :]))
+            told = self._ask({"enter": self._number}, attached=attached)["entered"]
+        else:
+            # Over the connection that the source was shown on.
+            showing = {"enter-with": {"environment": self._number, "source": self._source}}
+            told = self._holder.request(showing, attached=attached)["entered"]
+        count = 1 + int(told.get("namespaces", 0))
+        if told.get("changes"):
+            # Where its changes to the source are, which `changes` tells.
+            os.close(attached.pop(count))
+        return Entered(int(told["pid"]), attached[0], tuple(attached[1:count]), tuple(attached[count:]))
 
     def close(self) -> None:
         """Ends it, with all that runs in it. Fine to call twice."""

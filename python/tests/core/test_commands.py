@@ -190,6 +190,15 @@ def test_the_working_tree_is_shown_copy_on_write(machine, shown_folder):
         assert len(entered.namespaces) == 7
         for descriptor in (entered.pidfd, *entered.namespaces, *entered.cgroups):
             os.close(descriptor)
+        # As above, before anything has run in it.
+        with machine.environment(source=shown_folder) as other:
+            before = len(os.listdir("/proc/self/fd"))
+            entered = other.enter()
+            seen = f"/proc/{entered.pid}/root{shown_folder}/file"
+            assert os.geteuid() != 0 or open(seen).read() == "before"
+            for descriptor in (entered.pidfd, *entered.namespaces, *entered.cgroups):
+                os.close(descriptor)
+            assert len(os.listdir("/proc/self/fd")) == before
     assert (shown_folder / "file").read_text() == "before"
 
 

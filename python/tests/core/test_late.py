@@ -10,6 +10,7 @@ import pytest
 
 import testyard
 from support.home import settled
+from testyard import _late
 
 
 class _Interrupted(Exception):
@@ -36,7 +37,10 @@ def test_what_nobody_uses_is_never_made(machine):
         one.run("true")
 
 
-def test_the_first_command_makes_it_and_all_others_find_it(machine):
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "beside another thread"])
+def test_the_first_command_makes_it_and_all_others_find_it(machine, others, monkeypatch):
+    # With others about, the agent is asked to tell when the command has started.
+    monkeypatch.setattr(_late, "_is_alone", lambda: not others)
     with machine._late_environment() as one:
         # Neither what cannot be started nor what fails is its end.
         assert one.run(["/no/such/program"], check=False).returncode == 127

@@ -57,6 +57,14 @@ def test_a_place_goes_with_a_failing_test(dev):
     assert dev.exec(f"test -e {workspace}") == 1
 
 
+def test_the_folder_of_all_places_goes_with_the_last_of_them(dev):
+    with isolated_test_environment(dev, "one") as one, isolated_test_environment(dev, "other"):
+        folder = os.path.dirname(one.workspace)
+        one.close()
+        assert dev.exec(f"test -d {folder}") == 0
+    assert dev.exec(f"test -e {folder}") == (1 if dev.machine.info().backend == "host" else 0)
+
+
 def test_an_isolated_test_sees_what_is_prepared_and_leaves_nothing(contained):
     assert contained.exec("echo prepared > /tmp/prepared; mkdir -p ~/project; echo code > ~/project/code") == 0
     manager = IsolationManager(contained)

@@ -115,7 +115,7 @@ class IsolatedEnvironment:
         workspace, self.workspace = self.workspace, ""
         try:
             if workspace:
-                _quietly(self.dev, f"rm -rf -- {shlex.quote(workspace)}")
+                _quietly(self.dev, _removal(shlex.quote(workspace)))
         finally:
             self._leases.release()
             self.ports = []
@@ -165,7 +165,9 @@ class IsolationManager:
             _leases=leases,
         )
         try:
-            _quietly(self.dev, f"mkdir -p -- {shlex.quote(environment.workspace)}", check=True)
+            folder = shlex.quote(environment.workspace)
+            # The last test of others may remove the folder above between its two steps.
+            _quietly(self.dev, f"mkdir -p -- {folder} || mkdir -p -- {folder}", check=True)
         except BaseException:
             leases.release()
             raise
@@ -184,9 +186,8 @@ class IsolationManager:
         """Runs one command of the shell as a test: it passes with exit code 0.
 
         It has an environment of its own and sees what is in `/tmp` and at home, but what it writes there is its own
-        and goes
-        with it. In its `network` any port is free (`host` for a way out). `timeout` is in seconds. A machine that
-        fails is an `error` of the result, and no exception."""
+        and goes with it. In its `network` any port is free (`host` for a way out). `timeout` is in seconds. A machine
+        that fails is an `error` of the result, and no exception."""
         test_id = fresh_test_id(name)
         if not isinstance(command, str) or not command.strip():
             raise InvalidInput(f"{command!r} is no command", hints=["give one line for the shell"])
@@ -252,9 +253,8 @@ class IsolationManager:
             # Another SDK's: its own container, and only the folder is the test's.
             words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
             where = shlex.quote(workspace)
-            script = (
-                f"export {words}; mkdir -p {where} && cd {where} && ( {command}\n); code=$?; rm -rf {where}; exit $code"
-            )
+            begin = f"export {words}; mkdir -p {where} && cd {where}"
+            script = f"{begin} && ( {command}\n); code=$?; {_removal(where)}; exit $code"
             return int(self.dev.exec(f"sh -c {shlex.quote(script)}")), "", ""
         found = self.dev._machine()
         spec = self.dev.container_spec(network=network, shared=False)
@@ -285,6 +285,11 @@ def fresh_test_id(name: str) -> str:
 def namespace_of(test_id: str) -> str:
     """What a test may call its own things: letters, digits and underscores."""
     return f"test_{test_id.replace('-', '_')}"
+
+
+def _removal(folder: str) -> str:
+    """Removes a test's folder, and with the last one the folder above: `/tmp` may be the host's."""
+    return f"rm -rf -- {folder}; rmdir -- {FOLDER} 2>/dev/null || true"
 
 
 def _quietly(dev: Any, command: str, check: bool = False) -> None:
