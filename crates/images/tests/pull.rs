@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::layers::{Layered, Packing, descriptor, hexadecimal};
 use support::{Archive, root};
-use testyard_images::{Image, ImportOptions, PullError, PullOptions, Store};
+use testyard_images::{Image, ImportOptions, PullError, PullOptions, PullProgress, Store};
 use testyard_model::ByteSize;
 
 /// What came in: the first line, and the headers in lower case.
@@ -46,7 +46,7 @@ impl Answer {
     }
 }
 
-type Script = dyn FnMut(&Request) -> Answer + Send;
+type Script = dyn Fn(&Request) -> Answer + Send + Sync;
 
 struct Server {
     address: String,
@@ -54,16 +54,23 @@ struct Server {
 }
 
 impl Server {
-    /// Answers until the test ends.
+    /// Answers until the test ends, one request after another.
     fn start(script: impl FnMut(&Request) -> Answer + Send + 'static) -> Self {
+        let script = Mutex::new(script);
+        Self::start_several(move |request| (script.lock().expect("unpoisoned"))(request))
+    }
+
+    /// Answers until the test ends, many requests at once.
+    fn start_several(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         let seen = Arc::<Mutex<Vec<Request>>>::default();
-        let (log, mut script): (_, Box<Script>) = (Arc::clone(&seen), Box::new(script));
+        let (log, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
         std::thread::spawn(move || {
             for connection in listener.incoming() {
+                let (log, script) = (Arc::clone(&log), Arc::clone(&script));
                 // Whoever goes away in the middle is who is tested.
-                let _ = serve(connection.expect("a connection"), &log, &mut script);
+                std::thread::spawn(move || serve(connection.expect("a connection"), &log, &*script).ok());
             }
         });
         Self { address, seen }
@@ -74,7 +81,7 @@ impl Server {
     }
 }
 
-fn serve(mut connection: TcpStream, log: &Mutex<Vec<Request>>, script: &mut Script) -> std::io::Result<()> {
+fn serve(mut connection: TcpStream, log: &Mutex<Vec<Request>>, script: &Script) -> std::io::Result<()> {
     let mut lines = BufReader::new(connection.try_clone()?).lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let mut headers = BTreeMap::new();
@@ -257,6 +264,71 @@ fn what_was_fetched_before_a_failure_is_kept_for_the_next_try_and_pruned() {
     *whole.lock().expect("unpoisoned") = true;
     home.pull(&format!("{}/app:1", server.address), &options()).expect("pulled");
     assert_eq!(home.left("downloads"), 0);
+}
+
+#[test]
+fn several_layers_come_at_once_and_are_unpacked_in_their_order() {
+    let layers: Vec<Archive> = std::iter::once(root())
+        .chain((0..4).map(|number| Archive::default().entry(b'0', "same", "", format!("{number}").as_bytes())))
+        .collect();
+    let image = Layered::new(&layers, Packing::Gzip);
+    let all = served(&image);
+    let blobs: Vec<String> = (0..layers.len()).map(|layer| blob_path(&image, layer)).collect();
+    let (first, third) = (blobs[0].clone(), blobs[2].clone());
+    // The first layer is answered once the third was asked for, too.
+    let asked = Arc::new((Mutex::new(false), std::sync::Condvar::new()));
+    let server = Server::start_several(move |request| {
+        let (seen, changed) = &*asked;
+        if request.path == third {
+            *seen.lock().expect("unpoisoned") = true;
+            changed.notify_all();
+        } else if request.path == first {
+            let seen = seen.lock().expect("unpoisoned");
+            let waited = changed.wait_timeout_while(seen, Duration::from_secs(30), |seen| !*seen).expect("unpoisoned");
+            assert!(*waited.0, "the third layer is not asked for meanwhile");
+        }
+        plainly(&all, request)
+    });
+    let home = Home::new();
+    let mut told = Vec::new();
+    let name = format!("{}/app:1", server.address).parse().expect("a name");
+    let pulled = home.store.pull(&name, &options(), &mut |progress| told.push(progress)).expect("pulled");
+    assert!(told.len() == 1 + layers.len() && told[0] == PullProgress::Layers(layers.len()), "{told:?}");
+    let topmost = pulled.layers.iter().find_map(|layer| std::fs::read_to_string(layer.join("same")).ok());
+    assert_eq!(topmost.as_deref(), Some("3"));
+    assert!(blobs.iter().all(|blob| server.paths().iter().filter(|path| *path == blob).count() == 1), "each once");
+    assert_eq!(home.left("downloads"), 0);
+}
+
+#[test]
+fn what_docker_login_wrote_is_told_to_servers_that_ask() {
+    let image = image();
+    let all = served(&image);
+    let server = Server::start(move |request| {
+        match request.headers.get("authorization").map(String::as_str) {
+            // get:this
+            Some("Basic Z2V0OnRoaXM=") => plainly(&all, request),
+            _ => Answer::status(401).header("www-authenticate", "Basic realm=\"x\""),
+        }
+    });
+    let home = Home::new();
+    let file = home.store.path().join("config.json");
+    let options = PullOptions { docker_config: Some(file.clone()), ..options() };
+    let name = format!("{}/app:1", server.address);
+    let refused = |says: &str| {
+        let error = home.pull(&name, &options).expect_err("nobody knows us").problem();
+        assert!(error.message.contains(says) && error.hints[0].contains("--user"), "{error:?}");
+    };
+    refused("not to everybody");
+    std::fs::write(&file, format!(r#"{{"credHelpers": {{"{}": "vault"}}}}"#, server.address)).expect("written");
+    refused("is kept by docker-credential-vault, which is not asked");
+    std::fs::write(&file, format!(r#"{{"auths": {{"{}": {{"auth": "Z2V0OnRoaXM="}}}}}}"#, server.address))
+        .expect("written");
+    home.pull(&name, &options).expect("pulled");
+    // What is said comes first.
+    let said = PullOptions { credentials: Some(("get".to_owned(), "that".to_owned())), ..options.clone() };
+    let error = home.pull(&name, &said).expect_err("another password").problem();
+    assert!(error.message.contains("not to everybody"), "{error:?}");
 }
 
 #[test]

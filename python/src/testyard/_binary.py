@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from .errors import BinaryNotFound, TestyardError, from_exit, from_problem
 
@@ -34,11 +34,18 @@ def program() -> str:
     return found
 
 
-def call(arguments: Sequence[str], *, timeout: Optional[float] = None, stdin: Optional[bytes] = None) -> dict[str, Any]:
+def call(
+    arguments: Sequence[str],
+    *,
+    timeout: Optional[float] = None,
+    stdin: Optional[bytes] = None,
+    variables: Optional[Mapping[str, str]] = None,
+) -> dict[str, Any]:
     """Runs `testyard ARGUMENTS --json` and reads the one document that it prints.
 
-    `timeout` is in seconds; without it, the table of limits has one (`testyard.vms.Timeouts`). Raises the error that
-    the program told, TimedOut where it took longer."""
+    `variables` are set for it besides those of this process: what a command line would show to everybody. `timeout` is
+    in seconds; without it, the table of limits has one (`testyard.vms.Timeouts`). Raises the error that the program
+    told, TimedOut where it took longer."""
     import json
     import subprocess
 
@@ -47,11 +54,11 @@ def call(arguments: Sequence[str], *, timeout: Optional[float] = None, stdin: Op
     if timeout is None:
         timeout = limit_of(arguments)
     line = [program(), *arguments, "--json"]
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    if variables:
+        given["env"] = {**os.environ, **variables}
     try:
-        if stdin is None:
-            done = subprocess.run(line, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
-        else:
-            done = subprocess.run(line, capture_output=True, timeout=timeout, input=stdin)
+        done = subprocess.run(line, capture_output=True, timeout=timeout, **given)
     except OSError as error:
         raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)]) from None
     except subprocess.TimeoutExpired:

@@ -29,7 +29,7 @@ class Timeouts(NamedTuple):
     delete: float = 60.0  # one attempt to delete a machine
     query: float = 30.0  # info, list and whatever else only looks
     command: float = 300.0  # a command of `execute_with_retry` that names no limit of its own
-    build: float = 1800.0  # building or importing an image
+    build: float = 1800.0  # building, importing or exporting an image
     total: float = 900.0  # all attempts of one call together; no new one begins after it
 
     @classmethod
@@ -74,6 +74,7 @@ _LIMIT_OF = {
     "list": "query",
     "image build": "build",
     "image import": "build",
+    "image export": "build",
     "image list": "query",
 }
 

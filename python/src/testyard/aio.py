@@ -12,6 +12,7 @@ import functools
 from typing import Any, AsyncIterator, Callable, Generic, Optional, TypeVar
 
 from . import environment as _environment
+from . import image as _image
 from . import machine as _machine
 from . import pool as _pool
 from ._place import Place as _Place
@@ -20,7 +21,7 @@ from ._process import Process as _Process
 from ._protocol import Command
 from .errors import CommandFailed, CommandNotStarted, CommandTimedOut
 
-__all__ = ["Environment", "Machine", "Pool", "Process"]
+__all__ = ["Environment", "Image", "Machine", "Pool", "Process"]
 
 _Inner = TypeVar("_Inner", bound=Any)
 _PlaceInner = TypeVar("_PlaceInner", bound=_Place)
@@ -274,6 +275,40 @@ class Machine(_AsyncPlace[_machine.Machine]):
 
     async def __aexit__(self, *_: object) -> None:
         await _call(self.blocking.__exit__, None, None, None)
+
+
+class Image:
+    """Images: as `testyard.Image`, whose objects these calls return."""
+
+    @staticmethod
+    async def list() -> list[_image.Image]:
+        """As `testyard.Image.list`."""
+        return await _call(_image.Image.list)
+
+    @staticmethod
+    async def build(release: str) -> _image.Image:
+        """As `testyard.Image.build`."""
+        return await _call(_image.Image.build, release)
+
+    @staticmethod
+    async def import_(reference: str, archive: Any) -> _image.Image:
+        """As `testyard.Image.import_`."""
+        return await _call(_image.Image.import_, reference, archive)
+
+    @staticmethod
+    async def pull(reference: str, **options: Any) -> _image.Image:
+        """As `testyard.Image.pull`."""
+        return await _call(_image.Image.pull, reference, **options)
+
+    @staticmethod
+    async def export(reference: str, archive: Any) -> int:
+        """As `testyard.Image.export`."""
+        return await _call(_image.Image.export, reference, archive)
+
+    @staticmethod
+    async def delete(reference: str) -> None:
+        """As `testyard.Image.delete`."""
+        await _call(_image.Image.delete, reference)
 
 
 class Pool(_Face[_pool.Pool]):

@@ -6,6 +6,8 @@ import os
 from typing import Any, Mapping, NamedTuple, Optional, Union
 
 from . import _binary
+from . import _protocol as protocol
+from .errors import InvalidInput
 
 
 class Image(NamedTuple):
@@ -51,6 +53,39 @@ class Image(NamedTuple):
     def import_(reference: str, archive: Union[str, os.PathLike[str]]) -> Image:
         """Stores a root file system, or an image archive, under a name such as `app:1`."""
         return Image._of(_binary.call(["image", "import", reference, os.fspath(archive)])["image"])
+
+    @staticmethod
+    def pull(
+        reference: str,
+        *,
+        name: Optional[str] = None,
+        user: Optional[str] = None,
+        password: Optional[str] = None,
+        scheme: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> Image:
+        """Fetches an image from a server: `SERVER/PATH[:TAG]`, or `SERVER/PATH@sha256:…` for exactly that one.
+
+        It is called as on the server, or `name`. Layers that are stored are not fetched, and what an interrupted pull
+        fetched is not fetched again. Without `user` a server that asks is told what `docker login` wrote down; with it,
+        `password` or `$TESTYARD_REGISTRY_PASSWORD`. `scheme` is `http` or `https`: without it servers of this host are
+        spoken to in the clear, others are not. `timeout` is in seconds, an hour where nothing is said. Raises NotFound,
+        PermissionRefused, InvalidInput, and InfrastructureError where the server does not answer."""
+        words = ["image", "pull", reference]
+        for option, value in (("--name", name), ("--user", user), ("--scheme", scheme)):
+            if value is not None:
+                words += [option, value]
+        if password is not None and user is None:
+            raise InvalidInput("a password without a user means nobody", hints=["say user=, too"])
+        if timeout is not None:
+            words += ["--timeout", f"{protocol.milliseconds(timeout, 'a timeout')}ms"]
+        variables = None if password is None else {"TESTYARD_REGISTRY_PASSWORD": password}
+        return Image._of(_binary.call(words, variables=variables)["image"])
+
+    @staticmethod
+    def export(reference: str, archive: Union[str, os.PathLike[str]]) -> int:
+        """Writes an image to an archive that `docker load`, skopeo and `Image.import_` read; its size in bytes."""
+        return int(_binary.call(["image", "export", reference, os.fspath(archive)])["exported"]["bytes"])
 
     @staticmethod
     def delete(reference: str) -> None:

@@ -1,7 +1,8 @@
 //! Asking a server: the reading half of the OCI distribution protocol.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
@@ -11,8 +12,9 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 use super::challenge::{self, Challenge};
-use super::{PullError, PullOptions, RemoteImage, Scheme};
+use super::{PullError, PullOptions, RemoteImage, Scheme, docker};
 use crate::oci::DOCUMENT_LIMIT;
+use testyard_linux::Error as SystemError;
 
 /// What manifests may look like.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -26,7 +28,7 @@ const TRIES: u32 = 3;
 /// The most bytes of a token's document and of what a server says of an error.
 const WORDS_LIMIT: u64 = 64 << 10;
 /// The server in images' names whose registry answers under a name before it, and whose own images have a folder.
-const SHORT: (&str, &str, &str) = ("docker.io", "registry-1.", "library/");
+pub(super) const SHORT: (&str, &str, &str) = ("docker.io", "registry-1.", "library/");
 
 /// Where the registry of an image's server answers, and the image's path there.
 fn address(server: &str, path: &str) -> (String, String) {
@@ -36,7 +38,8 @@ fn address(server: &str, path: &str) -> (String, String) {
     (format!("{before}{server}"), format!("{folder}{path}"))
 }
 
-/// One repository of one server.
+/// One repository of one server. Clones have one end.
+#[derive(Clone)]
 pub(super) struct Client<'o> {
     agent: Agent,
     image: &'o RemoteImage,
@@ -46,6 +49,7 @@ pub(super) struct Client<'o> {
     /// The header by which the server knows us.
     authorization: Option<String>,
     begun: Instant,
+    stopped: Arc<AtomicBool>,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +110,7 @@ impl<'o> Client<'o> {
             encrypted,
             authorization: None,
             begun: Instant::now(),
+            stopped: Arc::default(),
         })
     }
 
@@ -137,9 +142,18 @@ impl<'o> Client<'o> {
         Ok((answer.into_body(), continued))
     }
 
+    /// There is no time left for what still comes.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
     /// Fails once there is no time left.
     pub(super) fn check_time(&self) -> Result<(), PullError> {
-        if self.begun.elapsed() > self.options.timeout { Err(PullError::Late(self.options.timeout)) } else { Ok(()) }
+        if self.stopped.load(Ordering::Relaxed) || self.begun.elapsed() > self.options.timeout {
+            Err(PullError::Late(self.options.timeout))
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn connection(&self, source: ureq::Error) -> PullError {
@@ -208,11 +222,23 @@ impl<'o> Client<'o> {
         PullError::Denied { server: self.image.server.clone(), what: what.to_owned(), known }
     }
 
+    /// Who we are: as was said, else as `docker login` wrote it down, which nobody else shall read on the way.
+    fn credentials(&self) -> Result<Option<(String, String)>, PullError> {
+        let file = self.options.docker_config.as_ref().filter(|_| self.encrypted || is_loopback(&self.image.server));
+        let (None, Some(file)) = (&self.options.credentials, file) else { return Ok(self.options.credentials.clone()) };
+        let text = match std::fs::read_to_string(file) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            text => text.map_err(|error| SystemError::new("read", file.display(), error))?,
+        };
+        docker::credentials(&text, &self.image.server)
+            .map_err(|why| PullError::Credentials { file: file.clone(), why: why.to_string() })
+    }
+
     /// Answers a server that asks who we are.
     fn introduce(&mut self, answer: &Response<Body>, what: &str) -> Result<(), PullError> {
         let headers = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
         let challenge = headers.filter_map(|header| challenge::parse(header.to_str().ok()?)).next();
-        let basic = self.options.credentials.as_ref().map(|(name, password)| basic(name, password));
+        let basic = self.credentials()?.map(|(name, password)| basic(&name, &password));
         match challenge {
             None => Err(self.denied(what)),
             Some(Challenge::Basic) => {

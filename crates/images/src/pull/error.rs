@@ -1,5 +1,6 @@
 //! Why an image is not fetched.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use testyard_model::{Problem, ProblemKind};
@@ -57,6 +58,14 @@ pub enum PullError {
         /// Where to.
         realm: String,
     },
+    /// What `docker login` wrote down is of no use.
+    #[error("{} does not say who you are: {why}", .file.display())]
+    Credentials {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// More time than there is.
     #[error("it was not fetched within {} minutes", .0.as_secs().div_ceil(60))]
     Late(Duration),
@@ -92,6 +101,7 @@ impl PullError {
             Self::Denied { .. } | Self::Realm { .. } => ProblemKind::Denied,
             Self::Connection { .. } | Self::Answer { .. } | Self::Late(_) => ProblemKind::Unavailable,
             Self::NoCertificates => ProblemKind::Unsupported,
+            Self::Credentials { .. } => ProblemKind::Usage,
         };
         let problem = Problem::from_error(kind, self);
         match self {
@@ -101,6 +111,9 @@ impl PullError {
             Self::NotFound { .. } => problem.hint("check the name and the tag"),
             Self::Denied { known: false, .. } => {
                 problem.hint("say who you are: TESTYARD_REGISTRY_PASSWORD=… testyard image pull --user NAME …")
+            }
+            Self::Credentials { .. } => {
+                problem.hint("say it here: TESTYARD_REGISTRY_PASSWORD=… testyard image pull --user NAME …")
             }
             Self::Denied { known: true, .. } => problem.hint("check the name and the password"),
             Self::Late(_) => problem.hint("call it again: it goes on where it was, or allow more: --timeout 4h"),

@@ -3,12 +3,15 @@
 //! A layer that is in the store is not fetched. What was fetched of one before a failure is kept, and continued by the
 //! next try; `prune` removes what nobody continues. Nothing is believed that is not what its digest says.
 
+mod ahead;
 mod challenge;
 mod client;
+mod docker;
 mod download;
 mod error;
 mod remote;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::import::ImportOptions;
@@ -34,6 +37,8 @@ pub struct PullOptions {
     pub scheme: Option<Scheme>,
     /// A name and a password for the server.
     pub credentials: Option<(String, String)>,
+    /// Where `docker login` writes them: for servers that ask, where none are given.
+    pub docker_config: Option<PathBuf>,
     /// How long all of it may take.
     pub timeout: Duration,
     /// Bounds, name and time; without a name it is called as on the server.
@@ -44,7 +49,7 @@ impl PullOptions {
     /// The defaults: an hour for all.
     #[must_use]
     pub fn new(import: ImportOptions) -> Self {
-        Self { scheme: None, credentials: None, timeout: Duration::from_secs(3600), import }
+        Self { scheme: None, credentials: None, docker_config: None, timeout: Duration::from_secs(3600), import }
     }
 }
 
@@ -53,7 +58,7 @@ impl PullOptions {
 pub enum PullProgress {
     /// How many layers there are.
     Layers(usize),
-    /// This one is fetched.
+    /// This one begins to be fetched; others may be under way.
     Fetching {
         /// Its digest.
         layer: String,
@@ -91,22 +96,32 @@ impl Store {
         })?;
         progress(PullProgress::Layers(chosen.layers.len()));
         let mut assembly = self.assembly(chosen.config, &import)?;
+        let mut wanted: Vec<&Blob> = Vec::new();
         for (diff, layer) in &chosen.layers {
-            // Held until the layer is in the store, so that two pulls do not fetch the same.
-            let mut fetched = None;
-            let added = assembly.add(diff, layer, || {
-                progress(PullProgress::Fetching { layer: layer.name.clone(), size: layer.size.unwrap_or_default() });
-                let download = self.download(&mut client, layer, &import)?;
-                let part = Part::whole(download.file.try_clone().map_err(|error| download.failed(error))?)?;
-                fetched = Some(download);
-                Ok::<_, PullError>(part)
-            });
-            if let Some(download) = fetched {
-                // It is in the store now, or is not worth to be continued.
-                self.forget_download(&download.path)?;
+            if !self.has_layer(diff)? && wanted.iter().all(|one| one.digest != layer.digest) {
+                wanted.push(layer);
             }
-            added?;
         }
+        let ahead = client.clone();
+        self.while_fetching(&ahead, &wanted, &import, |ahead| {
+            for (diff, layer) in &chosen.layers {
+                // Held until the layer is in the store, so that two pulls do not fetch the same.
+                let mut fetched = None;
+                let added = assembly.add(diff, layer, || {
+                    ahead.wait(layer, progress)?;
+                    let download = self.download(&mut client, layer, &import)?;
+                    let part = Part::whole(download.file.try_clone().map_err(|error| download.failed(error))?)?;
+                    fetched = Some(download);
+                    Ok::<_, PullError>(part)
+                });
+                if let Some(download) = fetched {
+                    // It is in the store now, or is not worth to be continued.
+                    self.forget_download(&download.path)?;
+                }
+                added?;
+            }
+            Ok::<_, PullError>(())
+        })?;
         let manifest = chosen.manifest.unwrap_or_else(|| oci::digest_of(b""));
         Ok(assembly.finish(|config| Origin::Pulled { reference: image.to_string(), manifest, config })?)
     }

@@ -12,6 +12,7 @@ use super::{
     CONFIG, DOWNLOADS, Digest, Image, ImageHold, ImageRecord, LAYERS, LayerRecord, Ownership, Pruned, Staged, Store,
     StoreError, names_in, open_directory, read_file, staging, unlink, write_file,
 };
+use crate::import::ownership_of_caller;
 use testyard_linux::lock::{FileLock, Mode, Patience};
 
 /// A layer that nobody removes while this lives.
@@ -49,6 +50,11 @@ impl Store {
             None => make()?,
         };
         Ok(HeldLayer { record, _lock: lock })
+    }
+
+    /// Whether the layer with this digest is there at this moment, for whoever would import it.
+    pub(crate) fn has_layer(&self, diff: &Digest) -> Result<bool, StoreError> {
+        Ok(self.load_layer(&key(diff, ownership_of_caller()))?.is_some())
     }
 
     /// Moves a finished temporary folder (holding `root/`) in, for whoever holds the layer's lock.

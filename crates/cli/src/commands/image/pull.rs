@@ -1,5 +1,7 @@
 //! `testyard image pull`
 
+use std::path::PathBuf;
+
 use testyard_images::{ImportOptions, PullOptions, PullProgress, RemoteImage, Scheme};
 use testyard_model::{ByteSize, ImageReference, Problem, ProblemKind, Span};
 
@@ -14,7 +16,8 @@ const PASSWORD: &str = "TESTYARD_REGISTRY_PASSWORD";
 /// Fetch an image from a server that speaks the OCI distribution protocol.
 ///
 /// It is called as on the server, server and all, unless --name says otherwise. Layers that are
-/// stored are not fetched; an interrupted fetch is continued by the next.
+/// stored are not fetched, others several at a time; an interrupted fetch is continued by the next.
+/// A server that asks who you are is told what `docker login` wrote down, unless --user says.
 ///
 /// Examples:
 ///     testyard image pull registry.example/team/app:1
@@ -55,6 +58,7 @@ impl Pull {
         options.timeout = self.timeout.0;
         options.scheme = self.scheme.map(|scheme| if scheme == "http" { Scheme::Http } else { Scheme::Https });
         options.credentials = self.user.map(credentials).transpose()?;
+        options.docker_config = docker_config();
         let mut progress = |progress| match progress {
             PullProgress::Layers(count) => output.say(format_args!("{image}: {count} layers")),
             PullProgress::Fetching { layer, size } => {
@@ -64,6 +68,12 @@ impl Pull {
         let pulled = yard::images(&yard::open()?)?.pull(&image, &options, &mut progress);
         tell("pulled", &pulled.map_err(|error| error.problem())?, output)
     }
+}
+
+/// Where `docker login` writes names and passwords of servers.
+fn docker_config() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    Some(set("DOCKER_CONFIG").or_else(|| Some(set("HOME")?.join(".docker")))?.join("config.json"))
 }
 
 /// A name, and its password from the environment: on a command line everybody could read it.
