@@ -153,3 +153,22 @@ def test_nothing_is_left_of_a_killed_run(suite: Suite) -> None:
         return suite.home.machines()
 
     assert settled(left) == []
+
+
+def test_more_descriptors_than_select_takes(suite: Suite) -> None:
+    suite.write(
+        "test_many.py",
+        """
+        import os, resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(3000, hard), hard))
+        KEPT = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+
+        def test_one(): assert KEPT[-1] > 1024
+
+        def test_two(): pass
+        """,
+    )
+    suite.told(passed=2)
+    suite.told("--testyard-isolate=2", passed=2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import time
 from typing import Any, NamedTuple, Optional, Sequence
 
@@ -15,6 +14,7 @@ from .. import _protocol as protocol
 from .._connection import Connection
 from .._source import open_source
 from ..errors import InfrastructureError, TimedOut
+from . import _system
 
 #: The version of the protocol that has `enter-with`.
 _SINCE = 4
@@ -56,7 +56,7 @@ class Agent:
 
     def read(self, seconds: float = 0.0) -> bool:
         """Takes in what was answered, waiting at most so long for the first of it. False when nothing came."""
-        if not self._connection._buffer and not select.select([self], [], [], max(0.0, seconds))[0]:
+        if not self._connection._buffer and not _system.readable([self.fileno()], seconds):
             return False
         while True:
             frame = self._connection.receive()
@@ -66,7 +66,7 @@ class Agent:
                     os.close(descriptor)
             else:
                 self._replies[frame.stream] = Reply(json.loads(frame.payload), list(frame.descriptors))
-            if not self._connection._buffer and not select.select([self], [], [], 0)[0]:
+            if not self._connection._buffer and not _system.readable([self.fileno()]):
                 return True
 
     def take(self, stream: int, kind: str) -> Optional[Reply]:

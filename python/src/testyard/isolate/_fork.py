@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import select
 import signal
 import sys
 import traceback
@@ -155,9 +154,9 @@ class Running:
 
     def listen(self) -> list[tuple[str, Any]]:
         """What it said since. After its end, everything that was left."""
-        dead = bool(select.select([self._pidfd], [], [], 0)[0])
+        dead = bool(_system.readable([self._pidfd]))
         messages = []
-        while select.select([self._reader], [], [], 0)[0]:
+        while _system.readable([self._reader]):
             data = os.read(self._reader, _READ)
             for kind, body in self._lines.feed(data):
                 if kind == "inside":

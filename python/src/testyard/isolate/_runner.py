@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import copy
 import os
-import select
 import time
 from pathlib import Path
 from typing import Any, Deque, Optional
@@ -18,7 +17,7 @@ import pytest
 
 from ..errors import TestyardError
 from ..plugin._marker import wishes_of
-from . import _threads
+from . import _system, _threads
 from ._child import Telling, Visit
 from ._coverage import Collected
 from ._door import Caller, Door
@@ -169,7 +168,7 @@ class Runner:
         heard = {number: test for test in awaited for number in test.running.descriptors()}
         if heard:
             try:
-                ready = select.select([*heard, self._yard.fileno()], [], [], patience)[0]
+                ready = _system.readable([*heard, self._yard.fileno()], patience)
             except KeyboardInterrupt:
                 if self._patient:
                     return

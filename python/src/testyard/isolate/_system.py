@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-from typing import Optional
+import select
+from typing import Iterable, Optional
 
 CLONE_NEWUSER = 0x10000000
 
@@ -76,3 +78,13 @@ def drop_capabilities() -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()
     _check(library.capset(header, sets), "drop capabilities")
+
+
+def readable(descriptors: Iterable[int], seconds: Optional[float] = 0.0) -> list[int]:
+    """Those that can be read, or whose other end is gone; waits at most so long for the first, and for ever where that
+    is None. Unlike `select.select`, whatever their numbers."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    patience = None if seconds is None else max(0, math.ceil(seconds * 1000))
+    return [descriptor for descriptor, _ in waiting.poll(patience)]
