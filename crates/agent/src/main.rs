@@ -18,6 +18,7 @@ mod early;
 mod environment;
 mod generation;
 mod launch;
+mod network;
 mod place;
 mod relay;
 mod request;
@@ -87,7 +88,7 @@ fn serve(link: &OwnedFd, configuration: OwnedFd, listener: OwnedFd) -> Result<()
     // So that children of this need to set back only the one that is ignored here.
     signal::reset_handlers().map_err(|error| error.problem())?;
     signal::ignore(signal::Signal::PIPE).map_err(|error| error.problem())?;
-    let place = start::enter(&start).map_err(|error| error.problem())?;
+    let place = start::enter(&start)?;
     let link = link.try_clone().map_err(|error| Problem::from_error(ProblemKind::System, &error))?;
     let mut agent = agent::Agent::new(start, place, link, listener, signals).map_err(|error| error.problem())?;
     agent.run().map_err(|error| error.problem())

@@ -22,6 +22,8 @@ pub(crate) struct Place {
     pub(crate) kind: PlaceKind,
     /// Who makes routes out of environments; for containers only.
     pub(crate) router: Option<Router>,
+    /// Whether the machine has a network of its own.
+    pub(crate) network: bool,
     /// The limit of open files that commands have; the agent itself needs some for each environment.
     pub(crate) open_files: Option<OpenFiles>,
     /// Where commands start that do not say, before their homes.
@@ -71,10 +73,21 @@ pub(crate) struct Roots {
     pub(crate) exposed: Vec<(PathBuf, PathBuf)>,
     /// Folders of the machine that are kept apart from its root: where they are staged, and where they belong.
     pub(crate) shared: Vec<(PathBuf, PathBuf)>,
+    /// What a network of its own changes in the machine's root.
+    pub(crate) names: Option<Names>,
     /// Where the program is staged that the machine knows as `docker`.
     pub(crate) docker: Option<PathBuf>,
     /// Paths of the host that a working tree must not show.
     pub(crate) hidden: Vec<PathBuf>,
+}
+
+/// How a machine with a network of its own knows others.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    /// Where the table of hosts is staged.
+    pub(crate) hosts: PathBuf,
+    /// What `/etc/resolv.conf` says; none leaves it as it is.
+    pub(crate) resolvers: Option<String>,
 }
 
 /// A file system of the host below the root.

@@ -11,7 +11,7 @@ use testyard_model::step::Step;
 use testyard_model::{Isolation, Problem, ProblemKind, UserSpec};
 use testyard_protocol::{
     AgentStatus, Command as CommandMessage, ENTER_WITH_VERSION, Event, Exec, Frame, FrameKind, Hello, KEEPING_VERSION,
-    Order, Place, Request, Role, VERSION, Welcome, agree,
+    LINK_VERSION, Order, Place, Request, Role, VERSION, Welcome, agree,
 };
 
 use crate::agent::{Agent, LINK, Token, watch};
@@ -36,6 +36,7 @@ fn check_version(version: u16, request: &Request) -> Result<(), Problem> {
     let (since, cannot) = match request {
         Request::Enter(_) | Request::Namespaces => (2, "cannot hand out namespaces"),
         Request::EnterWith { .. } => (ENTER_WITH_VERSION, "shows no source to those who enter"),
+        Request::Link { .. } => (LINK_VERSION, "cannot cut a machine off"),
         Request::Listening { .. } => (3, "cannot wait for a port"),
         Request::Keep { .. }
         | Request::Changes { .. }
@@ -162,6 +163,7 @@ impl Agent {
             Request::Pull(transfer) => {
                 self.begin_transfer(Files { connection: number, stream, transfer, attached, push: false })
             }
+            Request::Link { connected } => self.link_machine(number, stream, connected),
             Request::Status => {
                 let status = self.status();
                 self.answer(number, stream, &Event::Status(status));

@@ -1,11 +1,12 @@
-//! Routes out of environments with a network of their own.
+//! The router: what a machine and its environments need of the host's network.
 //!
 //! pasta (package `passt`) is the host's program and needs the host's network, so it is started by a small process
 //! that was forked before the agent entered the machine's namespaces: the router. Nothing in the machine can see it,
-//! the agent or pasta. It answers one request at a time, and ends with the agent, after every pasta it started.
+//! the agent or pasta. It also links the machine to the others of its network ([`crate::network`]). It answers one
+//! request at a time, and ends with the agent, after every process that it started.
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -15,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
 use testyard_linux::{Error, Result, identity, signal, socket};
 use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
-use testyard_protocol::Exec;
+use testyard_protocol::start::NetworkStart;
+use testyard_protocol::{Event, Exec};
 
 use crate::agent::Agent;
-use crate::environment::DelayedCommand;
 use crate::environment::order::{self, Inbox};
+use crate::environment::{DelayedCommand, MACHINE};
+use crate::network::{FORWARDED, Membership};
 use crate::standard_streams::StandardStreams;
 
 /// To the router.
@@ -29,83 +32,184 @@ enum Order {
     Connect(EnvironmentId),
     /// The environment is gone.
     Disconnect(EnvironmentId),
+    /// Find the machine's network, or make it.
+    Join,
+    /// Link the machine's namespaces (attached: user, network) to it, with all that goes with that.
+    Plug,
+    /// Cut the machine off from its network, or bring it back.
+    Link { connected: bool },
 }
 
 /// From the router.
 #[derive(Serialize, Deserialize)]
-struct Answer {
-    environment: EnvironmentId,
-    problem: Option<Problem>,
+enum Answer {
+    /// An environment has a route, or why not.
+    Route { environment: EnvironmentId, problem: Option<Problem> },
+    /// What the machine itself asked for was done, or why not. Attached after `join`: the user namespace of the network,
+    /// where it has one.
+    Done(Option<Problem>),
 }
 
 /// The agent's side of the router.
 pub(crate) struct Router {
     pub(crate) control: OwnedFd,
     inbox: Inbox,
+    /// Those who wait until the machine was cut off or brought back.
+    pub(crate) waiting: VecDeque<(u64, u32)>,
+}
+
+impl Router {
+    /// Finds the machine's network, or makes it; the user namespace above its members, where there is one.
+    pub(crate) fn join_network(&mut self) -> std::result::Result<Option<OwnedFd>, Problem> {
+        self.settle(&Order::Join, &[])?;
+        Ok(self.inbox.attached.pop_front())
+    }
+
+    /// Links the machine to its network.
+    pub(crate) fn plug(&mut self, user: BorrowedFd<'_>, network: BorrowedFd<'_>) -> std::result::Result<(), Problem> {
+        self.settle(&Order::Plug, &[user, network])
+    }
+
+    /// Gives an order and waits until it was followed; while nothing else is asked.
+    fn settle(&mut self, order: &Order, attached: &[BorrowedFd<'_>]) -> std::result::Result<(), Problem> {
+        let system = |error: Error| error.problem();
+        order::send(self.control.as_fd(), order, attached).map_err(system)?;
+        loop {
+            if let Some(Answer::Done(problem)) = self.inbox.take().map_err(system)? {
+                return problem.map_or(Ok(()), Err);
+            }
+            if !self.inbox.fill(&self.control).map_err(system)? {
+                return Err(ended());
+            }
+        }
+    }
+}
+
+fn ended() -> Problem {
+    Problem::new(ProblemKind::Unavailable, "what connects the machine and its environments to networks has ended")
+        .hint("restart the machine: testyard restart NAME")
 }
 
 /// Forks the router. To be called on the host's side of all namespaces.
-pub(crate) fn fork(token: SingleThreaded, keep_root: bool) -> Result<Router> {
+pub(crate) fn fork(token: SingleThreaded, machine: &str, network: Option<&NetworkStart>) -> Result<Router> {
     let (ours, theirs) = socket::pair(socket::Kind::Stream)?;
     match process::clone3(token, CloneFlags::NONE, CloneOptions::default())? {
-        Forked::Parent(_) => Ok(Router { control: ours, inbox: Inbox::default() }),
+        Forked::Parent(_) => Ok(Router { control: ours, inbox: Inbox::default(), waiting: VecDeque::new() }),
         Forked::Child => {
-            let status = serve(&theirs, keep_root).is_err();
-            // What pasta still runs has nobody left who would end it.
+            let as_root = rustix::process::geteuid().is_root();
+            let network = network.map(|start| Membership::new(start.clone(), machine, token, as_root));
+            let status = Outside { as_root, running: HashMap::new(), network }.serve(&theirs).is_err();
+            // What still runs has nobody left who would end it.
             let _ = process::kill_descendants(getpid());
             process::exit_immediately(i32::from(status))
         }
     }
 }
 
-fn serve(control: &OwnedFd, as_root: bool) -> Result<()> {
-    process::close_range_from(3, &[control.as_fd()])?;
-    signal::reset_handlers()?;
-    signal::unblock_all()?;
-    process::set_session()?;
-    process::set_subreaper(true)?;
-    let mut inbox = Inbox::default();
-    let mut running: HashMap<EnvironmentId, Vec<Pid>> = HashMap::new();
-    loop {
-        let mut watched = [PollFd::new(control, PollFlags::IN)];
-        match poll(&mut watched, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(Error::new("wait for", "the agent", error)),
+/// The router itself.
+struct Outside {
+    as_root: bool,
+    /// The processes that keep routes.
+    running: HashMap<EnvironmentId, Vec<Pid>>,
+    network: Option<Membership>,
+}
+
+impl Outside {
+    fn serve(&mut self, control: &OwnedFd) -> Result<()> {
+        process::close_range_from(3, &[control.as_fd()])?;
+        signal::reset_handlers()?;
+        signal::unblock_all()?;
+        process::set_session()?;
+        process::set_subreaper(true)?;
+        let mut inbox = Inbox::default();
+        loop {
+            let mut watched = vec![PollFd::new(control, PollFlags::IN)];
+            let network = self.network.iter().flat_map(Membership::watched);
+            watched.extend(network.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            match poll(&mut watched, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::new("wait for", "the agent", error)),
+            }
+            let asked = !watched[0].revents().is_empty();
+            if let Some(network) = &mut self.network {
+                network.attend();
+            }
+            if asked && !inbox.fill(control)? {
+                return Ok(());
+            }
+            while let Some(order) = inbox.take()? {
+                self.follow(order, &mut inbox, control)?;
+            }
+            while let Ok(Some(_)) = process::wait_any_nohang() {}
         }
-        if !inbox.fill(control)? {
-            return Ok(());
-        }
-        while let Some(order) = inbox.take()? {
-            match order {
-                Order::Connect(environment) => {
-                    let namespaces = inbox.attached.pop_front().zip(inbox.attached.pop_front());
-                    let connected = connect(namespaces, as_root);
-                    let problem = match connected {
-                        Ok(pids) => {
-                            running.insert(environment, pids);
-                            None
-                        }
-                        Err(problem) => Some(problem),
-                    };
-                    order::send(control.as_fd(), &Answer { environment, problem }, &[])?;
-                }
-                Order::Disconnect(environment) => {
-                    for pid in running.remove(&environment).unwrap_or_default() {
-                        // It may have ended with the namespace.
-                        if signal::Signal::KILL.send_to(pid).is_ok() {
-                            // Ours through the subreaper's right; it is not to stay a zombie until the next order.
-                            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
-                        }
+    }
+
+    fn follow(&mut self, order: Order, inbox: &mut Inbox, control: &OwnedFd) -> Result<()> {
+        let answer = |answer: &Answer, attached: &[BorrowedFd<'_>]| order::send(control.as_fd(), answer, attached);
+        let mut namespaces = || inbox.attached.pop_front().zip(inbox.attached.pop_front());
+        match order {
+            Order::Connect(environment) => {
+                let problem = self.connect(environment, namespaces(), &[]).err();
+                answer(&Answer::Route { environment, problem }, &[])
+            }
+            Order::Disconnect(environment) => {
+                for pid in self.running.remove(&environment).unwrap_or_default() {
+                    // It may have ended with the namespace.
+                    if signal::Signal::KILL.send_to(pid).is_ok() {
+                        // Ours through the subreaper's right; it is not to stay a zombie until the next order.
+                        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
                     }
                 }
+                Ok(())
+            }
+            Order::Join => match self.network.as_mut().map(Membership::join) {
+                Some(Ok(user)) => answer(&Answer::Done(None), user.as_slice()),
+                Some(Err(problem)) => answer(&Answer::Done(Some(problem)), &[]),
+                None => answer(&Answer::Done(Some(no_network())), &[]),
+            },
+            Order::Plug => {
+                let problem = self.plug(namespaces()).err();
+                answer(&Answer::Done(problem), &[])
+            }
+            Order::Link { connected } => {
+                let linked = self.network.as_ref().ok_or_else(no_network).and_then(|one| one.link(connected));
+                answer(&Answer::Done(linked.err()), &[])
             }
         }
-        while let Ok(Some(_)) = process::wait_any_nohang() {}
+    }
+
+    fn connect(
+        &mut self,
+        environment: EnvironmentId,
+        namespaces: Option<(OwnedFd, OwnedFd)>,
+        further: &[&str],
+    ) -> std::result::Result<(), Problem> {
+        let pids = connect(namespaces, self.as_root, further)?;
+        self.running.insert(environment, pids);
+        Ok(())
+    }
+
+    fn plug(&mut self, namespaces: Option<(OwnedFd, OwnedFd)>) -> std::result::Result<(), Problem> {
+        let (network, (user, machine)) = self.network.as_mut().zip(namespaces).ok_or_else(no_network)?;
+        network.plug(&user, &machine)?;
+        if network.is_outbound() {
+            self.connect(MACHINE, Some((user, machine)), &["--dns-forward", FORWARDED])?;
+        }
+        Ok(())
     }
 }
 
+fn no_network() -> Problem {
+    Problem::new(ProblemKind::WrongState, "this machine is in the host's network, from which it cannot be cut off")
+        .hint("give a machine a network of its own: testyard create NAME --network private")
+}
+
 /// Starts pasta and waits until the route is there. Returns the processes that keep it.
-fn connect(namespaces: Option<(OwnedFd, OwnedFd)>, as_root: bool) -> std::result::Result<Vec<Pid>, Problem> {
+fn connect(
+    namespaces: Option<(OwnedFd, OwnedFd)>,
+    as_root: bool,
+    further: &[&str],
+) -> std::result::Result<Vec<Pid>, Problem> {
     let Some((user, network)) = namespaces else {
         return Err(Problem::new(ProblemKind::Bug, "a route was asked for without namespaces"));
     };
@@ -114,6 +218,7 @@ fn connect(namespaces: Option<(OwnedFd, OwnedFd)>, as_root: bool) -> std::result
     command.args(["--config-net", "--no-netns-quit", "--quiet", "--netns", "/proc/self/fd/3"]);
     // No port of the host is opened for what listens inside, and none of the inside's shows the host's.
     command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+    command.args(further);
     if as_root {
         // It would become `nobody` otherwise, who may not enter.
         command.args(["--runas", "0"]);
@@ -217,22 +322,47 @@ impl Agent {
         }
     }
 
+    /// Cuts the machine off from its network, or brings it back.
+    pub(crate) fn link_machine(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        connected: bool,
+    ) -> std::result::Result<(), Problem> {
+        let router =
+            self.place.router.as_mut().ok_or_else(|| if self.place.network { ended() } else { no_network() })?;
+        order::send(router.control.as_fd(), &Order::Link { connected }, &[]).map_err(|error| error.problem())?;
+        router.waiting.push_back((connection, stream));
+        Ok(())
+    }
+
     /// The router has answered.
     pub(crate) fn hear_router(&mut self) {
         let Some(router) = &mut self.place.router else { return };
         if !router.inbox.fill(&router.control).unwrap_or(false) {
             crate::agent::unwatch(&self.epoll, &router.control);
+            let waiting = std::mem::take(&mut router.waiting);
             self.place.router = None;
+            for (connection, stream) in waiting {
+                self.fail(connection, stream, ended());
+            }
             self.fail_routes();
             return;
         }
         while let Some(router) = &mut self.place.router {
-            let Ok(Some(Answer { environment, problem })) = router.inbox.take() else { return };
-            match problem {
-                None => self.environment_usable(environment),
-                Some(problem) => {
+            let Ok(Some(answer)) = router.inbox.take() else { return };
+            match answer {
+                Answer::Route { environment, problem: None } => self.environment_usable(environment),
+                Answer::Route { environment, problem: Some(problem) } => {
                     self.environment_broken(environment, &problem);
                     self.end_environment(environment);
+                }
+                Answer::Done(problem) => {
+                    let Some((connection, stream)) = router.waiting.pop_front() else { continue };
+                    match problem {
+                        None => self.answer(connection, stream, &Event::Done),
+                        Some(problem) => self.fail(connection, stream, problem),
+                    }
                 }
             }
         }
@@ -241,10 +371,8 @@ impl Agent {
     fn fail_routes(&mut self) {
         let waiting: Vec<EnvironmentId> =
             self.environments.values().filter(|one| one.awaits_route()).map(|one| one.id).collect();
-        let problem = Problem::new(ProblemKind::Unavailable, "what makes routes out of environments has ended")
-            .hint("restart the machine: testyard restart NAME");
         for id in waiting {
-            self.environment_broken(id, &problem);
+            self.environment_broken(id, &ended());
             self.end_environment(id);
         }
     }

@@ -55,6 +55,17 @@ pub(crate) fn machine(machine: &MachineInfo, now_ms: i64) -> String {
     for exposed in &spec.expose {
         lines.add("exposed", exposed);
     }
+    if let Some(network) = spec.network.private() {
+        let address = network.address.map(|address| format!(", {address}")).unwrap_or_default();
+        let out = if network.outbound { ", with a way out" } else { "" };
+        lines.add("network", &format!("private:{}{address}{out}", network.name));
+        for port in &network.publish {
+            lines.add("published", &format!("127.0.0.1:{} leads to port {}", port.host, port.machine));
+        }
+        for folder in &network.share {
+            lines.add("in common", &folder.display());
+        }
+    }
     lines.add_some("idle stop", spec.idle.as_ref());
     lines.add_some("lives for", spec.ttl.as_ref());
     lines.add_some("supervisor", machine.supervisor_pid.as_ref());

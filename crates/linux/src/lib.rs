@@ -15,6 +15,7 @@ pub mod cgroup;
 mod error;
 pub mod files;
 pub mod identity;
+pub mod interfaces;
 pub mod kvm;
 pub mod lock;
 pub mod mount;

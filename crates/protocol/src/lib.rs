@@ -17,7 +17,7 @@ pub use message::*;
 pub use text::RawText;
 
 /// The newest version of the protocol that this code speaks.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// The oldest that it still serves.
 pub const OLDEST_VERSION: u16 = 1;
 /// From this version on environments can outlive their commands, be looked into, forked and sealed.
@@ -26,6 +26,8 @@ pub const KEEPING_VERSION: u16 = 3;
 pub const PIPE_VERSION: u16 = 3;
 /// From this version on a process that enters an environment can have a working tree shown there.
 pub const ENTER_WITH_VERSION: u16 = 4;
+/// From this version on a machine with a network of its own can be cut off from it.
+pub const LINK_VERSION: u16 = 5;
 
 /// The version both sides speak, or none.
 #[must_use]

@@ -270,6 +270,11 @@ pub enum Request {
         /// Lower-case letters and digits; [`testyard_model::EnvironmentSpec::layer`] names it then.
         layer: String,
     },
+    /// Cut the machine off from the others of its network, or bring it back (version 5): `done`.
+    Link {
+        /// Whether it shall be connected.
+        connected: bool,
+    },
     /// What is there: `status`.
     Status,
     /// To the supervisor: the machine's description: `info`.

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use testyard_model::UserSpec;
+use testyard_model::{InterfaceAddress, Publish, UserSpec};
 
 use crate::text::RawText;
 
@@ -97,6 +97,52 @@ pub struct NamespaceStart {
     /// Whether the machine is given the command `docker`, which is the agent's own program under another name.
     #[serde(default)]
     pub docker: bool,
+    /// Its network of its own; none means the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkStart>,
+}
+
+/// A machine's place in a network of machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStart {
+    /// The network's name, for messages.
+    pub name: String,
+    /// A file on the host that is locked while a member looks for the others.
+    pub lock: PathBuf,
+    /// A folder on the host with a file for each machine that belongs to the network, a [`NetworkMember`] in each.
+    pub members: PathBuf,
+    /// Where this machine hands the network on to those that come later.
+    pub socket: PathBuf,
+    /// Its address.
+    pub address: InterfaceAddress,
+    /// Whether there is a way out.
+    pub outbound: bool,
+    /// Ports of the host's 127.0.0.1 that lead inside.
+    pub publish: Vec<Publish>,
+    /// The table of hosts that all members see.
+    pub hosts: PathBuf,
+    /// Folders that all members see as one.
+    pub shares: Vec<ShareStart>,
+}
+
+/// What is written down of a machine that belongs to a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkMember {
+    /// The machine's name.
+    pub name: String,
+    /// Its address.
+    pub address: InterfaceAddress,
+    /// Where it hands the network on.
+    pub socket: PathBuf,
+}
+
+/// A folder of the host's that machines see as one of theirs, with the ids that are written there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareStart {
+    /// Where it is on the host.
+    pub from: PathBuf,
+    /// Where it is inside.
+    pub path: PathBuf,
 }
 
 /// Which ids a machine has on the host.

@@ -21,6 +21,7 @@ mod keeper;
 mod kept;
 mod machine;
 mod machines;
+mod networks;
 mod options;
 mod reap;
 mod records;
@@ -29,7 +30,8 @@ mod standing;
 mod yard;
 
 pub use testyard_model::{
-    BackendName, EnvironmentSpec, MachineId, MachineInfo, MachineName, MachineSpec, MachineState, Problem, ProblemKind,
+    BackendName, EnvironmentSpec, HostEntry, InterfaceAddress, MachineId, MachineInfo, MachineName, MachineNetwork,
+    MachineSpec, MachineState, NetworkName, PrivateNetwork, Problem, ProblemKind, Publish,
 };
 
 pub use archive::ArchivedMachine;

@@ -13,11 +13,11 @@ use testyard_model::{
 use testyard_protocol::{Request, Role};
 use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseRequest, MachineRow, NewMachine, Registry, ReserveError};
 
-use crate::keeper;
 use crate::reap::Reaper;
 use crate::records::{RegistryRecords, agent_of, info_of};
 use crate::standing::{has_just_ended, info_now};
 use crate::yard::{Testyard, now_ms};
+use crate::{keeper, networks};
 
 /// A home's machines.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +58,9 @@ impl Machines<'_> {
         self.yard.backend(&spec.backend)?.check(&spec).map_err(|error| error.problem())?;
         let (spec, held) = self.with_image(&spec)?;
         let registry = self.yard.registry()?;
+        let (spec, choosing) = networks::settle(&self.yard.options().home, &registry, &spec)?;
         let (id, lease) = self.reserve(&registry, name, &spec, reason)?;
+        drop(choosing);
         // From here on its row keeps the image from being deleted.
         drop(held);
         // Where this fails, the row without a supervisor is removed by whoever looks next.
@@ -244,8 +246,11 @@ impl Machines<'_> {
             MachineState::Stopped | MachineState::Failed => held_stopped = Some(self.lease(&registry, &source)?),
             state => return Err(wrong_state(from, state)),
         }
-        let (id, lease) = self.reserve(&registry, to, &source.spec, source.backend_reason.clone())?;
-        let place = self.yard.place(&id, to, &source.spec);
+        let spec = networks::elsewhere(&source.spec);
+        let (spec, choosing) = networks::settle(&self.yard.options().home, &registry, &spec)?;
+        let (id, lease) = self.reserve(&registry, to, &spec, source.backend_reason.clone())?;
+        drop(choosing);
+        let place = self.yard.place(&id, to, &spec);
         let outcome = self.bring_up(keeper::start(self.yard, &place, lease, Some(&source.id), false), &id);
         drop(held_still);
         if let Some(lease) = held_stopped {

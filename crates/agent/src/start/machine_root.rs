@@ -9,6 +9,7 @@ use testyard_linux::mount::{self, Layer, OverlaySpec, RootMount};
 use testyard_model::EnvironmentLimits;
 
 use crate::environment::root::{self, Root, SharedMemory};
+use crate::network;
 use crate::place::Roots;
 
 /// What the machine's root is made from.
@@ -40,7 +41,7 @@ impl MachineRoot<'_> {
         }
         let root = Root {
             target,
-            own_network: false,
+            own_network: roots.names.is_some(),
             outer_sys: Path::new("/sys"),
             // The files of machines inside this one are there, and trees of metadata with an entry a file.
             shared: SharedMemory { bytes: Some(EnvironmentLimits::DEFAULT_DISK.0), files: None },
@@ -53,6 +54,13 @@ impl MachineRoot<'_> {
             root::mount_exposed(target, &[(docker.clone(), PathBuf::from("/usr/local/bin/docker"))])?;
         }
         root::mount_cgroups(target, hierarchy);
+        if let Some(names) = &roots.names {
+            let etc = network::etc_of(target)?;
+            if let Some(resolvers) = &names.resolvers {
+                network::write_resolvers(&etc, resolvers)?;
+            }
+            network::show_hosts(&etc, &names.hosts)?;
+        }
         mount::pivot_into(target, RootMount::Mounted)
     }
 }

@@ -7,29 +7,33 @@ pub(crate) mod trial;
 
 use std::rc::Rc;
 
-use testyard_linux::Result;
 use testyard_linux::cgroup::{Group, Hierarchy};
 use testyard_linux::process::{OpenFiles, SingleThreaded};
+use testyard_linux::{Error, Result};
+use testyard_model::Problem;
 use testyard_protocol::start::{AgentMode, AgentStart, IdRange};
 
 use crate::place::{Place, PlaceKind};
 use crate::route;
 
 /// Enters the machine's place. From here on the process cannot go back.
-pub(crate) fn enter(start: &AgentStart) -> Result<Place> {
-    let token = SingleThreaded::check()?;
-    let hierarchy = Hierarchy::detect()?;
-    let group = join_group(start, &hierarchy)?;
-    let router = match &start.mode {
-        AgentMode::Process { .. } => None,
-        AgentMode::Namespace(_) => Some(route::fork(token, rustix::process::geteuid().is_root())?),
-    };
-    let kind = match &start.mode {
-        AgentMode::Process { workspaces } => PlaceKind::Process { workspaces: workspaces.clone() },
-        AgentMode::Namespace(namespace) => PlaceKind::Namespace(Box::new(namespace::enter(namespace)?)),
+pub(crate) fn enter(start: &AgentStart) -> std::result::Result<Place, Problem> {
+    let system = |error: Error| error.problem();
+    let token = SingleThreaded::check().map_err(system)?;
+    let hierarchy = Hierarchy::detect().map_err(system)?;
+    let group = join_group(start, &hierarchy).map_err(system)?;
+    let mut network = false;
+    let (kind, router) = match &start.mode {
+        AgentMode::Process { workspaces } => (PlaceKind::Process { workspaces: workspaces.clone() }, None),
+        AgentMode::Namespace(namespace) => {
+            network = namespace.network.is_some();
+            let mut router = route::fork(token, &start.machine, namespace.network.as_ref()).map_err(system)?;
+            let entered = namespace::enter(namespace, &mut router)?;
+            (PlaceKind::Namespace(Box::new(entered)), Some(router))
+        }
     };
     let folder = start.folder.as_ref().map(|folder| folder.as_path().to_owned());
-    Ok(Place { token, group, hierarchy, kind, router, open_files: OpenFiles::raise(), folder })
+    Ok(Place { token, group, hierarchy, kind, router, network, open_files: OpenFiles::raise(), folder })
 }
 
 fn join_group(start: &AgentStart, hierarchy: &Hierarchy) -> Result<Option<Rc<Group>>> {

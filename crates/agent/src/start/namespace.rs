@@ -8,15 +8,35 @@ use testyard_linux::mount::{self, RootMount, TmpfsOptions};
 use testyard_linux::namespace::{self, IdMap, Kind};
 use testyard_linux::process::{self, CloneFlags, Credentials};
 use testyard_linux::{Error, Result, seccomp, step};
+use testyard_model::Problem;
 use testyard_model::step::Step;
 use testyard_protocol::start::{IdRange, NamespaceStart};
 
 use super::staging;
-use crate::place::{NamespacePlace, Roots, Submount};
+use crate::network;
+use crate::place::{Names, NamespacePlace, Roots, Submount};
+use crate::route::Router;
 
 /// Enters. The machine's init comes next.
-pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
-    let user = enter_user_namespace(start)?;
+pub(crate) fn enter(start: &NamespaceStart, router: &mut Router) -> std::result::Result<NamespacePlace, Problem> {
+    let system = |error: Error| error.problem();
+    let above = if start.network.is_some() { router.join_network()? } else { None };
+    let outbound = start.network.as_ref().is_some_and(|network| network.outbound);
+    // While the host's own files are still seen.
+    let resolvers = outbound.then(network::resolvers);
+    let user = enter_user_namespace(start, above).map_err(system)?;
+    if start.network.is_some() {
+        namespace::unshare(CloneFlags::NEWNET).map_err(system)?;
+        namespace::loopback_up().map_err(system)?;
+        let namespaces = || Ok((namespace::open(None, Kind::User)?, namespace::open(None, Kind::Network)?));
+        let (own, machine) = namespaces().map_err(system)?;
+        router.plug(own.as_fd(), machine.as_fd())?;
+    }
+    settle(start, user, resolvers).map_err(system)
+}
+
+/// Makes the staging area the root, and what is left to be the machine's own.
+fn settle(start: &NamespaceStart, user: Option<OwnedFd>, resolvers: Option<String>) -> Result<NamespacePlace> {
     let own = CloneFlags::NEWNS.union(CloneFlags::NEWIPC).union(CloneFlags::NEWUTS);
     namespace::unshare(own)?;
     // Version 1 hosts may lack cgroup namespaces; the machine then sees its own paths, which hide nothing.
@@ -33,7 +53,11 @@ pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
         let generations = mount::tmpfs(&TmpfsOptions { size: None, inodes: None, mode: 0o755 })?;
         mount::attach(generations.as_fd(), Path::new("/store/generations"))?;
     }
-    let shared = shared_folders(&start.shared)?;
+    let mut shared = shared_folders(&start.shared)?;
+    if let Some(network) = &start.network {
+        let staged = staging::numbered("shares", network.shares.len());
+        shared.extend(staged.into_iter().zip(network.shares.iter().map(|share| share.path.clone())));
+    }
     step::reach(Step::AgentEntered);
     let roots = Roots {
         layers: staging::numbered("layers", start.layers.len()),
@@ -44,6 +68,7 @@ pub(crate) fn enter(start: &NamespaceStart) -> Result<NamespacePlace> {
             .zip(start.exposed.iter().map(|one| one.path.clone()))
             .collect(),
         shared,
+        names: start.network.is_some().then(|| Names { hosts: PathBuf::from("/").join(staging::HOSTS), resolvers }),
         docker: start.docker.then(|| PathBuf::from("/").join(staging::DOCKER)),
         hidden: start.hidden.clone(),
     };
@@ -60,8 +85,8 @@ fn profile_of(ids: IdRange) -> seccomp::Profile {
     }
 }
 
-/// Joins the machine's user namespace; the staging area is built on the side that may build it.
-fn enter_user_namespace(start: &NamespaceStart) -> Result<Option<OwnedFd>> {
+/// Joins the machine's user namespace, below the one of its network where that has one; the staging area is built on the side that may build it.
+fn enter_user_namespace(start: &NamespaceStart, above: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     let private = || -> Result<()> {
         namespace::unshare(CloneFlags::NEWNS)?;
         mount::make_all_private()
@@ -85,6 +110,9 @@ fn enter_user_namespace(start: &NamespaceStart) -> Result<Option<OwnedFd>> {
             Ok(Some(user))
         }
         IdRange::Single => {
+            if let Some(above) = above {
+                namespace::enter(above.as_fd(), CloneFlags::NEWUSER)?;
+            }
             let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
             namespace::unshare(CloneFlags::NEWUSER)?;
             let map = |outside| [IdMap { inside: 0, outside, count: 1 }];

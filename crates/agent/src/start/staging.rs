@@ -27,6 +27,9 @@ use testyard_protocol::start::{IdRange, NamespaceStart};
 /// The agent's own program, for machines that are given a `docker`.
 pub(crate) const DOCKER: &str = "docker";
 
+/// The table of hosts of the machine's network.
+pub(crate) const HOSTS: &str = "hosts";
+
 /// Device nodes that every environment has.
 pub(crate) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
@@ -66,6 +69,13 @@ pub(crate) fn build(start: &NamespaceStart, map: Option<BorrowedFd<'_>>) -> Resu
     }
     for (index, one) in start.exposed.iter().enumerate() {
         stage(&one.path, &root.join(format!("exposed/{index}")), map, !one.writable)?;
+    }
+    if let Some(network) = &start.network {
+        make_folder(&root.join("shares"))?;
+        for (index, share) in network.shares.iter().enumerate() {
+            stage(&share.from, &root.join(format!("shares/{index}")), map, false)?;
+        }
+        stage(&network.hosts, &root.join(HOSTS), map, true)?;
     }
     match &start.disk {
         Some(image) => mount_store(image, &root.join("store"), map)?,

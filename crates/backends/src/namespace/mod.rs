@@ -5,6 +5,7 @@ mod groups;
 mod ids;
 mod layers;
 mod layers_of_user;
+mod network;
 mod store;
 
 use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
@@ -56,17 +57,20 @@ impl Backend for Namespace {
             return Err(refuse(format!("with {cpus} processors"), "write a number from 0.01 to 4096"));
         }
         disk::check(spec)?;
+        network::check(spec)?;
         groups::check(spec)
     }
 
     fn create(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
         layers::check_image(place)?;
+        network::join(place, recorder)?;
         let ids = ids::acquire(place, recorder)?;
         store::create(place, ids, recorder)
     }
 
     fn start(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
         let ids = ids::acquire(place, recorder)?;
+        let network = network::join(place, recorder)?;
         let layers = layers::find(place)?;
         store::prepare(place, ids, recorder)?;
         let group = groups::create(place, ids, recorder)?;
@@ -93,6 +97,7 @@ impl Backend for Namespace {
                 hidden: layers.hidden,
                 shared: place.spec.share.clone(),
                 docker: place.spec.docker,
+                network,
             })),
             user: agent_process::default_user(place, &layers.config),
             env: agent_process::environment(place, &layers.config),
@@ -110,11 +115,13 @@ impl Backend for Namespace {
 
     fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
         groups::remove(place, recorder)?;
+        network::leave(place, recorder)?;
         store::remove(place, recorder)?;
         ids::release(place, recorder)
     }
 
     fn copy(&self, from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        network::join(to, recorder)?;
         let ids = ids::acquire(to, recorder)?;
         store::create(to, ids, recorder)?;
         store::copy(from, to, ids)

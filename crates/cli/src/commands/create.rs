@@ -3,10 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use testyard_model::{
-    BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineNetwork, MachineSpec, Problem,
-    ProblemKind, Span,
+    BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
 };
 
+use super::network_arguments::NetworkArguments;
 use super::{DONE, Outcome};
 use crate::output::Output;
 use crate::values::{self, User};
@@ -21,6 +21,7 @@ const LEAST_MEMORY: ByteSize = ByteSize(1 << 20);
 ///
 /// Examples:
 ///     testyard create m1
+///     testyard create n1 --network private:lab --publish 2222:22
 ///     testyard create big --image debian:12 --cpus 2 --memory 1G --idle 30m --ttl 8h
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -63,6 +64,8 @@ pub(crate) struct Create {
     /// Give it a command `docker`, whose containers are made in the machine itself
     #[arg(long)]
     docker: bool,
+    #[command(flatten)]
+    network: NetworkArguments,
     /// Stop it after so long without use, such as 10m
     #[arg(long, value_name = "DURATION")]
     idle: Option<Span>,
@@ -122,7 +125,7 @@ impl Create {
             pass_env: self.pass_env,
             share: self.share,
             docker: self.docker,
-            network: MachineNetwork::Host,
+            network: self.network.network()?,
         })
     }
 }

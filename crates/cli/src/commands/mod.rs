@@ -17,6 +17,8 @@ mod init;
 mod list;
 mod logs;
 mod man;
+mod network;
+mod network_arguments;
 mod orbctl;
 mod pull;
 mod push;
@@ -57,6 +59,7 @@ pub(crate) enum Command {
     Delete(delete::Delete),
     Rename(rename::Rename),
     Clone(clone::Clone),
+    Network(network::Network),
     Logs(logs::Logs),
     Exec(Exec),
     Shell(shell::Shell),
@@ -91,6 +94,7 @@ impl Command {
             Self::Delete(command) => command.run(output),
             Self::Rename(command) => command.run(output),
             Self::Clone(command) => command.run(output),
+            Self::Network(command) => command.run(output),
             Self::Logs(command) => command.run(output),
             Self::Exec(command) => command.run(output),
             Self::Shell(command) => command.run(output),
