@@ -15,6 +15,7 @@
 //! ```
 
 mod archive;
+mod cloning;
 mod furnished;
 mod holder;
 mod keeper;

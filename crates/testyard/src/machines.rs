@@ -231,35 +231,6 @@ impl Machines<'_> {
         self.info(to)
     }
 
-    /// A new machine with the files of another. A running one is held still meanwhile; it must not be in use.
-    pub fn clone_from(&self, from: &MachineName, to: &MachineName) -> Result<MachineInfo, Problem> {
-        let registry = self.yard.registry()?;
-        let source = self.settled(&registry, from)?;
-        let mut held_still = None;
-        let mut held_stopped = None;
-        match source.state {
-            MachineState::Running => {
-                let mut supervisor = self.supervisor(&source)?;
-                supervisor.ask(&Request::Quiesce, &[]).map_err(|error| error.problem())?;
-                held_still = Some(supervisor);
-            }
-            MachineState::Stopped | MachineState::Failed => held_stopped = Some(self.lease(&registry, &source)?),
-            state => return Err(wrong_state(from, state)),
-        }
-        let spec = networks::elsewhere(&source.spec);
-        let (spec, choosing) = networks::settle(&self.yard.options().home, &registry, &spec)?;
-        let (id, lease) = self.reserve(&registry, to, &spec, source.backend_reason.clone())?;
-        drop(choosing);
-        let place = self.yard.place(&id, to, &spec);
-        let outcome = self.bring_up(keeper::start(self.yard, &place, lease, Some(&source.id), false), &id);
-        drop(held_still);
-        if let Some(lease) = held_stopped {
-            // A row or file that stays is swept by the reaper; nobody holds it.
-            let _ = lease.release(&registry);
-        }
-        outcome
-    }
-
     /// Where a machine's supervisor and agent write about themselves.
     pub fn log(&self, name: &MachineName) -> Result<PathBuf, Problem> {
         let row = self.row(&self.yard.registry()?, name)?;
@@ -282,7 +253,7 @@ impl Machines<'_> {
     }
 
     /// Takes the name and the machine's lock. A name that only a dead creation or deletion holds is freed first.
-    fn reserve(
+    pub(crate) fn reserve(
         &self,
         registry: &Registry,
         name: &MachineName,
@@ -329,7 +300,11 @@ impl Machines<'_> {
 
     /// What became of a creation. One that was not announced does not exist: where its supervisor could not see to
     /// that itself, it is removed here.
-    fn bring_up(&self, outcome: Result<Box<MachineInfo>, Problem>, id: &MachineId) -> Result<MachineInfo, Problem> {
+    pub(crate) fn bring_up(
+        &self,
+        outcome: Result<Box<MachineInfo>, Problem>,
+        id: &MachineId,
+    ) -> Result<MachineInfo, Problem> {
         match outcome {
             Ok(info) => Ok(*info),
             Err(problem) => {
@@ -375,7 +350,7 @@ impl Machines<'_> {
     }
 
     /// The machine's row, after what a dead supervisor left undone has been done.
-    fn settled(&self, registry: &Registry, name: &MachineName) -> Result<MachineRow, Problem> {
+    pub(crate) fn settled(&self, registry: &Registry, name: &MachineName) -> Result<MachineRow, Problem> {
         let row = self.row(registry, name)?;
         if matches!(row.state, MachineState::Stopped | MachineState::Failed) {
             return Ok(row);
@@ -401,7 +376,7 @@ impl Machines<'_> {
         })
     }
 
-    fn supervisor(&self, row: &MachineRow) -> Result<Connection, Problem> {
+    pub(crate) fn supervisor(&self, row: &MachineRow) -> Result<Connection, Problem> {
         let socket = self.yard.options().home.machine_socket(&row.id);
         Connection::open(&socket, Role::Supervisor, row.name.as_str())
             .map_err(|error| self.why_silent(&row.name, &error))
@@ -480,7 +455,7 @@ pub(crate) fn holding(id: &MachineId, purpose: &str) -> LeaseRequest {
     LeaseRequest { kind: LeaseKind::Holder, ..request(id, purpose) }
 }
 
-fn wrong_state(name: &MachineName, state: MachineState) -> Problem {
+pub(crate) fn wrong_state(name: &MachineName, state: MachineState) -> Problem {
     let problem = Problem::new(ProblemKind::WrongState, format!("machine {name} is {state}"));
     match state {
         MachineState::Stopped | MachineState::Failed => problem.hint(format!("start it: testyard start {name}")),

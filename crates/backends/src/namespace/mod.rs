@@ -121,7 +121,7 @@ impl Backend for Namespace {
     }
 
     fn copy(&self, from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
-        network::join(to, recorder)?;
+        network::join_as_copy(to, from, recorder)?;
         let ids = ids::acquire(to, recorder)?;
         store::create(to, ids, recorder)?;
         store::copy(from, to, ids)

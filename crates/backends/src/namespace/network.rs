@@ -80,6 +80,24 @@ fn changed(place: &MachinePlace) -> Result<FileLock, BackendError> {
 /// Makes the machine a member, if it is to be one, and says so to the agent. Again at each start: its name may have
 /// changed.
 pub(super) fn join(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<Option<NetworkStart>, BackendError> {
+    join_with(place, None, recorder)
+}
+
+/// As [`join`], for a machine with the files of another: what is shared in another's network is copied where the network
+/// of this one has nothing of it yet.
+pub(super) fn join_as_copy(
+    place: &MachinePlace,
+    from: &MachinePlace,
+    recorder: &mut dyn Recorder,
+) -> Result<(), BackendError> {
+    join_with(place, Some(from), recorder).map(drop)
+}
+
+fn join_with(
+    place: &MachinePlace,
+    from: Option<&MachinePlace>,
+    recorder: &mut dyn Recorder,
+) -> Result<Option<NetworkStart>, BackendError> {
     let Some(network) = place.spec.network.private() else { return Ok(None) };
     let address = network.address.ok_or_else(|| {
         Problem::new(ProblemKind::Bug, format!("machine {} has no address in network {}", place.name, network.name))
@@ -97,10 +115,14 @@ pub(super) fn join(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<
         for folder in [networks(place), there.clone(), there.join("members"), there.join("share")] {
             make(&folder, 0o700)?;
         }
-        for path in &network.share {
-            make(&share_folder(place, network, path), 0o755)?;
-        }
-        Ok(())
+        network.share.iter().try_for_each(|path| {
+            let target = share_folder(place, network, path);
+            let original = from.and_then(|from| Some(share_folder(from, from.spec.network.private()?, path)));
+            match original.filter(|original| original.is_dir() && !target.exists()) {
+                Some(original) => copy(&original, &target),
+                None => make(&target, 0o755),
+            }
+        })
     };
     made().map_err(failed(place))?;
     refuse_taken(place, network, &member)?;
@@ -253,6 +275,31 @@ fn forget(there: &Path) -> Result<(), Error> {
         None => Ok(()),
         Some(refused) => Err(Error::new("remove", refused.path.display(), refused.reason)),
     }
+}
+
+/// Copies a folder that others share. Half a copy is never taken for a whole one.
+fn copy(original: &Path, target: &Path) -> Result<(), Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |path: &Path| {
+        rustix::fs::open(path, flags, FileMode::empty()).map_err(|error| Error::new("open", path.display(), error))
+    };
+    let beside = target.with_added_extension("copy");
+    if let (Some(parent), Some(name)) = (beside.parent(), beside.file_name()) {
+        match files::remove_tree(open(parent)?.as_fd(), name) {
+            Err(error) if !error.is_absent() => return Err(error),
+            _ => {}
+        }
+    }
+    make(&beside, 0o755)?;
+    let options = files::CopyOptions { owners: true, attributes: true, ..files::CopyOptions::default() };
+    let (from, to) = (open(original)?, open(&beside)?);
+    files::copy_tree(from.as_fd(), to.as_fd(), options)?;
+    let facts = rustix::fs::fstat(&from).map_err(|error| Error::new("look at", original.display(), error))?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(facts.st_uid), rustix::fs::Gid::from_raw(facts.st_gid));
+    rustix::fs::fchown(&to, Some(uid), Some(gid))
+        .and_then(|()| rustix::fs::fchmod(&to, FileMode::from_raw_mode(facts.st_mode & 0o7777)))
+        .map_err(|error| Error::new("give away", beside.display(), error))?;
+    std::fs::rename(&beside, target).map_err(|error| Error::new("rename", beside.display(), error))
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), Error> {

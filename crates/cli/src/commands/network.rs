@@ -23,11 +23,19 @@ enum Action {
     /// Cut a running machine off from the others of its network; published ports and the way out stay
     ///
     /// Nothing in the machine can undo that. It holds until `heal`, or until the machine is started again.
+    ///
+    /// Example:
+    ///     testyard network cut n2
+    #[command(verbatim_doc_comment)]
     Cut {
         /// The machine
         name: MachineName,
     },
     /// Bring a machine back that was cut off
+    ///
+    /// Example:
+    ///     testyard network heal n2
+    #[command(verbatim_doc_comment)]
     Heal {
         /// The machine
         name: MachineName,
