@@ -24,6 +24,7 @@ use crate::environment::{self, Environment, MACHINE, PooledGroup};
 use crate::generation::Generations;
 use crate::place::Place;
 use crate::source::Source;
+use crate::synced::Presented;
 use crate::timers::{Due, Timers};
 use crate::worker::{Task, Worker};
 
@@ -107,6 +108,7 @@ pub(crate) struct Agent {
     pub(crate) early: Early,
     pub(crate) environments: BTreeMap<EnvironmentId, Environment>,
     pub(crate) sources: HashMap<u32, (u64, Rc<Source>)>,
+    pub(crate) presented: Presented,
     pub(crate) generations: Generations,
     pub(crate) groups: Vec<PooledGroup>,
     pub(crate) timers: Timers,
@@ -163,6 +165,7 @@ impl Agent {
             early: Early::default(),
             environments: BTreeMap::new(),
             sources: HashMap::new(),
+            presented: Presented::default(),
             groups: Vec::new(),
             timers: Timers::default(),
             networks: VecDeque::new(),

@@ -26,6 +26,7 @@ mod route;
 mod source;
 mod standard_streams;
 mod start;
+mod synced;
 mod timers;
 mod tree;
 mod worker;

@@ -11,7 +11,7 @@ use testyard_model::step::Step;
 use testyard_model::{Isolation, Problem, ProblemKind, UserSpec};
 use testyard_protocol::{
     AgentStatus, Command as CommandMessage, ENTER_WITH_VERSION, Event, Exec, Frame, FrameKind, Hello, KEEPING_VERSION,
-    LINK_VERSION, Order, Place, Request, Role, VERSION, Welcome, agree,
+    LINK_VERSION, Order, Place, Request, Role, SYNC_VERSION, VERSION, Welcome, agree,
 };
 
 use crate::agent::{Agent, LINK, Token, watch};
@@ -43,6 +43,7 @@ fn check_version(version: u16, request: &Request) -> Result<(), Problem> {
         | Request::Fetch(_)
         | Request::Fork { .. }
         | Request::Seal { .. } => (KEEPING_VERSION, "keeps no environments"),
+        Request::Sync(_) | Request::Synced(_) | Request::Present(_) => (SYNC_VERSION, "syncs no trees"),
         _ => return Ok(()),
     };
     if version >= since {
@@ -152,6 +153,9 @@ impl Agent {
                 self.park_on_request(number, stream, *spec, count)
             }
             Request::Source { path } => self.add_source(number, stream, path.as_path(), &attached),
+            Request::Sync(sync) => self.sync(number, stream, sync, attached),
+            Request::Synced(synced) => self.show_synced(number, stream, &synced),
+            Request::Present(synced) => self.present(number, stream, &synced),
             Request::Keep { .. }
             | Request::Changes { .. }
             | Request::Fetch(_)

@@ -44,14 +44,18 @@ pub(crate) enum Task {
     Push,
     /// Sends files.
     Pull,
-    /// Looks at an environment's changes.
+    /// Receives a tree; what it has verified stays for the next one.
+    Sync,
+    /// Shows a tree on the machine itself, under this number.
+    Present(u32),
+    /// Looks at an environment's changes, or cleans up: for no client.
     Look,
 }
 
 impl Worker {
     /// Whether it moves files for a client, and so ends with it.
     pub(crate) fn is_transfer_of(&self, connection: u64) -> bool {
-        self.connection == connection && self.task != Task::Look
+        self.connection == connection && !matches!(self.task, Task::Look | Task::Present(_))
     }
 
     fn kill(&self) {
@@ -177,6 +181,11 @@ impl Agent {
             }
             (None, Err(_)) => failed(ProblemKind::System, format!("the file worker ended with status {status:#x}")),
         };
+        match worker.task {
+            Task::Present(number) => self.presented(number, status == 0),
+            Task::Sync if status == 0 => self.sweep_trees(),
+            _ => {}
+        }
         match worker.relay {
             Some(number) => self.finish(number, event),
             None => self.answer(worker.connection, worker.stream, &event),

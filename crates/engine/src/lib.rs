@@ -8,8 +8,10 @@ mod lingering;
 mod outcome;
 mod services;
 mod source;
+mod synced;
 mod warm;
 
 pub use outcome::{Ended, Output};
 pub use services::{LogEnd, Readiness, Served, Service, ServiceFailure, ServiceRecord, SharedServices};
+pub use synced::{SentLists, SyncedTree, send_tree};
 pub use warm::{Attendance, EnvironmentRun, WarmMachine};

@@ -28,6 +28,8 @@ pub const PIPE_VERSION: u16 = 3;
 pub const ENTER_WITH_VERSION: u16 = 4;
 /// From this version on a machine with a network of its own can be cut off from it.
 pub const LINK_VERSION: u16 = 5;
+/// From this version on trees can be synced: sent as what changed, kept by the machine, and shown by their hash.
+pub const SYNC_VERSION: u16 = 5;
 
 /// The version both sides speak, or none.
 #[must_use]

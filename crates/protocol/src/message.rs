@@ -194,6 +194,28 @@ pub struct Transfer {
     pub environment: Option<EnvironmentId>,
 }
 
+/// A tree to receive in the form of the `trees` crate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sync {
+    /// Whom its files belong to; none means the machine's user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserSpec>,
+    /// How the bytes travel, both ways: [`Carrier::Frames`], or [`Carrier::Attached`] with a socket.
+    pub carrier: Carrier,
+}
+
+/// Trees that were synced, shown as one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Synced {
+    /// Their hashes, in hexadecimal; no two of them hold the same path.
+    pub trees: Vec<String>,
+    /// Where they are on the client's side, and are to be seen.
+    pub path: RawText,
+    /// Whom their files belong to: as in [`Sync`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserSpec>,
+}
+
 /// What opens a stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -236,6 +258,13 @@ pub enum Request {
         /// Its path on the host.
         path: RawText,
     },
+    /// Receive a tree as what changed, keep it, and tell its hash (version 5): `done`.
+    Sync(Sync),
+    /// Let commands show a tree that was synced (version 5): `source`, or `failed` with kind `not-found`.
+    Synced(Synced),
+    /// Show a tree that was synced on the machine itself, copy-on-write, in place of the one that is shown there
+    /// (version 5): `done`, or `failed` with kind `not-found`.
+    Present(Synced),
     /// The namespaces of the machine, attached (`user`, then `mount`): `done` (version 2).
     Namespaces,
     /// Let an environment live on without a holder, for so many milliseconds from now (version 3): `done`.

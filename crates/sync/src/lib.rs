@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  pure                                             touches the disk
-//!  manifest   entries, tree hash, differences       tree     one working tree: scan, changed_since
-//!  stamp      when a remembered hash still holds     walk     folders: who is in the tree
+//!  stamp      when a remembered hash still holds     tree     one working tree: scan, changed_since
+//!                                                    walk     folders: who is in the tree
 //!  memory     what is kept between scans, its codec  content  files: what they hold
 //!  git_index  which paths git tracks                 rules    which files say what is ignored
 //!  unhashed   what the hash does not cover
@@ -14,9 +14,12 @@
 //! `.ignore` ignores. A file counts with its path, its executable bit and its content, a link with its target; empty
 //! folders, owners and times do not count. Ignored files that are there are named as [`Scan::unhashed`].
 //!
+//! Entries, tree hashes and differences are those of the `trees` crate.
+//!
 //! What this crate refuses to know: machines, mounts, and when a scan is due.
 
-pub mod manifest;
+pub use testyard_trees::manifest;
+
 pub mod tree;
 pub mod watch;
 

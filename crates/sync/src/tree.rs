@@ -216,6 +216,11 @@ impl Tree {
 
     /// The tree now. The same memory comes back if it still holds to the last bit.
     fn survey(&self, old: Option<Arc<Memory>>) -> Result<(Arc<Memory>, ScanCost), SyncError> {
+        // What was removed can still be listed, and is empty.
+        let linked = rustix::fs::fstat(&self.descriptor).is_ok_and(|facts| facts.st_nlink > 0);
+        if !linked {
+            return Err(SyncError::Root { path: self.root.clone(), source: io::ErrorKind::NotFound.into() });
+        }
         let looked_ns = file_clock_ns();
         let (ground, outer) = Ground::of_tree(&self.root, self.options.global_ignore_file.as_deref());
         let Some(old) = old else {

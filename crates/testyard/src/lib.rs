@@ -28,6 +28,7 @@ mod reap;
 mod records;
 pub mod run;
 mod standing;
+mod sync;
 mod yard;
 
 pub use testyard_model::{
@@ -43,4 +44,5 @@ pub use machine::Machine;
 pub use machines::Machines;
 pub use options::Options;
 pub use reap::{ReapAction, ReapReport, ReapedMachine};
+pub use sync::{SyncReport, SyncRequest, TreeSync};
 pub use yard::Testyard;

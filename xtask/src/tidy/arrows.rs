@@ -8,18 +8,22 @@ use super::Finding;
 use crate::cargo::packages;
 
 /// Each crate and what it points at. What those point at is allowed as well: arrows are read transitively.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("testyard-model", &[]),
     ("testyard-protocol", &["testyard-model"]),
     ("testyard-linux", &["testyard-model"]),
     ("testyard-transfer", &["testyard-model"]),
+    ("testyard-trees", &["testyard-model"]),
     ("testyard-docker", &["testyard-linux"]),
-    ("testyard-agent", &["testyard-protocol", "testyard-linux", "testyard-transfer", "testyard-docker"]),
-    ("testyard-machine", &["testyard-protocol", "testyard-linux", "testyard-transfer"]),
+    (
+        "testyard-agent",
+        &["testyard-protocol", "testyard-linux", "testyard-transfer", "testyard-trees", "testyard-docker"],
+    ),
+    ("testyard-machine", &["testyard-protocol", "testyard-linux", "testyard-transfer", "testyard-trees"]),
     ("testyard-images", &["testyard-linux"]),
     ("testyard-backends", &["testyard-machine", "testyard-images"]),
     ("testyard-registry", &["testyard-model"]),
-    ("testyard-sync", &["testyard-model"]),
+    ("testyard-sync", &["testyard-trees"]),
     ("testyard-probe", &["testyard-linux"]),
     (
         "testyard-engine",

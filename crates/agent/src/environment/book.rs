@@ -15,7 +15,7 @@ use testyard_protocol::{Exec, Linger, Place, Report};
 
 use super::init::{FirstCommand, ForkedFrom};
 use super::order::{self, Order};
-use super::source::SourceMount;
+use super::source::{SourceMount, SourcePlace};
 use super::{Environment, HIGH, MACHINE, Made, PooledGroup, Request, State, make};
 use crate::agent::{Agent, ChildKind, Token, rewatch, watch};
 use crate::command::Command;
@@ -375,7 +375,7 @@ impl Agent {
         let run = Order::Run {
             command: number,
             exec: Box::new(exec),
-            source: source.as_ref().map(|one| (one.origin.as_path().into(), one.target.as_path().into())),
+            source: source.as_ref().map(|one| one.place.clone()),
             once,
         };
         self.order(id, &run, &attached).map_err(|error| error.problem())?;
@@ -398,8 +398,12 @@ impl Agent {
 
 /// A source as an environment of this kind shows it; none where there is nothing to mount.
 pub(super) fn mount_of(source: &Source, spec: &EnvironmentSpec) -> Result<Option<SourceMount>, Problem> {
-    let origin = source.path.clone();
-    let target = spec.source.clone().unwrap_or_else(|| origin.clone());
     let mounted = source.mount().transpose().map_err(|error| error.problem())?;
-    Ok(mounted.map(|tree| SourceMount { tree, origin, target }))
+    Ok(mounted.map(|tree| SourceMount { tree, place: place_of(source, spec) }))
+}
+
+/// Where an environment of this kind shows a source.
+pub(super) fn place_of(source: &Source, spec: &EnvironmentSpec) -> SourcePlace {
+    let target = spec.source.as_ref().unwrap_or(&source.path);
+    SourcePlace { origin: source.path.as_path().into(), target: target.as_path().into(), layers: source.layers() }
 }

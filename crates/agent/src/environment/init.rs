@@ -25,7 +25,7 @@ use testyard_protocol::{Exec, Linger, RawText};
 
 use super::listening::Waits;
 use super::order::{self, Answer, Inbox, Order};
-use super::source::{SourceMount, SourceView};
+use super::source::{SourceMount, SourcePlace, SourceView};
 use super::{root, workspace};
 use crate::start::machine_root::MachineRoot;
 
@@ -175,7 +175,7 @@ fn set_up(init: &mut Init<'_>) -> Result<Inbox> {
                 let view = SourceView {
                     sealed: sealed.as_ref(),
                     forked: Some(changes),
-                    ..source_view(init.spec, init.hidden, &shown.origin, &shown.target)
+                    ..source_view(init.spec, init.hidden, &shown.place)
                 };
                 init.kept.source = Some(view.mount(shown.tree.as_fd())?);
             }
@@ -237,14 +237,9 @@ fn close_others(init: &Init<'_>) -> Result<()> {
     process::close_range_from(3, &kept)
 }
 
-pub(super) fn source_view<'a>(
-    spec: &EnvironmentSpec,
-    hidden: &'a [PathBuf],
-    origin: &'a Path,
-    target: &'a Path,
-) -> SourceView<'a> {
+pub(super) fn source_view<'a>(spec: &EnvironmentSpec, hidden: &'a [PathBuf], place: &'a SourcePlace) -> SourceView<'a> {
     let size = spec.limits.disk.unwrap_or(EnvironmentLimits::DEFAULT_DISK).0;
-    SourceView { origin, target, size, hidden, sealed: None, forked: None }
+    SourceView { place, size, hidden, sealed: None, forked: None }
 }
 
 fn await_maps(init: &Init<'_>, inbox: &mut Inbox) -> Result<()> {
@@ -286,13 +281,14 @@ pub(super) struct Server<'a, 'b> {
 
 fn serve(init: &Init<'_>, mut inbox: Inbox, first: Option<FirstCommand<'_>>, kept: Kept) -> i32 {
     let Ok(signals) = SignalFd::new(&[Signal::CHLD, Signal::TERM]) else { return 1 };
-    let source = init.forked.as_ref().and_then(|forked| forked.source).map(|(_, shown)| shown.target.clone());
+    let source =
+        init.forked.as_ref().and_then(|forked| forked.source).map(|(_, shown)| shown.place.target.as_path().to_owned());
     let running = HashMap::new();
     let mut server = Server { init, running, inhabited: false, source, kept, waits: Waits::default() };
     if let Some(first) = first {
         let source = first.source.and_then(|source| {
             let tree = source.tree.try_clone().ok()?;
-            Some(SourceMount { tree, origin: source.origin.clone(), target: source.target.clone() })
+            Some(SourceMount { tree, place: source.place.clone() })
         });
         server.start(first.number, first.exec, source, first.streams, first.once);
     }
@@ -346,18 +342,17 @@ impl Server<'_, '_> {
                 Order::End => return false,
                 Order::Namespaces => self.send_namespaces(),
                 Order::Uppers => self.send_uppers(),
-                Order::Show { origin, target } => {
+                Order::Show(place) => {
                     let tree = inbox.attached.pop_front();
-                    self.show(tree, origin.as_path(), target.as_path());
+                    self.show(tree, place);
                 }
                 Order::Listening { wait, port, patience_ms } => self.waits.add(wait, port, patience_ms),
                 Order::Signal { command, signal, group } => self.signal(command, signal, group),
                 Order::Kill { command } => killed.push(command),
                 Order::Run { command, exec, source, once } => {
-                    let source = source.and_then(|(origin, target)| {
+                    let source = source.and_then(|place| {
                         let tree = inbox.attached.pop_front()?;
-                        let path = |text: RawText| text.as_path().to_owned();
-                        Some(SourceMount { tree, origin: path(origin), target: path(target) })
+                        Some(SourceMount { tree, place })
                     });
                     let streams = if exec.terminal.is_none() {
                         let mut next = || inbox.attached.pop_front();

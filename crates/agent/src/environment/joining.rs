@@ -90,10 +90,10 @@ impl Agent {
         let environment = there.ok_or_else(missing)?;
         let mounted = mount_of(&shown, &environment.spec)?;
         environment.shown.get_or_insert(shown);
-        let Some(SourceMount { tree, origin, target }) = mounted else {
+        let Some(SourceMount { tree, place }) = mounted else {
             return self.join(id, Joining::client(client.0, client.1));
         };
-        let show = Order::Show { origin: origin.as_path().into(), target: target.as_path().into() };
+        let show = Order::Show(place);
         environment.showing.push_back(client);
         if let Err(error) = self.order(id, &show, &[tree.as_fd()]) {
             if let Some(environment) = self.environments.get_mut(&id) {

@@ -11,6 +11,7 @@ use testyard_model::step::Step;
 use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Problem, ProblemKind};
 use testyard_protocol::Event;
 
+use super::book::place_of;
 use super::init::ForkedFrom;
 use super::source::SourceMount;
 use super::{Environment, MACHINE, State, Waiting};
@@ -137,10 +138,7 @@ impl Agent {
         let (spec, generations, generation) = (first.spec.clone(), first.generations.clone(), first.generation);
         let shown = first.shown.clone();
         let tree = shown.as_ref().and_then(|shown| shown.mount()).transpose().map_err(|error| error.problem())?;
-        let mounted = tree.zip(shown.as_ref()).map(|(tree, shown)| {
-            let origin = shown.path.clone();
-            SourceMount { tree, target: spec.source.clone().unwrap_or_else(|| origin.clone()), origin }
-        });
+        let mounted = tree.zip(shown.as_ref()).map(|(tree, shown)| SourceMount { tree, place: place_of(shown, &spec) });
         let forked = ForkedFrom { root: Some(root.as_fd()), source: uppers.source.as_ref().zip(mounted.as_ref()) };
         let fork = self.make_over(&spec, None, generations, Some(forked))?;
         if let Some(environment) = self.environments.get_mut(&fork) {

@@ -2,7 +2,7 @@
 //! what is done with them is done by a forked worker, which may block.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use testyard_linux::process;
 use testyard_linux::signal::Signal;
@@ -155,8 +155,8 @@ impl Agent {
         for (index, submount) in place.roots.submounts.iter().enumerate() {
             layers.submounts.push((submount.target.clone(), below(&submount_name(index), &submount.layers)));
         }
-        let staged = environment.shown.as_ref().and_then(|shown| shown.staged()).map(Path::to_owned);
-        layers.source = below("source", staged.as_slice());
+        let staged = environment.shown.as_ref().map(|shown| shown.staged()).unwrap_or_default();
+        layers.source = below("source", &staged);
         let target = environment.spec.source.clone();
         layers.hidden = place.roots.hidden.clone();
         layers.made = ["/proc", "/sys", "/dev", "/tmp"].map(PathBuf::from).to_vec();

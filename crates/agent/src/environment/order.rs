@@ -9,16 +9,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use testyard_linux::{Error, Result, socket};
 use testyard_model::Problem;
-use testyard_protocol::{Exec, RawText};
+use testyard_protocol::Exec;
+
+use super::source::SourcePlace;
 
 /// From the agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// The id maps are written: go on.
     Go,
-    /// Run this. Attached: the source if there are paths for it (where it is on the host, and where it is to be seen),
-    /// then three streams unless it has a terminal.
-    Run { command: u32, exec: Box<Exec>, source: Option<(RawText, RawText)>, once: bool },
+    /// Run this. Attached: the source if there is a place for it, then three streams unless it has a terminal.
+    Run { command: u32, exec: Box<Exec>, source: Option<SourcePlace>, once: bool },
     /// Send a signal to a command (to its group if asked).
     Signal { command: u32, signal: i32, group: bool },
     /// End a command and everything it started.
@@ -27,8 +28,8 @@ pub(crate) enum Order {
     Listening { wait: u32, port: u16, patience_ms: u64 },
     /// Open your namespaces for somebody who wants in.
     Namespaces,
-    /// Show the attached source: where it is on the host, and where it is to be seen.
-    Show { origin: RawText, target: RawText },
+    /// Show the attached source.
+    Show(SourcePlace),
     /// Send where your changes are kept.
     Uppers,
     /// End every process and exit.
@@ -180,6 +181,8 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use testyard_linux::socket::{Kind, pair};
+
+    use testyard_protocol::RawText;
 
     use super::*;
 

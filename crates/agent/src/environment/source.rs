@@ -9,10 +9,12 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode};
+use serde::{Deserialize, Serialize};
 use testyard_linux::mount::{self, Layer, OverlaySpec, TmpfsOptions};
 use testyard_linux::namespace::{self, Kind};
 use testyard_linux::process::CloneFlags;
 use testyard_linux::{Error, Result};
+use testyard_protocol::RawText;
 
 use super::root::{begin_with, make_folders, open_folder};
 
@@ -21,20 +23,25 @@ pub(crate) const CHANGES: &str = "upper";
 
 /// A working tree on its way into an environment.
 pub(crate) struct SourceMount {
-    /// A detached mount of it.
+    /// A detached mount of it, or of a folder that holds its layers.
     pub(crate) tree: OwnedFd,
+    pub(crate) place: SourcePlace,
+}
+
+/// Where a working tree is from, and where it belongs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SourcePlace {
     /// Where it is on the host.
-    pub(crate) origin: PathBuf,
+    pub(crate) origin: RawText,
     /// Where it is to be seen.
-    pub(crate) target: PathBuf,
+    pub(crate) target: RawText,
+    /// How many layers the mount of it has, in folders of their numbers; 0 where it is the tree itself.
+    pub(crate) layers: u8,
 }
 
 /// A copy-on-write view of a working tree, not there yet.
 pub(crate) struct SourceView<'a> {
-    /// Where it is on the host.
-    pub(crate) origin: &'a Path,
-    /// Where it is to be seen.
-    pub(crate) target: &'a Path,
+    pub(crate) place: &'a SourcePlace,
     /// Bytes that may be written to it.
     pub(crate) size: u64,
     /// Absolute paths of the host that are hidden where they lie in it, parents first.
@@ -46,40 +53,60 @@ pub(crate) struct SourceView<'a> {
 }
 
 impl SourceView<'_> {
+    fn target(&self) -> &Path {
+        self.place.target.as_path()
+    }
+
     /// Mounts the view of `tree` (a detached mount). Nothing may run here yet. The file system of its changes, which
     /// nothing leads to any more.
     pub(crate) fn mount(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
-        make_folders(self.target)?;
+        make_folders(self.target())?;
         let (overlay, changes) = self.overlay(tree)?;
-        mount::attach(overlay.as_fd(), self.target)?;
+        mount::attach(overlay.as_fd(), self.target())?;
         Ok(changes)
     }
 
     /// As [`SourceView::mount`], beside processes that may already be root here.
     pub(crate) fn mount_unseen(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
-        make_folders(self.target)?;
+        make_folders(self.target())?;
         let here = namespace::open(None, Kind::Mount)?;
         namespace::unshare(CloneFlags::NEWNS)?;
         let overlay = mount::make_all_private().and_then(|()| self.overlay(tree));
         namespace::enter(here.as_fd(), CloneFlags::NEWNS)?;
         let (overlay, changes) = overlay?;
-        mount::attach(overlay.as_fd(), self.target)?;
+        mount::attach(overlay.as_fd(), self.target())?;
         Ok(changes)
+    }
+
+    /// As [`SourceView::mount_unseen`] in the mount namespace `here`, in place of what was mounted there before where
+    /// `again` says so: at any time one of them is seen.
+    pub(crate) fn replace(&self, tree: BorrowedFd<'_>, here: BorrowedFd<'_>, again: bool) -> Result<()> {
+        namespace::enter(here, CloneFlags::NEWNS)?;
+        make_folders(self.target())?;
+        namespace::unshare(CloneFlags::NEWNS)?;
+        let overlay = mount::make_all_private().and_then(|()| self.overlay(tree));
+        namespace::enter(here, CloneFlags::NEWNS)?;
+        let (overlay, _changes) = overlay?;
+        if again && mount::attach_beneath(overlay.as_fd(), self.target()).is_ok() {
+            return mount::detach(self.target());
+        }
+        // Older kernels: what was there stays hidden below, which costs a mount.
+        mount::attach(overlay.as_fd(), self.target())
     }
 
     /// Makes the overlay. What it stands on is mounted at the target meanwhile, and not any more afterwards.
     fn overlay(&self, tree: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
         let base = mount::tmpfs(&TmpfsOptions { size: Some(self.size), inodes: None, mode: 0o755 })?;
-        mount::attach(base.as_fd(), self.target)?;
+        mount::attach(base.as_fd(), self.target())?;
         let overlay = self.put_together(tree);
         // With the tree, which is mounted below it.
-        mount::detach(self.target)?;
+        mount::detach(self.target())?;
         overlay
     }
 
     fn put_together(&self, tree: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
         let folder = |name: &str| {
-            let path = self.target.join(name);
+            let path = self.target().join(name);
             make_folder(&path).map(|()| path)
         };
         let (lower, upper, work) = (folder("lower")?, folder(CHANGES)?, folder("work")?);
@@ -93,18 +120,22 @@ impl SourceView<'_> {
             None => None,
         };
         // Opened while there is a way to it.
-        let changes = open_folder(self.target)?;
-        copy_owner(&lower, &upper)?;
+        let changes = open_folder(self.target())?;
+        let lower = match self.place.layers {
+            0 => vec![lower],
+            layers => (0..layers).map(|layer| lower.join(layer.to_string())).collect(),
+        };
+        copy_owner(&lower[0], &upper)?;
         begin_with(self.forked.map(|forked| forked.as_fd()), CHANGES, &upper)?;
         for path in self.hidden {
-            if let Ok(path) = path.strip_prefix(self.origin)
+            if let Ok(path) = path.strip_prefix(self.place.origin.as_path())
                 && path != Path::new("")
             {
-                hide(&lower, &upper, path)?;
+                hide(&lower[0], &upper, path)?;
             }
         }
         let overlay = mount::overlay(&OverlaySpec {
-            lower: sealed.iter().chain([&lower]).map(Layer::from).collect(),
+            lower: sealed.iter().chain(&lower).map(Layer::from).collect(),
             data_only: Vec::new(),
             upper: Some((Layer::Path(&upper), Layer::Path(&work))),
             user_xattr: true,

@@ -12,7 +12,7 @@ use testyard_protocol::{Exec, Linger, RawText};
 
 use super::init::{MARK, Running, Server, Setup, source_view};
 use super::order::{self, Answer};
-use super::source::{SourceMount, SourceView};
+use super::source::{SourceMount, SourcePlace, SourceView};
 use crate::launch::{self, Launch, Ready, Streams};
 
 impl Server<'_, '_> {
@@ -60,10 +60,9 @@ impl Server<'_, '_> {
     }
 
     /// Shows a source for somebody who is about to come in, and says so.
-    pub(super) fn show(&mut self, tree: Option<OwnedFd>, origin: &Path, target: &Path) {
+    pub(super) fn show(&mut self, tree: Option<OwnedFd>, place: SourcePlace) {
         let missing = || Problem::new(ProblemKind::Bug, "a source came without its descriptor");
-        let source = |tree| SourceMount { tree, origin: origin.to_owned(), target: target.to_owned() };
-        let shown = tree.ok_or_else(missing).and_then(|tree| self.mount_source(source(tree)));
+        let shown = tree.ok_or_else(missing).and_then(|tree| self.mount_source(SourceMount { tree, place }));
         self.inhabited = true;
         let changes = self.kept.source.iter().filter(|_| shown.is_ok()).map(|fd| fd.as_fd());
         let attached: Vec<_> = changes.collect();
@@ -71,16 +70,16 @@ impl Server<'_, '_> {
     }
 
     /// Mounts the environment's one source.
-    fn mount_source(&mut self, SourceMount { tree, origin, target }: SourceMount) -> Result<(), Problem> {
+    fn mount_source(&mut self, SourceMount { tree, place }: SourceMount) -> Result<(), Problem> {
         if self.source.is_some() {
             return Ok(());
         }
         let sealed = self.kept.sealed.take();
-        let view = source_view(self.init.spec, self.init.hidden, &origin, &target);
+        let view = source_view(self.init.spec, self.init.hidden, &place);
         let view = SourceView { sealed: sealed.as_ref(), ..view };
         let shown = if self.inhabited { view.mount_unseen(tree.as_fd()) } else { view.mount(tree.as_fd()) };
         self.kept.source = Some(shown.map_err(|error| error.problem())?);
-        self.source = Some(target);
+        self.source = Some(place.target.as_path().to_owned());
         Ok(())
     }
 

@@ -31,6 +31,7 @@ mod schema;
 mod shell;
 mod start;
 mod stop;
+mod sync;
 
 pub(crate) use exec::Exec;
 pub(crate) use orbctl::{addressed as orbctl_words, speak as orbctl};
@@ -65,6 +66,7 @@ pub(crate) enum Command {
     Shell(shell::Shell),
     Push(push::Push),
     Pull(pull::Pull),
+    Sync(sync::Sync),
     Env(env::Env),
     Dev(dev::Dev),
     Run(run::Run),
@@ -100,6 +102,7 @@ impl Command {
             Self::Shell(command) => command.run(output),
             Self::Push(command) => command.run(output),
             Self::Pull(command) => command.run(output),
+            Self::Sync(command) => command.run(output),
             Self::Env(command) => command.run(output),
             Self::Dev(command) => command.run(output),
             Self::Run(command) => command.run(output),

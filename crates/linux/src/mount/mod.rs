@@ -18,4 +18,4 @@ pub use image::{check_disk_images, disk_image};
 pub use overlay::{Layer, OverlaySpec, overlay};
 pub use root::{RootMount, detach, make_all_private, pivot_into};
 pub use table::{MountEntry, Propagation, mount_table, parse_mount_table};
-pub use tree::{Attributes, Target, attach, bind, clone_tree, set_attributes};
+pub use tree::{Attributes, Target, attach, attach_beneath, bind, clone_tree, set_attributes};

@@ -64,6 +64,17 @@ pub fn attach<'a>(mount: BorrowedFd<'_>, at: impl Into<Target<'a>>) -> Result<()
     }
 }
 
+/// Attaches a detached mount below the one that is mounted at a path: seen once that is detached, so that a path shows one
+/// or the other at any time. Since Linux 6.5.
+///
+/// # Errors
+/// `EINVAL` from older kernels, and where nothing is mounted there.
+pub fn attach_beneath(mount: BorrowedFd<'_>, at: &Path) -> Result<()> {
+    // rustix knows no name for `MOVE_MOUNT_BENEATH` yet.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::from_bits_retain(0x200);
+    move_mount(mount, "", CWD, at, flags).context("attach a mount below that at", || at.display())
+}
+
 /// Shows the file or folder at one path at another too, without the mounts below it: [`clone_tree`] and [`attach`] in
 /// one call to the kernel. Links at the end of either are followed.
 ///

@@ -18,6 +18,7 @@ mod running;
 mod session;
 mod source;
 mod streams;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -29,4 +30,5 @@ pub use keeping::ChangeList;
 pub use running::{Awaited, Captured, Finished, RunningCommand};
 pub use session::{CommandHandle, Session, SessionCommand};
 pub use streams::{StreamReader, StreamWriter};
+pub use sync::synced;
 pub use transfer::{TransferError, TreeError};

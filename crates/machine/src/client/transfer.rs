@@ -210,7 +210,7 @@ impl Session {
 }
 
 /// Whether the machine only complains that our tree stopped short.
-fn is_truncation(error: &ClientError) -> bool {
+pub(super) fn is_truncation(error: &ClientError) -> bool {
     use testyard_model::ProblemKind::{Interrupted, Protocol, Unavailable};
     matches!(error, ClientError::Refused(problem) if matches!(problem.kind, Protocol | Interrupted | Unavailable))
 }
@@ -230,7 +230,7 @@ fn link<E>() -> Result<(OwnedFd, OwnedFd), TransferError<E>> {
     Ok((one, other))
 }
 
-fn done<E>(machine: &str, event: &Event) -> Result<(), TransferError<E>> {
+pub(super) fn done<E>(machine: &str, event: &Event) -> Result<(), TransferError<E>> {
     match event {
         Event::Done => Ok(()),
         other => {

@@ -20,5 +20,6 @@ pub(crate) use files::recover_all;
 pub(crate) use frozen::prune as prune_frozen;
 pub use history::RegistryHistory;
 pub use kept::{KeptRun, KeptRuns, Limits, local_time};
-pub use trees::{SourceMode, Trees};
+pub(crate) use trees::await_events;
+pub use trees::{SourceMode, Trees, top_of};
 pub use warm::WarmMachines;

@@ -44,7 +44,10 @@ pub struct Trees {
 }
 
 /// Waits for the first event, then for a moment without any; false when stopped.
-fn await_events<'w>(watches: impl Iterator<Item = &'w Watch>, stop: BorrowedFd<'_>) -> Result<bool, Problem> {
+pub(crate) fn await_events<'w>(
+    watches: impl Iterator<Item = &'w Watch>,
+    stop: BorrowedFd<'_>,
+) -> Result<bool, Problem> {
     let unwatched = || {
         Problem::new(ProblemKind::Exhausted, "the kernel gives no more watches for files")
             .hint("raise fs.inotify.max_user_watches, or leave out --watch")
@@ -102,7 +105,7 @@ fn others<'c>(changes: &'c Changes, written: &'c HashSet<PathBuf>) -> impl Itera
 
 /// The working tree around a folder: the top of its git repository, else the folder itself.
 #[must_use]
-pub(super) fn top_of(folder: &Path) -> PathBuf {
+pub fn top_of(folder: &Path) -> PathBuf {
     let top = folder.ancestors().find(|ancestor| ancestor.join(".git").exists());
     top.unwrap_or(folder).to_path_buf()
 }

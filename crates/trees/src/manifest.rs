@@ -1,4 +1,4 @@
-//! A working tree as a list: paths, and what is at each. Pure data; where it comes from is [`crate::tree`]'s business.
+//! A working tree as a list: paths, and what is at each. Pure data; where it comes from is the `sync` crate's business.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -105,8 +105,22 @@ impl Manifest {
     /// What is at this path.
     #[must_use]
     pub fn find(&self, path: &Path) -> Option<&EntryKind> {
-        let index = self.entries.binary_search_by(|entry| by_bytes(&entry.path, path)).ok()?;
-        Some(&self.entries[index].kind)
+        Some(&self.entries[self.place(path)?].kind)
+    }
+
+    /// Where among the entries this path is.
+    #[must_use]
+    pub fn place(&self, path: &Path) -> Option<usize> {
+        self.entries.binary_search_by(|entry| by_bytes(&entry.path, path)).ok()
+    }
+
+    /// Whether something is below `path`, as if it were a folder.
+    #[must_use]
+    pub fn any_below(&self, path: &Path) -> bool {
+        let mut prefix = path.as_os_str().as_bytes().to_vec();
+        prefix.push(b'/');
+        let first = self.entries.partition_point(|entry| entry.path.as_os_str().as_bytes() < prefix.as_slice());
+        self.entries.get(first).is_some_and(|entry| entry.path.as_os_str().as_bytes().starts_with(&prefix))
     }
 
     /// The hash of the whole. Every length is hashed before its bytes, so no two trees read the same.
@@ -171,7 +185,7 @@ pub struct Changes {
     /// Paths that hold something else.
     pub modified: Vec<PathBuf>,
     /// Paths that were written or replaced and hold the same as before: what read them in between may have seen
-    /// something else. Only [`Tree::changed_since`](crate::Tree::changed_since) can tell.
+    /// something else. Only who looked at the files can tell.
     pub rewritten: Vec<PathBuf>,
 }
 
@@ -184,6 +198,7 @@ impl Changes {
 }
 
 /// The one order of paths here: by bytes. `Path`'s own order goes by components, and is slow.
-pub(crate) fn by_bytes(a: &Path, b: &Path) -> Ordering {
+#[must_use]
+pub fn by_bytes(a: &Path, b: &Path) -> Ordering {
     a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes())
 }

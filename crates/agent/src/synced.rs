@@ -1,0 +1,281 @@
+//! Trees that clients sync: received by a worker, kept in the machine's own store, shown to environments and on the
+//! machine itself.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Instant;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
+use testyard_linux::process;
+use testyard_linux::signal::{self, Signal};
+use testyard_linux::{Error, files};
+use testyard_model::{EnvironmentLimits, Problem, ProblemKind, UserSpec};
+use testyard_protocol::start::IdRange;
+use testyard_protocol::{Carrier, Event, Sync, Synced};
+use testyard_trees::{Owner, ReceiveError, Store, TreeHash, receive};
+
+use crate::account;
+use crate::agent::Agent;
+use crate::command::Command;
+use crate::environment::MACHINE;
+use crate::environment::keeping::release;
+use crate::environment::source::{SourcePlace, SourceView};
+use crate::place::{Place, PlaceKind};
+use crate::relay::{Input, Output};
+use crate::source::Source;
+use crate::worker::{self, Task};
+
+/// So many trees that nothing uses are kept for the next sync.
+const KEPT: usize = 6;
+/// The trees of the machine that is not there.
+const NOBODY: u64 = u64::MAX;
+
+/// What is shown on the machine itself, by its path.
+#[derive(Default)]
+pub(crate) struct Presented {
+    shown: BTreeMap<PathBuf, Rc<Source>>,
+    /// What a worker is about to show.
+    coming: BTreeMap<u32, (PathBuf, Rc<Source>)>,
+}
+
+/// The folder of a machine's trees; none where it could not show any.
+fn store_folder(place: &Place) -> Result<PathBuf, Problem> {
+    match &place.kind {
+        PlaceKind::Namespace(_) => Ok(PathBuf::from("/store/trees")),
+        PlaceKind::Process { .. } => Err(Problem::new(
+            ProblemKind::Unsupported,
+            "a machine of backend `host` shows working trees as they are, and none that was synced",
+        )
+        .hint("create the machine with --backend namespace")),
+    }
+}
+
+/// A tree's name in the store.
+fn key(hash: &str, owner: Owner) -> String {
+    format!("{hash}-{}-{}", owner.uid, owner.gid)
+}
+
+impl Agent {
+    /// Receives a tree in a forked worker.
+    pub(crate) fn sync(
+        &mut self,
+        connection: u64,
+        stream: u32,
+        sync: Sync,
+        attached: Vec<OwnedFd>,
+    ) -> Result<(), Problem> {
+        let folder = store_folder(&self.place)?;
+        let owner = self.owner_of(sync.user.as_ref())?;
+        let failed = |error| Error::new("make", "a pipe for a tree", error).problem();
+        let (input, output, relayed) = match sync.carrier {
+            Carrier::Frames => {
+                let (from_us, to_worker) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+                let (from_worker, to_us) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+                rustix::io::ioctl_fionbio(&to_worker, true).map_err(|error| failed(error.into()))?;
+                rustix::io::ioctl_fionbio(&from_worker, true).map_err(|error| failed(error.into()))?;
+                (from_us, to_us, Some((to_worker, from_worker)))
+            }
+            Carrier::Attached | Carrier::Pipe => {
+                let socket = attached.into_iter().next();
+                let missing = || Problem::new(ProblemKind::Protocol, "a tree came without its descriptor");
+                let socket = socket.ok_or_else(missing)?;
+                (socket.try_clone().map_err(failed)?, socket, None)
+            }
+        };
+        Store::at(&folder).forget(KEPT, &self.trees_in_use());
+        let pid = self.fork_worker((connection, stream), MACHINE, Task::Sync, |_, agent, control| {
+            receive_tree(&folder, owner, agent, control, input, output)
+        })?;
+        if let Some((to_worker, from_worker)) = relayed {
+            let number = self.relay_tree((connection, stream), to_worker, from_worker, pid);
+            if let Some(worker) = self.worker(pid) {
+                worker.relay = Some(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Relays both directions between a stream and its worker.
+    fn relay_tree(&mut self, (connection, stream): (u64, u32), to: OwnedFd, from: OwnedFd, worker: Pid) -> u32 {
+        let number = self.number();
+        let command = Command {
+            connection,
+            stream,
+            place: MACHINE,
+            detach: false,
+            quiet: true,
+            started: Instant::now(),
+            timed_out: false,
+            terminal: false,
+            input: Some(Input::new(to)),
+            outputs: vec![Output::new(0, from)],
+            ended: None,
+            worker: Some(worker),
+        };
+        self.track(number, command, None);
+        number
+    }
+
+    /// What is shown anywhere, by its name in the store.
+    fn trees_in_use(&self) -> Vec<String> {
+        let sources = self.sources.values().map(|(_, source)| source);
+        let environments = self.environments.values().filter_map(|one| one.shown.as_ref());
+        let presented = self.presented.shown.values().chain(self.presented.coming.values().map(|(_, source)| source));
+        sources.chain(environments).chain(presented).flat_map(|source| source.trees.iter().cloned()).collect()
+    }
+
+    /// Removes what nothing uses any more, in a worker for which nobody waits.
+    pub(crate) fn sweep_trees(&mut self) {
+        let Ok(folder) = store_folder(&self.place) else { return };
+        // What stays is found by the next one.
+        let _ = self.fork_worker((NOBODY, 0), MACHINE, Task::Look, |_, _, _| sweep(&folder));
+    }
+
+    /// Whose the files of a tree are inside.
+    fn owner_of(&self, user: Option<&UserSpec>) -> Result<Owner, Problem> {
+        let own = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+        if !matches!(&self.place.kind, PlaceKind::Namespace(place) if place.ids != IdRange::Single) {
+            return Ok(own);
+        }
+        // Names are looked up by those who are in the machine's root; who syncs sends numbers.
+        let account = account::resolve(user.unwrap_or(&self.user), Path::new("/nonexistent"))?;
+        Ok(Owner { uid: account.credentials.uid, gid: account.credentials.gid })
+    }
+
+    /// The trees of a request, as a source; none where one of them is not there.
+    fn synced_source(&mut self, synced: &Synced) -> Result<Source, Problem> {
+        let store = Store::at(&store_folder(&self.place)?);
+        let owner = self.owner_of(synced.user.as_ref())?;
+        let (mut layers, mut trees) = (Vec::new(), Vec::new());
+        for text in &synced.trees {
+            let hash: TreeHash = text.parse().map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
+            let record = store.find(hash, owner).ok_or_else(|| {
+                let message = format!("the tree {text} is not on this machine");
+                Problem::new(ProblemKind::NotFound, message).hint("testyard sync NAME")
+            })?;
+            layers.extend(record.layers.iter().map(|layer| store.layer(layer)));
+            trees.push(key(text, owner));
+        }
+        if layers.is_empty() || !synced.path.as_path().is_absolute() {
+            return Err(Problem::new(ProblemKind::Protocol, "a synced source needs trees and an absolute path"));
+        }
+        let number = self.number();
+        Source::of_layers(number, synced.path.as_path(), &layers, trees)
+    }
+
+    /// Lets commands of this connection show trees that were synced.
+    pub(crate) fn show_synced(&mut self, connection: u64, stream: u32, synced: &Synced) -> Result<(), Problem> {
+        let source = self.synced_source(synced)?;
+        let number = self.number();
+        self.sources.insert(number, (connection, Rc::new(source)));
+        self.answer(connection, stream, &Event::Source(number));
+        Ok(())
+    }
+
+    /// Shows trees that were synced on the machine itself.
+    pub(crate) fn present(&mut self, connection: u64, stream: u32, synced: &Synced) -> Result<(), Problem> {
+        let path = synced.path.as_path().to_owned();
+        let owner = self.owner_of(synced.user.as_ref())?;
+        let wanted: Vec<String> = synced.trees.iter().map(|hash| key(hash, owner)).collect();
+        if self.presented.shown.get(&path).is_some_and(|shown| shown.trees == wanted) {
+            self.answer(connection, stream, &Event::Done);
+            return Ok(());
+        }
+        let source = Rc::new(self.synced_source(synced)?);
+        let again = self.presented.shown.contains_key(&path);
+        let tree = source.mount().transpose().map_err(|error| error.problem())?;
+        let missing = || Problem::new(ProblemKind::Bug, "a synced tree is not staged");
+        let tree = tree.ok_or_else(missing)?;
+        let layers = source.layers();
+        let number = self.number();
+        self.generations.touch();
+        self.fork_worker((connection, stream), MACHINE, Task::Present(number), |agent, parent, control| {
+            worker::tie_to(parent)?;
+            let mounts = agent.machine_mounts()?.as_fd();
+            process::close_range_from(3, &[tree.as_fd(), control.as_fd(), mounts]).map_err(|error| error.problem())?;
+            let text = synced.path.clone();
+            let place = SourcePlace { origin: text.clone(), target: text, layers };
+            let size = EnvironmentLimits::DEFAULT_DISK.0;
+            let view = SourceView { place: &place, size, hidden: &[], sealed: None, forked: None };
+            view.replace(tree.as_fd(), mounts, again).map_err(|error| error.problem())
+        })?;
+        self.presented.coming.insert(number, (path, source));
+        Ok(())
+    }
+
+    fn machine_mounts(&self) -> Result<&OwnedFd, Problem> {
+        let mounts = match &self.place.kind {
+            PlaceKind::Namespace(place) => place.mounts.as_ref(),
+            PlaceKind::Process { .. } => None,
+        };
+        mounts.ok_or_else(|| Problem::new(ProblemKind::Bug, "the machine has no root yet"))
+    }
+
+    /// A worker has shown a tree on the machine, or has not.
+    pub(crate) fn presented(&mut self, number: u32, shown: bool) {
+        let Some((path, source)) = self.presented.coming.remove(&number) else { return };
+        let old = if shown { self.presented.shown.insert(path, source) } else { Some(source) };
+        if let Some(old) = old {
+            release(old);
+        }
+    }
+}
+
+/// In the child: receives one tree.
+fn receive_tree(
+    folder: &Path,
+    owner: Owner,
+    agent: Pid,
+    control: &OwnedFd,
+    input: OwnedFd,
+    output: OwnedFd,
+) -> Result<(), Problem> {
+    let system = |error: Error| error.problem();
+    signal::restore_default(Signal::PIPE).map_err(system)?;
+    signal::unblock_all().map_err(system)?;
+    process::close_range_from(3, &[input.as_fd(), output.as_fd(), control.as_fd()]).map_err(system)?;
+    worker::tie_to(agent)?;
+    rustix::process::umask(Mode::empty());
+    let failed = |error: io::Error| Error::new("open", "the store of trees", error).problem();
+    let store = Store::open(folder).map_err(failed)?;
+    let (mut input, mut output) = (File::from(input), File::from(output));
+    receive(&store, owner, true, &mut input, &mut output).map(drop).map_err(|error| told(&error))
+}
+
+/// A failure as clients get it.
+fn told(error: &ReceiveError) -> Problem {
+    let kind = match error {
+        ReceiveError::Write { source, .. } => match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ProblemKind::Exhausted,
+            _ => ProblemKind::System,
+        },
+        ReceiveError::Wire(error) if error.is_gone() => ProblemKind::Unavailable,
+        ReceiveError::Changed => ProblemKind::Interrupted,
+        _ => ProblemKind::Protocol,
+    };
+    let problem = Problem::from_error(kind, error);
+    match kind {
+        ProblemKind::Exhausted => problem.hint("free disk space below the machine's state folder: testyard reap"),
+        _ => problem,
+    }
+}
+
+/// In the child: removes what no record names.
+fn sweep(folder: &Path) -> Result<(), Problem> {
+    process::close_range_from(3, &[]).map_err(|error| error.problem())?;
+    let remove = |folder: &Path, name: &str| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if let Ok(folder) = rustix::fs::open(folder, flags, Mode::empty()) {
+            // What stays is found by the next one.
+            let _ = files::remove_tree(folder.as_fd(), Path::new(name));
+        }
+    };
+    let swept = Store::at(folder).sweep(&remove);
+    swept.map_err(|error| Error::new("sweep", "the store of trees", error).problem())
+}

@@ -1,0 +1,117 @@
+//! Working trees that a machine keeps: what travels, what is seen, what stays. The real binary, in a home of the test's
+//! own.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+
+use serde_json::Value;
+use testkit::TestHome;
+
+/// Skips where only this crate was built, or this host isolates nothing.
+macro_rules! ground {
+    () => {{
+        if !testkit::programs::are_built() {
+            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+        }
+        testkit::require!(testkit::Ability::UserNamespaces);
+        Ground::new()
+    }};
+}
+
+/// A home with a running machine `m` and an empty tree in `work/tree`.
+struct Ground {
+    home: TestHome,
+    tree: PathBuf,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let home = TestHome::new();
+        let tree = home.work().join("tree");
+        std::fs::create_dir(&tree).expect("the home is empty");
+        home.must_run(&["create", "m", "--backend", "namespace"]);
+        Self { home, tree }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.tree.join(name);
+        std::fs::create_dir_all(path.parent().expect("it is below the tree")).expect("folders");
+        std::fs::write(path, text).expect("a file");
+    }
+
+    fn sync(&self) -> Value {
+        self.home.run_cli(&["sync", "m", "tree", "--json"]).expect_success().json()["sync"].clone()
+    }
+
+    /// What a shell on the machine says, in the tree.
+    fn inside(&self, script: &str) -> String {
+        let script = format!("cd {:?} && {script}", self.tree);
+        self.home.must_run(&["exec", "m", "--", "sh", "-c", &script])
+    }
+}
+
+#[test]
+fn a_machine_has_the_tree_as_it_is_and_what_it_writes_stays_there() {
+    let ground = ground!();
+    ground.write("sub/deep/file", "one");
+    ground.write("script", "#!/bin/sh\necho ran");
+    std::fs::set_permissions(ground.tree.join("script"), std::fs::Permissions::from_mode(0o750)).expect("ours");
+    ground.write("empty", "");
+    ground.write(".gitignore", "ignored\n");
+    ground.write("ignored", "x");
+    symlink("sub/deep/file", ground.tree.join("link")).expect("a link");
+    std::fs::write(ground.tree.join(OsStr::from_bytes(b"odd\xff\n")), "odd").expect("a file");
+    let report = ground.sync();
+    assert_eq!((&report["known"], &report["files"]), (&false.into(), &6.into()), "{report}");
+    assert_eq!(report["left_out"], serde_json::json!(["ignored"]));
+    assert_eq!(
+        ground.inside("cat link; ./script; cat odd*; test -f empty && ! test -e ignored && ls"),
+        "oneran\noddempty\nlink\nodd?\nscript\nsub\n".replace("odd?", "odd\u{fffd}\n")
+    );
+
+    ground.inside("echo more >> sub/deep/file; rm script; echo new > new");
+    assert_eq!(std::fs::read_to_string(ground.tree.join("sub/deep/file")).expect("a file"), "one");
+    assert!(ground.tree.join("script").exists() && !ground.tree.join("new").exists());
+
+    let again = ground.sync();
+    assert_eq!((&again["known"], &again["hash"]), (&true.into(), &report["hash"]));
+}
+
+#[test]
+fn only_what_changed_travels_and_who_is_there_keeps_the_old_tree() {
+    let ground = ground!();
+    for number in 0..200 {
+        ground.write(&format!("many/{number}.py"), &format!("value = {number}\n"));
+    }
+    ground.write("gone/only", "x");
+    ground.write("was-file", "x");
+    ground.write("was-folder/file", "x");
+    assert_eq!(ground.sync()["sent_files"], 203);
+    // It stands in the old tree while the new one comes.
+    let script = format!("cd {:?} && echo there > /tmp/there && cat /tmp/go && cat many/7.py", ground.tree);
+    ground.inside("mkfifo /tmp/go");
+    let mut old = ground.home.cli(&["exec", "m", "--", "sh", "-c", &script]);
+    let old = old.stdout(std::process::Stdio::piped()).spawn().expect("it is started");
+    ground.inside("while ! test -e /tmp/there; do :; done");
+
+    ground.write("many/7.py", "value = 'changed'\n");
+    std::fs::remove_file(ground.tree.join("gone/only")).expect("it was there");
+    std::fs::remove_dir(ground.tree.join("gone")).expect("it is empty");
+    std::fs::remove_file(ground.tree.join("was-file")).expect("it was there");
+    ground.write("was-file/now", "folder");
+    std::fs::remove_file(ground.tree.join("was-folder/file")).expect("it was there");
+    std::fs::remove_dir(ground.tree.join("was-folder")).expect("it is empty");
+    ground.write("was-folder", "file");
+    let report = ground.sync();
+    assert_eq!(report["sent_files"], 3, "{report}");
+    assert!(report["sent_bytes"].as_u64().is_some_and(|bytes| bytes < 2000), "{report}");
+    assert_eq!(
+        ground.inside("cat many/7.py was-file/now was-folder; ls; ls many | wc -l"),
+        "value = 'changed'\nfolderfilemany\nwas-file\nwas-folder\n200\n"
+    );
+    ground.inside("echo > /tmp/go");
+    let output = old.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "\nvalue = 7\n");
+}

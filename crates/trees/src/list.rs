@@ -1,0 +1,303 @@
+//! Lists of entries as bytes: what one tree has that another has not. Nothing that is decoded is trusted.
+//!
+//! ```text
+//!  delta  = count, removed paths …, count, put entries …
+//!  path   = bytes shared with the path before, length of the rest, the rest
+//!  entry  = path, 0 file | 1 executable file | 2 link, then 32 bytes of its content's hash | length, target
+//! ```
+//!
+//! Numbers are LEB128. Paths are in the order of their bytes, each once.
+
+use std::cmp::Ordering;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::manifest::{ContentHash, Entry, EntryKind, Manifest, by_bytes};
+
+/// The kernel's own limits, without the final NUL.
+const MAX_PATH: usize = 4095;
+const MAX_NAME: usize = 255;
+
+/// What has to be done to one tree to make it another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    removed: Vec<PathBuf>,
+    put: Vec<Entry>,
+}
+
+/// What came is no list of a tree's entries.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListError {
+    /// It ends too early, or goes on after its end.
+    #[error("the list is cut off or too long")]
+    Length,
+    /// A number or a mark that cannot be.
+    #[error("the list holds what no list holds")]
+    Form,
+    /// A path that cannot be in a tree.
+    #[error("{0:?} cannot be a path in a tree")]
+    Path(PathBuf),
+    /// A path that stands before its turn, or twice.
+    #[error("{0:?} stands in the wrong place")]
+    Order(PathBuf),
+    /// A path leads through something that is no folder.
+    #[error("{0:?} would be a file and a folder at once")]
+    Conflict(PathBuf),
+    /// A path is to be removed that is not there.
+    #[error("{0:?} cannot be removed: it is not in the base")]
+    Missing(PathBuf),
+}
+
+impl Delta {
+    /// What makes `old` into `new`.
+    #[must_use]
+    pub fn between(old: &Manifest, new: &Manifest) -> Self {
+        let mut delta = Self::default();
+        let (mut before, mut after) = (old.entries().iter().peekable(), new.entries().iter().peekable());
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (Some(a), Some(b)) => by_bytes(&a.path, &b.path),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return delta,
+            };
+            match order {
+                Ordering::Less => delta.removed.extend(before.next().map(|entry| entry.path.clone())),
+                Ordering::Greater => delta.put.extend(after.next().cloned()),
+                Ordering::Equal => {
+                    if let (Some(a), Some(b)) = (before.next(), after.next())
+                        && a.kind != b.kind
+                    {
+                        delta.put.push(b.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Paths that are no longer there.
+    #[must_use]
+    pub fn removed(&self) -> &[PathBuf] {
+        &self.removed
+    }
+
+    /// What is new, or another than before.
+    #[must_use]
+    pub fn put(&self) -> &[Entry] {
+        &self.put
+    }
+
+    /// How many paths it speaks of.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.removed.len() + self.put.len()
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tree that comes of it.
+    ///
+    /// # Errors
+    /// What comes of it could not be on a disk.
+    pub fn apply(&self, base: &Manifest) -> Result<Manifest, ListError> {
+        if base.entries().is_empty() && self.removed.is_empty() {
+            return checked(Manifest::new(self.put.clone()), &self.put);
+        }
+        let mut entries = Vec::with_capacity(base.entries().len() + self.put.len());
+        let (mut removed, mut put) = (self.removed.iter().peekable(), self.put.iter().peekable());
+        for entry in base.entries() {
+            while let Some(new) = put.next_if(|new| by_bytes(&new.path, &entry.path) == Ordering::Less) {
+                entries.push(new.clone());
+            }
+            if let Some(gone) = removed.next_if(|gone| by_bytes(gone, &entry.path) != Ordering::Greater) {
+                if *gone != entry.path {
+                    return Err(ListError::Missing(gone.clone()));
+                }
+                if put.peek().is_some_and(|new| new.path == entry.path) {
+                    return Err(ListError::Order(gone.clone()));
+                }
+                continue;
+            }
+            match put.next_if(|new| new.path == entry.path) {
+                Some(new) => entries.push(new.clone()),
+                None => entries.push(entry.clone()),
+            }
+        }
+        entries.extend(put.cloned());
+        if let Some(gone) = removed.next() {
+            return Err(ListError::Missing(gone.clone()));
+        }
+        checked(Manifest::new(entries), &self.put)
+    }
+
+    /// As bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 + self.removed.len() * 24 + self.put.len() * 64);
+        put_number(&mut out, self.removed.len() as u64);
+        let mut before: &[u8] = &[];
+        for path in &self.removed {
+            before = put_path(&mut out, before, path);
+        }
+        put_number(&mut out, self.put.len() as u64);
+        before = &[];
+        for entry in &self.put {
+            before = put_path(&mut out, before, &entry.path);
+            match &entry.kind {
+                EntryKind::File { executable, content } => {
+                    out.push(u8::from(*executable));
+                    out.extend_from_slice(&content.0);
+                }
+                EntryKind::Link { target } => {
+                    out.push(2);
+                    let target = target.as_os_str().as_bytes();
+                    put_number(&mut out, target.len() as u64);
+                    out.extend_from_slice(target);
+                }
+            }
+        }
+        out
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// They are no list, or name what no tree holds.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ListError> {
+        let mut input = Input(bytes);
+        let mut delta = Self::default();
+        let mut before = Vec::new();
+        for _ in 0..input.count()? {
+            delta.removed.push(input.path(&mut before)?);
+        }
+        before.clear();
+        let count = input.count()?;
+        // No entry with a content is shorter.
+        delta.put.reserve(count.min(input.0.len() / 36));
+        for _ in 0..count {
+            let path = input.path(&mut before)?;
+            let kind = match input.byte()? {
+                flag @ (0 | 1) => EntryKind::File { executable: flag == 1, content: ContentHash(input.array()?) },
+                2 => EntryKind::Link { target: input.target()? },
+                _ => return Err(ListError::Form),
+            };
+            delta.put.push(Entry { path, kind });
+        }
+        if input.0.is_empty() { Ok(delta) } else { Err(ListError::Length) }
+    }
+}
+
+/// Refuses a tree in which one of these entries is a folder as well, or lies below something that is none.
+fn checked(manifest: Manifest, put: &[Entry]) -> Result<Manifest, ListError> {
+    let mut seen = Path::new("");
+    for entry in put {
+        if manifest.any_below(&entry.path) {
+            return Err(ListError::Conflict(entry.path.clone()));
+        }
+        let Some(folder) = entry.path.parent().filter(|folder| *folder != seen) else { continue };
+        for above in folder.ancestors().filter(|above| *above != Path::new("")) {
+            if manifest.find(above).is_some() {
+                return Err(ListError::Conflict(above.to_owned()));
+            }
+        }
+        seen = folder;
+    }
+    Ok(manifest)
+}
+
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn put_path<'p>(out: &mut Vec<u8>, before: &[u8], path: &'p Path) -> &'p [u8] {
+    let bytes = path.as_os_str().as_bytes();
+    let shared = before.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+    put_number(out, shared as u64);
+    put_number(out, (bytes.len() - shared) as u64);
+    out.extend_from_slice(&bytes[shared..]);
+    bytes
+}
+
+/// Whether a path may be in a tree: relative, of names, none of them `.` or `..`.
+fn is_plain(path: &[u8]) -> bool {
+    let plain =
+        |name: &[u8]| !name.is_empty() && name.len() <= MAX_NAME && name != b"." && name != b".." && !name.contains(&0);
+    path.len() <= MAX_PATH && path.split(|byte| *byte == b'/').all(plain)
+}
+
+/// What is left to decode.
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], ListError> {
+        let (first, rest) = self.0.split_first_chunk::<N>().ok_or(ListError::Length)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, ListError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, ListError> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let part = u64::from(byte & 0x7f);
+            if shift == 63 && part > 1 {
+                break;
+            }
+            number |= part << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(ListError::Form)
+    }
+
+    /// A number of things of which each takes a byte at least.
+    pub(crate) fn count(&mut self) -> Result<usize, ListError> {
+        let count = usize::try_from(self.number()?).map_err(|_| ListError::Form)?;
+        if count <= self.0.len() { Ok(count) } else { Err(ListError::Length) }
+    }
+
+    pub(crate) fn bytes(&mut self, length: usize) -> Result<&'a [u8], ListError> {
+        let (bytes, rest) = self.0.split_at_checked(length).ok_or(ListError::Length)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    /// The next path; `before` is the one before it.
+    fn path(&mut self, before: &mut Vec<u8>) -> Result<PathBuf, ListError> {
+        let shared = usize::try_from(self.number()?).map_err(|_| ListError::Form)?;
+        let length = self.count()?;
+        let rest = self.bytes(length)?;
+        let start = before.get(..shared).ok_or(ListError::Form)?;
+        let path = [start, rest].concat();
+        let told = || PathBuf::from(OsString::from_vec(path.clone()));
+        if !is_plain(&path) {
+            return Err(ListError::Path(told()));
+        }
+        if path.as_slice() <= before.as_slice() {
+            return Err(ListError::Order(told()));
+        }
+        before.clone_from(&path);
+        Ok(PathBuf::from(OsString::from_vec(path)))
+    }
+
+    fn target(&mut self) -> Result<PathBuf, ListError> {
+        let length = self.count()?;
+        let target = PathBuf::from(OsString::from_vec(self.bytes(length)?.to_vec()));
+        let fits = (1..=MAX_PATH).contains(&length) && !target.as_os_str().as_bytes().contains(&0);
+        if fits { Ok(target) } else { Err(ListError::Path(target)) }
+    }
+}
