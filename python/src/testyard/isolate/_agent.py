@@ -69,6 +69,10 @@ class Agent:
             if not self._connection._buffer and not _system.readable([self.fileno()]):
                 return True
 
+    def has(self, stream: int) -> bool:
+        """Whether `take` has an answer."""
+        return stream in self._replies
+
     def take(self, stream: int, kind: str) -> Optional[Reply]:
         """The answer to a request, if it came; its body is that of the event `kind`.
 

@@ -11,6 +11,8 @@ from typing import Any, Callable, NamedTuple, Optional
 import pytest
 
 from . import _coverage, _loops
+from ._imports import Imports
+from ._pages import Pages, written
 from ._reports import Channel, warning_out
 
 #: Hooks whose other implementations belong to the parent, which calls them with what the child tells.
@@ -95,15 +97,27 @@ class Visit(NamedTuple):
     #: Where temporary folders of the test's own are.
     temporary: str
     basetemp: Path
+    pages: Pages
+    imports: Imports
+    #: Whether there is time before the test begins.
+    ahead: bool
+    #: Whether it is to tell which pages it wrote.
+    asked: bool
 
-    def run(self, channel: Channel, output: tuple[int, int]) -> None:
-        """Runs the item."""
+    def prepare(self, channel: Channel, output: tuple[int, int]) -> None:
+        """Does what can be done before the test begins."""
         config = self.item.config
         _redirect(config, output)
         self._settle(config)
         _loops.renew(self.item)
         self.telling.begin(channel, self.item.nodeid)
+        if self.ahead:
+            self.pages.copy()
+
+    def run(self, channel: Channel) -> None:
+        """Runs the item."""
         session = self.item.session
+        known = len(sys.modules)
         stopped = session.shouldstop
         try:
             self.protocol(item=self.item, nextitem=self.sibling)
@@ -116,6 +130,12 @@ class Visit(NamedTuple):
         measured = _coverage.measured()
         if measured is not None:
             channel.send("coverage", measured)
+        imported = self.imports.since(known)
+        if imported:
+            channel.send("imported", imported)
+        if self.asked:
+            with contextlib.suppress(OSError):
+                channel.send("pages", written())
         channel.send("end", None)
 
     def _settle(self, config: Any) -> None:

@@ -9,13 +9,23 @@ import signal
 import sys
 import traceback
 import warnings
-from typing import Any, Callable, Iterator, NoReturn, Optional
+from typing import Any, Iterator, NoReturn, Optional, Protocol
 
 from . import _system
 from ._door import Caller, Door, become, own_namespaces
 from ._reports import Channel, Lines
 
 _READ = 1 << 16
+
+
+class Work(Protocol):
+    """What a child does."""
+
+    def prepare(self, channel: Channel, output: tuple[int, int]) -> None:
+        """What can be done before it may begin."""
+
+    def run(self, channel: Channel) -> None:
+        """The rest."""
 
 
 class Warm:
@@ -43,26 +53,29 @@ class Warm:
         if self._frozen:
             gc.unfreeze()
 
-    def fork(self, door: Door, with_groups: bool, run: Callable[[Channel, tuple[int, int]], None]) -> Running:
-        """Forks; `run` runs in the child, in the environment.
+    def fork(self, door: Door, with_groups: bool, work: Work) -> Running:
+        """Forks; in the child, in the environment, `work` is prepared at once and run once it may begin.
 
         Raises OSError: there is no process to be had, or the environment has ended already."""
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             with contextlib.suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]
         reader, writer = os.pipe()
+        gate = os.pipe()
         output = (os.memfd_create("output"), os.memfd_create("errors"))
         try:
             with self._next_child_in(door):
                 pid = os.fork()
         except BaseException:
-            for descriptor in (reader, writer, *output):
+            for descriptor in (reader, writer, *gate, *output):
                 os.close(descriptor)
             raise
         if pid == 0:
-            self._be_child(door, with_groups, reader, writer, output, run)
+            os.close(reader)
+            os.close(gate[1])
+            self._be_child(door, with_groups, writer, gate[0], output, work)
         os.close(writer)
-        return Running(door, pid, reader, output)
+        return Running(door, pid, reader, gate, output)
 
     @contextlib.contextmanager
     def _next_child_in(self, door: Door) -> Iterator[None]:
@@ -84,14 +97,13 @@ class Warm:
         self,
         door: Door,
         with_groups: bool,
-        reader: int,
         writer: int,
+        gate: int,
         output: tuple[int, int],
-        run: Callable[[Channel, tuple[int, int]], None],
+        work: Work,
     ) -> NoReturn:
         status = 70
         try:
-            os.close(reader)
             if with_groups:
                 door.join_groups()
             door.join(self._namespaces, pid_too=not self._chooses)
@@ -103,7 +115,9 @@ class Warm:
             become(self.caller)
             channel = Channel(writer)
             channel.send("inside", None)
-            run(channel, output)
+            work.prepare(channel, output)
+            if _may_begin(gate):
+                work.run(channel)
             status = 0
         except BaseException:
             with contextlib.suppress(BaseException):
@@ -113,6 +127,16 @@ class Warm:
                 with contextlib.suppress(BaseException):
                     stream.flush()  # type: ignore[union-attr]
             os._exit(status)
+
+
+def _may_begin(gate: int) -> bool:
+    """Waits for the word; False where none will come."""
+    try:
+        return bool(os.read(gate, 1))
+    except KeyboardInterrupt:
+        return False
+    finally:
+        os.close(gate)
 
 
 def _stand_in(inner: int, writer: int) -> NoReturn:
@@ -134,10 +158,12 @@ def _stand_in(inner: int, writer: int) -> NoReturn:
 class Running:
     """A child, seen from its parent."""
 
-    def __init__(self, door: Door, pid: int, reader: int, output: tuple[int, int]) -> None:
+    def __init__(self, door: Door, pid: int, reader: int, gate: tuple[int, int], output: tuple[int, int]) -> None:
         self.door = door
         self._pid = pid
         self._reader = reader
+        #: Both ends: to write into it is no error, whoever has died.
+        self._gate = gate
         self._output = output
         self._lines = Lines()
         self._pidfd = os.pidfd_open(pid)
@@ -147,6 +173,10 @@ class Running:
         self.ended = False
         #: It got into its environment.
         self.inside = False
+
+    def begin(self) -> None:
+        """Lets it run."""
+        os.write(self._gate[1], b"g")
 
     def descriptors(self) -> list[int]:
         """Readable when `listen` has something to do."""
@@ -204,11 +234,11 @@ class Running:
 
     def close(self) -> None:
         """Lets go of its descriptors."""
-        for descriptor in (self._reader, self._pidfd, *self._output):
+        for descriptor in (self._reader, self._pidfd, *self._gate, *self._output):
             if descriptor >= 0:
                 os.close(descriptor)
         self._reader = self._pidfd = -1
-        self._output = (-1, -1)
+        self._gate = self._output = (-1, -1)
 
 
 def ending(status: int) -> str:

@@ -56,5 +56,11 @@ def add_options(parser: Any) -> None:
     parser.addini(
         "testyard_outputs", "patterns of files that isolated tests leave in the tree, beside caches", type="linelist"
     )
+    parser.addini(
+        "testyard_isolate_imports",
+        "installed modules that an isolated test imports first are imported once for all tests after it",
+        type="bool",
+        default=True,
+    )
     parser.addini("testyard_isolate_network", "as --testyard-isolate-network", default="private")
     parser.addini("testyard_expose", "paths of this host that isolated tests see although masked", type="linelist")

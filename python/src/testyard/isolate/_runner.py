@@ -7,6 +7,7 @@ in the child, where the test is. What the child reports is told here, in the ord
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import os
 import time
@@ -22,16 +23,22 @@ from ._child import Telling, Visit
 from ._coverage import Collected
 from ._door import Caller, Door
 from ._fork import Running, Warm
+from ._imports import Imports
 from ._outputs import DEFAULTS, Outputs
-from ._scopes import Scopes
+from ._pages import Pages
+from ._scopes import Scopes, fixtures_of
 from ._test import Test
 from ._yard import Place, Yard
 
 #: What a test's own time limit is given beyond itself before its process is ended from outside, in seconds.
 _GRACE = 5.0
+#: Environments on their way beyond those that are needed next: on a busy host one may take longer than a test runs.
+_SPARE = 3
 _LOST = 69
 #: Fixtures whose machines and environments are reached from this process only, and keep their tests apart themselves.
 _OUTSIDE = ("isolated_env", "machine", "ports", "test_vm", "test_vm_manager", "vm", "vm_pool", "workspace")
+#: Packages whose fixtures keep in memory what they find, and write or judge it when the session ends.
+_LATE = ("syrupy",)
 #: Tests that are over, but whose turn to be told has not come: their reports are kept.
 _AHEAD = 10_000
 
@@ -43,7 +50,7 @@ class Runner:
         self._config = config
         self._jobs = jobs
         self._yard = Yard(place)
-        self._yard.prepare(jobs)
+        self._yard.prepare(jobs + _SPARE)
         self._warm = Warm(Caller.here())
         self._scopes = Scopes()
         self._outputs = Outputs(place.tree, [*DEFAULTS, *config.getini("testyard_outputs")])
@@ -53,7 +60,11 @@ class Runner:
         self._telling: Optional[Telling] = None
         self._original: Any = None
         self._active: Deque[Test] = collections.deque()
+        #: Made for the item that comes next, and waiting to begin.
+        self._ahead: Optional[Test] = None
         self._leaving: list[Running] = []
+        self._pages = Pages()
+        self._imports = Imports(config, bool(config.getini("testyard_isolate_imports")))
         self._patient = bool(config.getoption("usepdb", False) or config.getoption("trace", False))
         self.collected = Collected()
         #: Names of threads that were alive, and the first test they were alive for.
@@ -92,17 +103,22 @@ class Runner:
                     self._run_here(item, nextitem)
                     self._check(session)
                 else:
-                    self._active.append(self._start(item, nextitem))
+                    self._begin(item, nextitem)
             self._tell(session)
             if self._active:
+                self._prepare(items[index - 1], items[index] if index < len(items) else None)
                 self._wait()
 
     def _protocol(self, *, item: Any, nextitem: Any) -> Any:
         if self._runs_here(item):
             return self._run_here(item, nextitem)
-        self._active.append(self._start(item, nextitem))
+        self._begin(item, nextitem)
         while self._active:
+            self._prepare(item, nextitem)
             self._wait()
+            if self._ahead is not None and self._active[0].went_well():
+                # It need not wait until this one is told of.
+                self._ahead.begin()
             self._tell(None)
         return True
 
@@ -120,32 +136,60 @@ class Runner:
             self._scopes.tear_down(before, item)
         return True
 
-    def _start(self, item: Any, nextitem: Any) -> Test:
+    def _begin(self, item: Any, nextitem: Any) -> None:
+        """Has an item run: in the process that was made for it ahead, if there is one."""
         alone = not self._active
+        test, self._ahead = self._ahead, None
+        if test is not None and not (test.item is item and test.is_usable()):
+            self._discard(test)
+            test = None
+        if test is None:
+            if alone:
+                item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            try:
+                test = self._start(item, ahead=False, announced=alone)
+            except TestyardError as error:
+                self._drop()
+                raise pytest.exit.Exception("testyard: " + str(error), _LOST) from None
+        test.nextitem = nextitem
+        self._active.append(test)
+        test.begin()
         if alone:
-            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            test.announce()
+
+    def _prepare(self, item: Any, nextitem: Any) -> None:
+        """Makes use of the time until tests that run are over: for the item after `item`, the last that began."""
+        if nextitem is None or self._patient:
+            return
+        self._imports.bring()
+        if self._ahead is None and self._yard.is_ready() and not self._runs_here(nextitem):
+            if self._scopes.clear_the_way(item, nextitem):
+                # Where it cannot be made now, it is tried again, and told, when it is needed.
+                with contextlib.suppress(TestyardError):
+                    self._ahead = self._start(nextitem, ahead=True, announced=False)
+
+    def _start(self, item: Any, *, ahead: bool, announced: bool) -> Test:
         set_up = self._scopes.set_up(item)
         for name in _threads.alive():
             self.threads.setdefault(name, item.nodeid)
         self._warm.freeze()
-        try:
-            running = self._fork(item)
-        except TestyardError as error:
-            self._drop()
-            raise pytest.exit.Exception("testyard: " + str(error), _LOST) from None
-        self._yard.prepare(self._jobs)
-        return Test(item, nextitem, running, set_up, _time_limit(item), announced=alone)
+        running = self._fork(item, ahead)
+        self._yard.prepare(self._jobs + _SPARE)
+        return Test(item, running, set_up, _time_limit(item), announced=announced)
 
-    def _fork(self, item: Any) -> Running:
+    def _fork(self, item: Any, ahead: bool) -> Running:
         last: Optional[Exception] = None
         sibling = copy.copy(item)
         for _ in range(3):
             door, limited = self._door(item)
             settings = {"TESTYARD_ENVIRONMENT": f"e{door.identity}", **self._settings}
             assert self._telling is not None
-            visit = Visit(item, sibling, self._original, self._telling, settings, self._temporary, self._basetemp)
+            visit = Visit(
+                item, sibling, self._original, self._telling, settings, self._temporary, self._basetemp, self._pages,
+                self._imports, ahead, self._pages.ask(),
+            )  # fmt: skip
             try:
-                return self._warm.fork(door, limited, visit.run)
+                return self._warm.fork(door, limited, visit)
             except OSError as error:
                 last = error
                 self._yard.release(door)
@@ -216,6 +260,9 @@ class Runner:
         self._scopes.forget(test.item)
         if test.measured is not None:
             self.collected.add(test.measured)
+        if test.pages is not None:
+            self._pages.learn(test.pages)
+        self._imports.hear(test.imported)
         if test.raising is not None:
             self._drop()
             raise test.raising
@@ -249,23 +296,29 @@ class Runner:
 
     def _drop(self) -> None:
         """Ends what runs, and tells nobody of it."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._discard(ahead)
         while self._active:
             test = self._active.popleft()
-            if test.running.over:
-                continue
-            try:
-                self._yard.release(test.running.door)
-            except TestyardError:
-                pass
-            test.running.kill()
-            test.running.door.close()
-            self._leaving.append(test.running)
+            if not test.running.over:
+                self._discard(test)
+
+    def _discard(self, test: Test) -> None:
+        with contextlib.suppress(TestyardError):
+            self._yard.release(test.running.door)
+        test.running.kill()
+        test.running.door.close()
+        self._leaving.append(test.running)
 
     def _runs_here(self, item: Any) -> Optional[str]:
         if item.get_closest_marker("testyard") is not None and wishes_of(item).isolation == "none":
             return 'its mark says isolation="none"'
         name = next((name for name in getattr(item, "fixturenames", ()) if name in _OUTSIDE), None)
-        return f"its fixture `{name}` talks to machines from here" if name is not None else None
+        if name is not None:
+            return f"its fixture `{name}` talks to machines from here"
+        name = next((name for name, definition in fixtures_of(item) if _is_late(definition)), None)
+        return f"its fixture `{name}` writes what it found when the session ends" if name is not None else None
 
     def _run_here(self, item: Any, nextitem: Any) -> Any:
         why = self._runs_here(item) or ""
@@ -275,6 +328,10 @@ class Runner:
             terminal.ensure_newline()
             terminal.write_line(f"testyard: {item.nodeid} runs in this process, not isolated: {why}", yellow=True)
         return self._original(item=item, nextitem=nextitem)
+
+
+def _is_late(definition: Any) -> bool:
+    return str(getattr(definition.func, "__module__", "")).partition(".")[0] in _LATE
 
 
 def _time_limit(item: Any) -> Optional[float]:

@@ -18,19 +18,24 @@ from _pytest.warnings import catch_warnings_for_item
 _RAISED = (pytest.exit.Exception, KeyboardInterrupt)
 
 
+def fixtures_of(item: Any) -> Iterator[tuple[str, Any]]:
+    """The names of an item's fixtures, with the definition that counts for each."""
+    known = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    for name in getattr(item, "fixturenames", ()):
+        if known.get(name):
+            yield name, known[name][-1]
+
+
 def _definitions(item: Any) -> Iterator[tuple[str, Any]]:
     """The names and definitions of an item's fixtures whose scope is higher than its own, in the order of set-up."""
-    info = getattr(item, "_fixtureinfo", None)
-    if info is None or not getattr(item, "_request", None):
+    if not getattr(item, "_request", None):
         return
     scopes = getattr(getattr(item, "callspec", None), "_arg2scope", {})
-    for name in item.fixturenames:
-        definitions = info.name2fixturedefs.get(name)
-        if definitions:
-            # Parametrisation may give a fixture another scope than its own.
-            scope = getattr(scopes.get(name), "value", definitions[-1].scope)
-            if "function" not in (scope, definitions[-1].scope):
-                yield name, definitions[-1]
+    for name, definition in fixtures_of(item):
+        # Parametrisation may give a fixture another scope than its own.
+        scope = getattr(scopes.get(name), "value", definition.scope)
+        if "function" not in (scope, definition.scope):
+            yield name, definition
 
 
 def _parameters(item: Any) -> dict[str, Any]:
@@ -54,6 +59,17 @@ class Scopes:
     def disturbs(self, item: Any) -> bool:
         """Whether setting up for an item first tears something down that others may still use."""
         return any(definition.cached_result is not None for _, definition in self._missing(item))
+
+    def clear_the_way(self, item: Any, nextitem: Any) -> bool:
+        """Whether nothing of the suite's has to run in this process between two items; what is only to be forgotten is
+        forgotten now."""
+        if self.must_tear_down(item, nextitem):
+            if not self.ends_silently(item, nextitem):
+                return False
+            self.tear_down(item, nextitem)
+        stack = item.session._setupstate.stack
+        fresh = (node for node in nextitem.listchain()[:-1] if node not in stack)
+        return not self._missing(nextitem) and all(type(node).setup is Node.setup for node in fresh)
 
     def set_up(self, item: Any) -> float:
         """Sets up an item's collectors and fixtures of higher scopes; how long that took, in seconds."""

@@ -25,18 +25,24 @@ _SECLUDED = (
 )
 
 
+#: What a child says where the session is not to go on.
+_ENDING = ("broken", "exit", "interrupt", "stop")
+
+
 class Test:
     """A test whose child was forked."""
 
     __test__ = False
 
     def __init__(
-        self, item: Any, nextitem: Any, running: Running, set_up: float, timeout: Optional[float], *, announced: bool
+        self, item: Any, running: Running, set_up: float, timeout: Optional[float], *, announced: bool
     ) -> None:
         self.item = item
-        self.nextitem = nextitem
+        #: The one that comes after it, once that is known.
+        self.nextitem: Optional[Any] = None
         self.running = running
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.deadline: Optional[float] = None
+        self.begun = False
         self.timed_out = False
         #: What it printed, where its process ended before its time: sections of a report.
         self.printed: list[tuple[str, str]] = []
@@ -44,6 +50,11 @@ class Test:
         self.raising: Optional[BaseException] = None
         #: What coverage measured, as text.
         self.measured: Optional[str] = None
+        #: Names and files of the modules that it imported first.
+        self.imported: list[tuple[str, str]] = []
+        #: The pages of memory that it wrote.
+        self.pages: Optional[list[int]] = None
+        self._timeout = timeout
         self._set_up = set_up
         self._began = time.time()
         self._announced = announced
@@ -51,9 +62,31 @@ class Test:
         self._last: Optional[Any] = None
         self._phases: list[str] = []
 
+    def begin(self) -> None:
+        """Lets its process run it. Once; its time runs from here."""
+        if not self.begun:
+            self.begun = True
+            self._began = time.time()
+            if self._timeout is not None:
+                self.deadline = time.monotonic() + self._timeout
+            self.running.begin()
+
     def listen(self) -> None:
         """Takes in what the child said."""
         self._waiting += self.running.listen()
+
+    def is_usable(self) -> bool:
+        """Whether its process, made ahead, is there and waits to begin, or has begun."""
+        if not self.begun:
+            self.listen()
+        return self.begun or not (self.running.over or self._waiting)
+
+    def went_well(self) -> bool:
+        """Whether it is over, and nothing of what is still to be told could end the session."""
+        return self.running.ended and all(
+            kind not in _ENDING and not (kind == "report" and body.get("outcome") == "failed")
+            for kind, body in self._waiting
+        )
 
     def announce(self) -> None:
         """Tells that it has begun, once."""
@@ -102,6 +135,10 @@ class Test:
             self._follow_junit(body)
         elif kind == "coverage":
             self.measured = str(body)
+        elif kind == "imported":
+            self.imported = body
+        elif kind == "pages":
+            self.pages = body
         elif kind == "stop":
             self.item.session.shouldstop = str(body)
         elif kind == "exit":

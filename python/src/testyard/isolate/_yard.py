@@ -65,6 +65,11 @@ class Yard:
                     if made is not None:
                         self._enter(lease, made.body)
 
+    def is_ready(self) -> bool:
+        """Whether `lease` has something to give without waiting."""
+        first = self._coming[0] if self._coming else None
+        return first is not None and first.entering is not None and self._agent.has(first.entering)
+
     def lease(self) -> Door:
         """The environment that was asked for first, waited for if need be.
 
