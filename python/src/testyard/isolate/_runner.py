@@ -317,7 +317,8 @@ class Runner:
         name = next((name for name in getattr(item, "fixturenames", ()) if name in _OUTSIDE), None)
         if name is not None:
             return f"its fixture `{name}` talks to machines from here"
-        name = next((name for name, definition in fixtures_of(item) if _is_late(definition)), None)
+        late = (name for name, definition in fixtures_of(item) if not name.startswith("_") and _is_late(definition))
+        name = next(late, None)
         return f"its fixture `{name}` writes what it found when the session ends" if name is not None else None
 
     def _run_here(self, item: Any, nextitem: Any) -> Any:
