@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 
-
 #: Modules whose threads serve this process alone; nothing in a fork waits for them.
 _PARENTS = ("pytest_rerunfailures",)
 
