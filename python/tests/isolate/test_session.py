@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
@@ -267,6 +268,22 @@ def test_a_module_that_cannot_be_imported_here_disturbs_nobody(suite: Suite) -> 
     )
     told = suite.told(passed=4)
     assert "not here" not in told
+
+
+def test_folders_of_sessions_that_were_killed_are_removed(suite: Suite) -> None:
+    suite.write("test_one.py", "def test_one(): pass\n")
+    temporary = suite.home.path / "temporary"
+    common = temporary / f"testyard-isolate-{os.getuid()}"
+    for name in ("session-left", "session-used"):
+        (common / name / "inside").mkdir(parents=True)
+    common.chmod(0o700)
+    used = os.open(common / "session-used", os.O_RDONLY)
+    try:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        suite.told(variables={"TMPDIR": str(temporary)}, passed=1)
+    finally:
+        os.close(used)
+    assert os.listdir(common) == ["session-used"]
 
 
 def test_snapshots_that_are_written_at_the_end_of_a_session(suite: Suite) -> None:

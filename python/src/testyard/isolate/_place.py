@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from ..errors import NotSupported, PermissionRefused, TestyardError
 from ..machine import Machine, fresh_name
 from ._yard import Place, tree_around
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SESSION = "session-"
 #: Where a machine's own folders are, or nothing of the host's is seen: see docs/machines.md.
 _MASKED = ("/root", "/home", "/tmp", "/var/tmp", "/run")
 
@@ -26,7 +29,7 @@ class Session:
 
     def __init__(self, config: Any) -> None:
         self._common = _common_folder()
-        self.shared = tempfile.mkdtemp(prefix="session-", dir=self._common)
+        self.shared, self._lock = _shared_folder(self._common)
         self.temporary = os.environ.get("TMPDIR")
         self._config = config
         self._machine: Optional[Machine] = None
@@ -61,6 +64,7 @@ class Session:
                 machine.unhold()
             machine.close()
         shutil.rmtree(self.shared, ignore_errors=True)
+        os.close(self._lock)
 
     def _seen(self, tree: str) -> list[str]:
         """What of the host the interpreter and the suite need, and a machine does not show by itself."""
@@ -88,6 +92,33 @@ def _common_folder() -> str:
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
         raise PermissionRefused(f"{path} is not a folder of this user's alone", hints=["remove it, or set TMPDIR"])
     return path
+
+
+def _shared_folder(common: str) -> tuple[str, int]:
+    """A folder for this session, and the descriptor whose lock says that it is in use. Those of sessions that were
+    killed are removed: the kernel has let their locks go."""
+    whole = os.open(common, _FOLDER)
+    try:
+        fcntl.flock(whole, fcntl.LOCK_EX)
+        for name in os.listdir(whole):
+            if name.startswith(_SESSION):
+                _remove_left(os.path.join(common, name))
+        path = tempfile.mkdtemp(prefix=_SESSION, dir=common)
+        lock = os.open(path, _FOLDER)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return path, lock
+    finally:
+        os.close(whole)
+
+
+def _remove_left(path: str) -> None:
+    with contextlib.suppress(OSError):
+        folder = os.open(path, _FOLDER)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(folder)
 
 
 def _covers(folder: str, path: str) -> bool:
