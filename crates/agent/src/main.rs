@@ -17,6 +17,7 @@ mod connection;
 mod early;
 mod environment;
 mod generation;
+mod granted;
 mod launch;
 mod network;
 mod place;
@@ -37,15 +38,17 @@ use std::process::ExitCode;
 
 use testyard_linux::{signal, step};
 use testyard_model::{Problem, ProblemKind};
-use testyard_protocol::start::{AgentStart, CONFIGURATION, LINK, LISTENER, TRY_ROOT};
+use testyard_protocol::start::{AgentStart, CONFIGURATION, LINK, LISTENER, TRY_ROOT, WITH_GRANTED};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| testyard_docker::is_called(&name)) {
         return ExitCode::from(testyard_docker::run(std::env::args_os().skip(1)));
     }
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == TRY_ROOT) {
-        return try_root(&arguments.map(PathBuf::from).collect::<Vec<_>>());
+    match arguments.next() {
+        Some(first) if first == TRY_ROOT => return try_root(&arguments.map(PathBuf::from).collect::<Vec<_>>()),
+        Some(first) if first == WITH_GRANTED => return granted::work(&arguments.collect::<Vec<_>>()),
+        _ => {}
     }
     step::prepare();
     let Some((link, configuration, listener)) = inherited() else {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
 use testyard_linux::{Error, Result, identity, signal, socket};
 use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
-use testyard_protocol::start::NetworkStart;
+use testyard_protocol::start::{IdRange, NetworkStart};
 use testyard_protocol::{Event, Exec};
 
 use crate::agent::Agent;
@@ -91,13 +91,13 @@ fn ended() -> Problem {
 }
 
 /// Forks the router. To be called on the host's side of all namespaces.
-pub(crate) fn fork(token: SingleThreaded, machine: &str, network: Option<&NetworkStart>) -> Result<Router> {
+pub(crate) fn fork(token: SingleThreaded, machine: &str, network: Option<(&NetworkStart, IdRange)>) -> Result<Router> {
     let (ours, theirs) = socket::pair(socket::Kind::Stream)?;
     match process::clone3(token, CloneFlags::NONE, CloneOptions::default())? {
         Forked::Parent(_) => Ok(Router { control: ours, inbox: Inbox::default(), waiting: VecDeque::new() }),
         Forked::Child => {
             let as_root = rustix::process::geteuid().is_root();
-            let network = network.map(|start| Membership::new(start.clone(), machine, token, as_root));
+            let network = network.map(|(start, ids)| Membership::new(start.clone(), machine, token, ids));
             let status = Outside { as_root, running: HashMap::new(), network }.serve(&theirs).is_err();
             // What still runs has nobody left who would end it.
             let _ = process::kill_descendants(getpid());

@@ -7,9 +7,9 @@ use rustix::fs::OFlags;
 use testyard_linux::mount::{self, Attributes};
 use testyard_linux::{Error, files};
 use testyard_model::{Problem, ProblemKind};
-use testyard_protocol::start::IdRange;
 
 use crate::place::PlaceKind;
+use crate::start::staging::is_of_user;
 
 /// Where they are staged.
 const SOURCES: &str = "/scratch/sources";
@@ -36,7 +36,7 @@ impl Source {
         let tree = tree.ok_or_else(|| Problem::new(ProblemKind::Protocol, "a source came without its descriptor"))?;
         let folder = Path::new(SOURCES).join(number.to_string());
         std::fs::create_dir(&folder).map_err(|error| Error::new("make folder", folder.display(), error).problem())?;
-        let own = if place.ids == IdRange::Single { Some(clone_from_host(path, tree)?) } else { None };
+        let own = if is_of_user(place.ids) { Some(clone_from_host(path, tree)?) } else { None };
         let mounted = mount::attach(own.as_ref().unwrap_or(tree).as_fd(), folder.as_path());
         mounted.map_err(|error| {
             let _ = std::fs::remove_dir(&folder);

@@ -25,6 +25,14 @@ pub const HELD: i32 = 6;
 /// in a user namespace and reads a file; it exits with 0, or says on standard output why not.
 pub const TRY_ROOT: &str = "try-root";
 
+/// The agent's first argument for work on files that bear granted ids: then come the first user id, the first group id
+/// and how many there are, and [`REMOVE`] or [`COPY`] with two paths. It exits with 0, or says on standard output why not.
+pub const WITH_GRANTED: &str = "with-granted";
+/// Remove what is in a folder under a name.
+pub const REMOVE: &str = "remove";
+/// Copy what is in a folder to another, empty one.
+pub const COPY: &str = "copy";
+
 /// What the agent is to become.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentStart {
@@ -154,6 +162,16 @@ pub enum IdRange {
         /// The host's id of root inside.
         first: u32,
         /// How many; 65,536.
+        count: u32,
+    },
+    /// The user's own id, which is root inside, and those that the host grants to the user, from 1 on. Nothing is
+    /// idmapped.
+    Granted {
+        /// The first user id that is granted.
+        uids: u32,
+        /// The first group id.
+        gids: u32,
+        /// How many of each; at most 65,535.
         count: u32,
     },
     /// The user's one id, which is root inside.

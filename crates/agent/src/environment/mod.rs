@@ -48,6 +48,7 @@ use crate::place::{NamespacePlace, Place, PlaceKind};
 use crate::source::Source;
 use crate::standard_streams::StandardStreams;
 use crate::start::machine_root::MachineRoot;
+use crate::start::namespace::granted_map;
 
 /// The machine itself is the environment of this number: it has an init like any other, and its commands.
 pub(crate) const MACHINE: EnvironmentId = EnvironmentId(0);
@@ -395,6 +396,10 @@ fn maps_of(namespace: &NamespacePlace, spec: &EnvironmentSpec) -> (Vec<IdMap>, V
     match namespace.ids {
         IdRange::Range { count, .. } => {
             let all = vec![IdMap { inside: 0, outside: 0, count }];
+            (all.clone(), all, false)
+        }
+        IdRange::Granted { count, .. } => {
+            let all = granted_map(count).to_vec();
             (all.clone(), all, false)
         }
         IdRange::Single | IdRange::Host => {

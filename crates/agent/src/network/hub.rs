@@ -11,7 +11,7 @@ use testyard_linux::namespace::{self, IdMap, Kind};
 use testyard_linux::process::{CloneFlags, SingleThreaded};
 use testyard_linux::{Error, socket};
 use testyard_model::{Problem, ProblemKind};
-use testyard_protocol::start::{NetworkMember, NetworkStart};
+use testyard_protocol::start::{IdRange, NetworkMember, NetworkStart};
 
 use super::in_child;
 
@@ -30,13 +30,13 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// Finds the network, or makes it where no member runs. With a socket on which it is to be handed on.
-    pub(crate) fn join(start: &NetworkStart, token: SingleThreaded, as_root: bool) -> Result<(Self, OwnedFd), Problem> {
+    pub(crate) fn join(start: &NetworkStart, token: SingleThreaded, ids: IdRange) -> Result<(Self, OwnedFd), Problem> {
         let system = |error: Error| error.problem();
         // Of two that start at once the second finds the first.
         let _lock = FileLock::acquire(&start.lock, Mode::Exclusive, Patience::Wait).map_err(system)?;
         let hub = match Self::find(start)? {
             Some(hub) => hub,
-            None => Self::make(token, as_root)?,
+            None => Self::make(token, ids)?,
         };
         match std::fs::remove_file(&start.socket) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -101,8 +101,8 @@ impl Hub {
         Ok(Some(Self { user: handed.next(), network }))
     }
 
-    fn make(token: SingleThreaded, as_root: bool) -> Result<Self, Problem> {
-        let user = if as_root { None } else { Some(user_namespace()?) };
+    fn make(token: SingleThreaded, ids: IdRange) -> Result<Self, Problem> {
+        let user = if rustix::process::geteuid().is_root() { None } else { Some(user_namespace(ids)?) };
         let made = in_child(token, || {
             let built = || {
                 if let Some(user) = &user {
@@ -120,10 +120,19 @@ impl Hub {
 }
 
 /// The user namespace above an ordinary user's machines.
-fn user_namespace() -> Result<OwnedFd, Problem> {
-    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let (uids, gids) = ([IdMap::single(0, uid)], [IdMap::single(0, gid)]);
-    namespace::new_user_namespace(&uids, &gids, true).map_err(|error| error.problem())
+pub(crate) fn user_namespace(ids: IdRange) -> Result<OwnedFd, Problem> {
+    let own = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
+    let [own_uid, own_gid] = own.map(|own| IdMap::single(0, own));
+    let made = match ids {
+        IdRange::Granted { uids, gids, count } => {
+            let [uids, gids] = [uids, gids].map(|outside| IdMap { inside: 1, outside, count });
+            namespace::granted_user_namespace(&[own_uid, uids], &[own_gid, gids])
+        }
+        IdRange::Range { .. } | IdRange::Single | IdRange::Host => {
+            namespace::new_user_namespace(&[own_uid], &[own_gid], true)
+        }
+    };
+    made.map_err(|error| error.problem())
 }
 
 fn read_member(path: &Path) -> Option<NetworkMember> {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use testyard_linux::process::SingleThreaded;
 use testyard_model::{Problem, ProblemKind};
-use testyard_protocol::start::NetworkStart;
+use testyard_protocol::start::{IdRange, NetworkStart};
 
 use super::{Hub, Port, Publisher};
 
@@ -13,7 +13,7 @@ pub(crate) struct Membership {
     start: NetworkStart,
     port: Port,
     token: SingleThreaded,
-    as_root: bool,
+    ids: IdRange,
     joined: Option<Joined>,
     plugged: Option<Plugged>,
 }
@@ -33,8 +33,8 @@ struct Plugged {
 }
 
 impl Membership {
-    pub(crate) fn new(start: NetworkStart, machine: &str, token: SingleThreaded, as_root: bool) -> Self {
-        Self { start, port: Port::of(machine, token), token, as_root, joined: None, plugged: None }
+    pub(crate) fn new(start: NetworkStart, machine: &str, token: SingleThreaded, ids: IdRange) -> Self {
+        Self { start, port: Port::of(machine, token), token, ids, joined: None, plugged: None }
     }
 
     pub(crate) fn is_outbound(&self) -> bool {
@@ -43,7 +43,7 @@ impl Membership {
 
     /// Finds the network, or makes it; the user namespace above its members, where there is one.
     pub(crate) fn join(&mut self) -> Result<Option<BorrowedFd<'_>>, Problem> {
-        let (hub, listener) = Hub::join(&self.start, self.token, self.as_root)?;
+        let (hub, listener) = Hub::join(&self.start, self.token, self.ids)?;
         let joined = self.joined.insert(Joined { hub, listener });
         Ok(joined.hub.user.as_ref().map(|user| user.as_fd()))
     }

@@ -31,6 +31,7 @@ pub(crate) use membership::Membership;
 pub(crate) use names::{FORWARDED, etc_of, resolvers, show_hosts, write_resolvers};
 
 use hub::Hub;
+pub(crate) use hub::user_namespace;
 use port::Port;
 use publish::Publisher;
 

@@ -1,7 +1,7 @@
 //! From a process that a backend just started to an agent in its place.
 
 pub(crate) mod machine_root;
-mod namespace;
+pub(crate) mod namespace;
 pub(crate) mod staging;
 pub(crate) mod trial;
 
@@ -27,7 +27,9 @@ pub(crate) fn enter(start: &AgentStart) -> std::result::Result<Place, Problem> {
         AgentMode::Process { workspaces } => (PlaceKind::Process { workspaces: workspaces.clone() }, None),
         AgentMode::Namespace(namespace) => {
             network = namespace.network.is_some();
-            let mut router = route::fork(token, &start.machine, namespace.network.as_ref()).map_err(system)?;
+            let mut router =
+                route::fork(token, &start.machine, namespace.network.as_ref().map(|one| (one, namespace.ids)))
+                    .map_err(system)?;
             let entered = namespace::enter(namespace, &mut router)?;
             (PlaceKind::Namespace(Box::new(entered)), Some(router))
         }

@@ -38,7 +38,7 @@ pub(crate) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urando
 /// With `map`, layers are mapped into that user namespace. The area is the working folder afterwards.
 pub(crate) fn build(start: &NamespaceStart, map: Option<BorrowedFd<'_>>) -> Result<()> {
     // In a user namespace nobody can use a mount that was made outside of it, so working trees are taken from here.
-    let host = if start.ids == IdRange::Single { Some(mount::clone_tree(Path::new("/"), true)?) } else { None };
+    let host = if is_of_user(start.ids) { Some(mount::clone_tree(Path::new("/"), true)?) } else { None };
     let area = mount::tmpfs(&TmpfsOptions { size: Some(16 << 20), inodes: Some(65_536), mode: 0o755 })?;
     mount::attach(area.as_fd(), &start.staging)?;
     let root = start.staging.as_path();
@@ -91,8 +91,13 @@ pub(crate) fn build(start: &NamespaceStart, map: Option<BorrowedFd<'_>>) -> Resu
     attach_clone(Path::new("/proc"), &root.join("proc"), map.is_none())?;
     // Never the host's cgroups below it. Without a mapped range the kernel gives only the whole tree; what is below is
     // covered where it is used.
-    attach_clone(Path::new("/sys"), &root.join("sys"), start.ids == IdRange::Single)?;
+    attach_clone(Path::new("/sys"), &root.join("sys"), is_of_user(start.ids))?;
     std::env::set_current_dir(root).map_err(|error| Error::new("enter", root.display(), error))
+}
+
+/// Whether the area is built on the machine's side of its user namespace: by an ordinary user, who maps nothing.
+pub(crate) fn is_of_user(ids: IdRange) -> bool {
+    matches!(ids, IdRange::Single | IdRange::Granted { .. })
 }
 
 /// Clones what is at `path` (not what is mounted below it) onto `target`, a new file or folder.

@@ -17,6 +17,8 @@ use testyard_machine::backend::{BackendError, MachinePlace, RecordedResource, Re
 use testyard_model::{ImageReference, MachineSpec, Problem, ProblemKind};
 use testyard_protocol::start::IdRange;
 
+use super::granted;
+
 /// How many ids a machine has.
 const COUNT: u32 = 65_536;
 
@@ -32,6 +34,8 @@ const FOLDER: &str = "/var/lib/testyard/ids";
 pub(super) enum Sort {
     /// A range of its own.
     Range,
+    /// The user's own and those that the host grants.
+    Granted,
     /// The user's one id.
     Single,
     /// The host's.
@@ -43,6 +47,7 @@ pub(super) fn sort_of(spec: &MachineSpec) -> Sort {
     match (rustix::process::geteuid().is_root(), spec.privileged) {
         (true, true) => Sort::Host,
         (true, false) if why_single(&spec.image).is_none() => Sort::Range,
+        (false, _) if !spec.network.is_host() && granted::find().is_some() => Sort::Granted,
         _ => Sort::Single,
     }
 }
@@ -92,6 +97,8 @@ pub(super) fn acquire(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resu
     match sort_of(&place.spec) {
         Sort::Host => Ok(IdRange::Host),
         Sort::Single => Ok(IdRange::Single),
+        // What was there a moment ago.
+        Sort::Granted => Ok(granted::find().unwrap_or(IdRange::Single)),
         Sort::Range => {
             let ranges = Ranges::of_host();
             let recorded = recorder.all()?.into_iter().find_map(|one| ranges.first_of(&one));

@@ -47,7 +47,7 @@ fn stored(place: &MachinePlace) -> Result<(Vec<LayerStart>, ImageConfig), Backen
     let image = store.find(&place.spec.stands_on()).map_err(|error| error.problem())?;
     let single = image.record.ownership == Ownership::SingleOwner;
     match (ids::sort_of(&place.spec), single) {
-        (Sort::Single, false) => Err(Problem::new(
+        (Sort::Single | Sort::Granted, false) => Err(Problem::new(
             ProblemKind::Unsupported,
             format!("image {reference} keeps many users' files, and {} has one user", ids::whose_machine()),
         )
@@ -96,7 +96,7 @@ fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
     let failed = |error: Error| host(place, "write the mask")(error);
     let exposed = exposed_elsewhere(place, &view);
     match ids::sort_of(&place.spec) {
-        Sort::Single => super::layers_of_user::find(place, &view, &masks, exposed),
+        Sort::Single | Sort::Granted => super::layers_of_user::find(place, &view, &masks, exposed),
         Sort::Range | Sort::Host => {
             let mut layers = Vec::new();
             let mut submounts = Vec::new();

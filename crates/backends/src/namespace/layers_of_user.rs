@@ -16,6 +16,7 @@ use testyard_linux::{Error, identity, mount};
 use testyard_machine::backend::{BackendError, MachinePlace};
 use testyard_protocol::start::{ExposedStart, LayerStart, SubmountStart, TRY_ROOT};
 
+use super::ids::{self, Sort};
 use super::layers::Layers;
 
 /// Top-level folders that every root has of its own.
@@ -29,13 +30,17 @@ pub(super) fn find(
     exposed: Vec<ExposedStart>,
 ) -> Result<Layers, BackendError> {
     match tree(place, view) {
-        Ok(tree) => Ok(of_tree(tree, view, exposed)),
+        Ok(tree) => Ok(of_tree(place, tree, view, exposed)),
         Err(reason) => composed(place, view, masks, exposed, &reason),
     }
 }
 
-fn of_tree(tree: HostTree, view: &HostView, exposed: Vec<ExposedStart>) -> Layers {
-    let mut limits = vec!["one user: every file of the host seems to belong to whom the command runs as".to_owned()];
+fn of_tree(place: &MachinePlace, tree: HostTree, view: &HostView, exposed: Vec<ExposedStart>) -> Layers {
+    let one_owner = match ids::sort_of(&place.spec) {
+        Sort::Granted => "every file of the host seems to belong to root",
+        _ => "one user: every file of the host seems to belong to whom the command runs as",
+    };
+    let mut limits = vec![one_owner.to_owned()];
     if !tree.report.left_out.is_empty() {
         let names: Vec<String> = tree.report.left_out.iter().map(|path| path.display().to_string()).collect();
         limits.push(format!(

@@ -22,7 +22,8 @@ use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, Reco
 use testyard_model::{HostEntry, InterfaceAddress, MachineSpec, PrivateNetwork, Problem, ProblemKind};
 use testyard_protocol::start::{NetworkMember, NetworkStart, ShareStart};
 
-use super::refuse;
+use super::ids::{self, Sort};
+use super::{granted, refuse};
 
 /// Refuses what no network gives.
 pub(super) fn check(spec: &MachineSpec) -> Result<(), BackendError> {
@@ -119,7 +120,7 @@ fn join_with(
             let target = share_folder(place, network, path);
             let original = from.and_then(|from| Some(share_folder(from, from.spec.network.private()?, path)));
             match original.filter(|original| original.is_dir() && !target.exists()) {
-                Some(original) => copy(&original, &target),
+                Some(original) => copy(place, &original, &target),
                 None => make(&target, 0o755),
             }
         })
@@ -251,14 +252,14 @@ pub(super) fn leave(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result
         }
     }
     for one in ours.iter().filter(|one| one.kind == ResourceKind::Folder) {
-        forget(&one.place).map_err(failed(place))?;
+        forget(place, &one.place).map_err(failed(place))?;
     }
     recorder.gone(&ours.iter().map(|one| one.id).collect::<Vec<_>>())?;
     Ok(())
 }
 
 /// Removes a network that has no members; that its folder of members can be removed is the proof.
-fn forget(there: &Path) -> Result<(), Error> {
+fn forget(place: &MachinePlace, there: &Path) -> Result<(), Error> {
     match rustix::fs::rmdir(there.join("members")) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => return write_hosts(there, &there.join("hosts")),
@@ -267,6 +268,11 @@ fn forget(there: &Path) -> Result<(), Error> {
         Err(error) => return Err(Error::new("remove", there.join("members").display(), error)),
     }
     let (Some(parent), Some(name)) = (there.parent(), there.file_name()) else { return Ok(()) };
+    if ids::sort_of(&place.spec) == Sort::Granted
+        && let Some(name) = name.to_str()
+    {
+        return granted::remove(place, parent, name);
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(parent, flags, FileMode::empty())
         .map_err(|error| Error::new("open", parent.display(), error))?;
@@ -278,27 +284,32 @@ fn forget(there: &Path) -> Result<(), Error> {
 }
 
 /// Copies a folder that others share. Half a copy is never taken for a whole one.
-fn copy(original: &Path, target: &Path) -> Result<(), Error> {
+fn copy(place: &MachinePlace, original: &Path, target: &Path) -> Result<(), Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |path: &Path| {
         rustix::fs::open(path, flags, FileMode::empty()).map_err(|error| Error::new("open", path.display(), error))
     };
     let beside = target.with_added_extension("copy");
-    if let (Some(parent), Some(name)) = (beside.parent(), beside.file_name()) {
+    let granted = ids::sort_of(&place.spec) == Sort::Granted;
+    if let (Some(parent), Some(name)) = (beside.parent(), beside.file_name())
+        && beside.exists()
+    {
+        if granted {
+            granted::remove(place, parent, &name.to_string_lossy())?;
+        }
         match files::remove_tree(open(parent)?.as_fd(), name) {
             Err(error) if !error.is_absent() => return Err(error),
             _ => {}
         }
     }
     make(&beside, 0o755)?;
+    if granted {
+        granted::copy(place, original, &beside)?;
+        return std::fs::rename(&beside, target).map_err(|error| Error::new("rename", beside.display(), error));
+    }
     let options = files::CopyOptions { owners: true, attributes: true, ..files::CopyOptions::default() };
     let (from, to) = (open(original)?, open(&beside)?);
     files::copy_tree(from.as_fd(), to.as_fd(), options)?;
-    let facts = rustix::fs::fstat(&from).map_err(|error| Error::new("look at", original.display(), error))?;
-    let (uid, gid) = (rustix::fs::Uid::from_raw(facts.st_uid), rustix::fs::Gid::from_raw(facts.st_gid));
-    rustix::fs::fchown(&to, Some(uid), Some(gid))
-        .and_then(|()| rustix::fs::fchmod(&to, FileMode::from_raw_mode(facts.st_mode & 0o7777)))
-        .map_err(|error| Error::new("give away", beside.display(), error))?;
     std::fs::rename(&beside, target).map_err(|error| Error::new("rename", beside.display(), error))
 }
 

@@ -12,7 +12,8 @@ use testyard_linux::{Error, files};
 use testyard_machine::backend::{BackendError, KernelIdentity, MachinePlace, RecordedResource, Recorder, ResourceKind};
 use testyard_protocol::start::IdRange;
 
-use super::{disk, ids};
+use super::ids::{self, Sort};
+use super::{disk, granted};
 
 /// How often is tried what somebody else may be changing.
 const ATTEMPTS: u32 = 3;
@@ -119,8 +120,7 @@ fn make_owned(ids: IdRange, path: &Path) -> Result<(), Error> {
 /// Generations are copies of the upper layer for environments; without a running machine there are none.
 pub(super) fn forget_generations(place: &MachinePlace) -> Result<(), BackendError> {
     let failed = host(place, "remove old generations");
-    let Some(folder) = open(&folder(place)).map_err(&failed)? else { return Ok(()) };
-    remove_tree(folder, "generations").map_err(&failed)
+    remove_tree(place, &folder(place), "generations").map_err(&failed)
 }
 
 /// Removes the machine's files.
@@ -140,10 +140,9 @@ pub(super) fn remove(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
             continue;
         }
         if let Some(parent) = resource.place.parent()
-            && let Some(parent) = open(parent).map_err(&failed)?
             && let Some(name) = resource.place.file_name().and_then(|name| name.to_str())
         {
-            remove_tree(parent, name).map_err(&failed)?;
+            remove_tree(place, parent, name).map_err(&failed)?;
         }
     }
     if in_memory(place) {
@@ -154,7 +153,11 @@ pub(super) fn remove(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resul
     Ok(())
 }
 
-fn remove_tree(parent: OwnedFd, name: &str) -> Result<(), Error> {
+fn remove_tree(place: &MachinePlace, folder: &Path, name: &str) -> Result<(), Error> {
+    let Some(parent) = open(folder)? else { return Ok(()) };
+    if ids::sort_of(&place.spec) == Sort::Granted && folder.join(name).exists() {
+        return granted::remove(place, folder, name);
+    }
     // After a crash of the agent what it had started removes its own folders at the same time.
     for attempt in 1.. {
         match files::remove_tree(parent.as_fd(), name) {
@@ -188,6 +191,10 @@ pub(super) fn copy(from: &MachinePlace, to: &MachinePlace, ids: IdRange) -> Resu
         return disk::copy(from, to);
     }
     let failed = host(to, "copy the files");
+    if let IdRange::Granted { .. } = ids {
+        let folders = ["upper", "submounts", "shared"].map(|name| (folder(from).join(name), folder(to).join(name)));
+        return folders.iter().try_for_each(|(from, into)| granted::copy(to, from, into)).map_err(failed);
+    }
     // Of the folder above those that root inside can give away.
     let before = rustix::fs::lstat(folder(from))
         .map_err(|errno| failed(Error::new("look at", folder(from).display(), errno)))?

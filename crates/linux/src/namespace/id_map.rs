@@ -95,9 +95,20 @@ pub fn run_newidmap(process: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> 
 /// # Errors
 /// As clone and [`write_id_maps`].
 pub fn new_user_namespace(uids: &[IdMap], gids: &[IdMap], deny_setgroups: bool) -> Result<OwnedFd> {
+    held_user_namespace(|pid| write_id_maps(pid, uids, gids, deny_setgroups))
+}
+
+/// As [`new_user_namespace`], with maps that newuidmap and newgidmap write for an ordinary user.
+///
+/// # Errors
+/// As clone and [`run_newidmap`].
+pub fn granted_user_namespace(uids: &[IdMap], gids: &[IdMap]) -> Result<OwnedFd> {
+    held_user_namespace(|pid| run_newidmap(pid, uids, gids))
+}
+
+fn held_user_namespace(fill: impl FnOnce(Pid) -> Result<()>) -> Result<OwnedFd> {
     let holder = Holder::start()?;
-    let filled =
-        write_id_maps(holder.pid, uids, gids, deny_setgroups).and_then(|()| super::open(Some(holder.pid), Kind::User));
+    let filled = fill(holder.pid).and_then(|()| super::open(Some(holder.pid), Kind::User));
     let ended = holder.end();
     let namespace = filled?;
     ended?;

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, open as open_file};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
-pub use id_map::{IdMap, knows_every_id, new_user_namespace, run_newidmap, write_id_maps};
+pub use id_map::{IdMap, granted_user_namespace, knows_every_id, new_user_namespace, run_newidmap, write_id_maps};
 
 use crate::error::{Context, Result, checked};
 use crate::process::CloneFlags;

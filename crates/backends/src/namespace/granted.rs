@@ -1,0 +1,61 @@
+//! The ids that this host grants to an ordinary user, and work on files that bear them.
+//!
+//! A machine with a network of its own is a whole system: its services change to users of their own. An ordinary
+//! user's machine has ids for them where `/etc/subuid` and `/etc/subgid` grant some and newuidmap is there to map them.
+//! All of a user's machines have the same ones, so that folders which several see have the same owners in each.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use testyard_linux::{Error, user};
+use testyard_machine::backend::MachinePlace;
+use testyard_protocol::start::{COPY, IdRange, REMOVE, WITH_GRANTED};
+
+/// How many ids a machine takes beside its user's own.
+const COUNT: u32 = 65_535;
+
+/// The user's ids, or none where the host grants too few.
+pub(super) fn find() -> Option<IdRange> {
+    let uid = rustix::process::getuid();
+    let programs = ["newuidmap", "newgidmap"];
+    if uid.is_root() || !programs.into_iter().all(|name| Path::new("/usr/bin").join(name).exists()) {
+        return None;
+    }
+    let name = user::account_of(uid.as_raw()).map_or_else(|| uid.as_raw().to_string(), |account| account.name);
+    let first = |file: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let ranges = user::subordinate_ranges(&text, &name, uid.as_raw());
+        ranges.into_iter().find(|range| range.count >= COUNT).map(|range| range.start)
+    };
+    Some(IdRange::Granted { uids: first("/etc/subuid")?, gids: first("/etc/subgid")?, count: COUNT })
+}
+
+/// Removes what is in a folder under a name.
+pub(super) fn remove(place: &MachinePlace, parent: &Path, name: &str) -> Result<(), Error> {
+    work(place, REMOVE, parent, Path::new(name))
+}
+
+/// Copies what is in a folder to an empty one.
+pub(super) fn copy(place: &MachinePlace, from: &Path, to: &Path) -> Result<(), Error> {
+    work(place, COPY, from, to)
+}
+
+fn work(place: &MachinePlace, verb: &str, from: &Path, to: &Path) -> Result<(), Error> {
+    let failed = |reason: String| Error::new("work on the files in", from.display(), std::io::Error::other(reason));
+    let Some(IdRange::Granted { uids, gids, count }) = find() else {
+        return Err(failed("this host no longer grants the ids that they bear: see /etc/subuid".to_owned()));
+    };
+    let output = Command::new(&place.agent)
+        .args([WITH_GRANTED, &uids.to_string(), &gids.to_string(), &count.to_string(), verb])
+        .args([from, to])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(format!("the agent's program could not be run: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Err(failed(if said.is_empty() { format!("it ended with {}", output.status) } else { said }))
+}
