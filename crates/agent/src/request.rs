@@ -221,6 +221,7 @@ impl Agent {
             version,
             server: concat!("testyard-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
             generation: 0,
+            elsewhere: false,
         };
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.version = Some(version);

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Pid;
+use serde::Serialize;
 use testyard_images::store::ImageConfig;
 use testyard_linux::identity::ProcessIdentity;
 use testyard_linux::{Error, process, socket};
@@ -31,26 +32,32 @@ pub(crate) fn spawn(
     start: &AgentStart,
     held: Option<&OwnedFd>,
 ) -> Result<AgentLink, BackendError> {
+    let mut command = Command::new(&place.agent);
+    // Environments see the name of their init, which is a fork of the agent: not the path of a program of the host.
+    command.arg0("testyard").env_clear();
+    for name in ["TESTYARD_KILL_AT", "TESTYARD_STEP_LOG"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    spawn_as_agent(place, command, start, held)
+}
+
+/// Starts a program that is, or plays, the machine's agent, with what an agent is told.
+pub(crate) fn spawn_as_agent(
+    place: &MachinePlace,
+    mut command: Command,
+    start: &impl Serialize,
+    held: Option<&OwnedFd>,
+) -> Result<AgentLink, BackendError> {
     let failed = host_error(place, "start the agent");
     let (ours, theirs) = socket::pair(socket::Kind::Stream).map_err(&failed)?;
     let configuration = configuration(start).map_err(&failed)?;
     let path = place.agent_socket();
     remove_stale(&path).map_err(&failed)?;
     let listener = socket::listen(&path, 0o600).map_err(&failed)?;
-    let mut command = Command::new(&place.agent);
-    // Environments see the name of their init, which is a fork of the agent: not the path of a program of the host.
-    command
-        .arg0("testyard")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log(&place.log()).map_err(&failed)?);
-    for name in ["TESTYARD_KILL_AT", "TESTYARD_STEP_LOG"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
+    let log = log(&place.log()).map_err(&failed)?;
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mut descriptors =
         vec![(theirs.as_fd(), LINK), (configuration.as_fd(), CONFIGURATION), (listener.as_fd(), LISTENER)];
     descriptors.extend(held.map(|held| (held.as_fd(), HELD)));
@@ -72,7 +79,7 @@ fn missing_agent(place: &MachinePlace, error: Error) -> BackendError {
     BackendError::Host { operation: "start the agent", machine: place.name.clone(), source: error }
 }
 
-fn configuration(start: &AgentStart) -> Result<OwnedFd, Error> {
+fn configuration(start: &impl Serialize) -> Result<OwnedFd, Error> {
     let failed = |error: std::io::Error| Error::new("write", "the agent's configuration", error);
     let file = memfd_create("testyard-agent", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let mut file = File::from(file);

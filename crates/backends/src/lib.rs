@@ -6,9 +6,11 @@
 mod agent_process;
 pub mod host;
 pub mod namespace;
+pub mod remote;
 
 pub use host::Host;
 pub use namespace::Namespace;
+pub use remote::Elsewhere;
 
 use testyard_machine::backend::BackendTable;
 use testyard_model::BackendName;
@@ -19,4 +21,6 @@ pub fn built_in() -> BackendTable {
     BackendTable::new()
         .with(&BackendName::host(), || Box::new(Host))
         .with(&BackendName::namespace(), || Box::new(Namespace))
+        .with(&BackendName::ssh(), || Box::new(Elsewhere::ssh()))
+        .with(&BackendName::command(), || Box::new(Elsewhere::command()))
 }

@@ -17,6 +17,7 @@ mod values;
 mod yard;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -127,8 +128,22 @@ fn own_process() -> Option<ExitCode> {
                 Some(ExitCode::from(commands::code_of(&problem)))
             }
         },
+        "near" => Some(finished(testyard::near_command())),
+        "far" => Some(finished(testyard::far_command())),
+        "far-keep" => Some(finished(testyard::keep_command(Path::new(&words.next().unwrap_or_default())))),
         "probe-child" => testyard_probe::probe_child(&words.next().unwrap_or_default()),
         _ => None,
+    }
+}
+
+/// What came of a process of our own: said where it logs.
+fn finished(outcome: Result<(), testyard_model::Problem>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            Output { json: false, quiet: false }.problem(&problem);
+            ExitCode::from(commands::code_of(&problem))
+        }
     }
 }
 

@@ -96,7 +96,8 @@ fn serve(socket: OwnedFd) {
         }
         match serde_json::from_slice::<Request>(&payload).expect("a request") {
             Request::Hello(_) => {
-                let welcome = Welcome { version: VERSION, server: "a thread".to_owned(), generation: 0 };
+                let welcome =
+                    Welcome { version: VERSION, server: "a thread".to_owned(), generation: 0, elsewhere: false };
                 say(&socket, 0, &Event::Welcome(welcome));
             }
             Request::Exec(exec) if exec.terminal.is_some() => {

@@ -96,7 +96,7 @@ pub(crate) fn serve_client(socket: OwnedFd) {
         let payload = serde_json::to_vec(event).expect("plain data");
         let _ = send_frame(&socket, FrameHeader::message(stream), &payload, &[]);
     };
-    say(0, &Event::Welcome(Welcome { version: VERSION, server: "fake".to_owned(), generation: 0 }));
+    say(0, &Event::Welcome(Welcome { version: VERSION, server: "fake".to_owned(), generation: 0, elsewhere: false }));
     let mut echoes = HashMap::<u32, u64>::new();
     let mut reader = FrameReader::new(4096);
     while let Ok(received) = reader.receive(&socket) {

@@ -112,7 +112,7 @@ impl FrameReader {
     }
 
     /// Adds bytes that were received elsewhere.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+    pub fn feed(&mut self, bytes: &[u8]) {
         self.decoder.feed(bytes);
     }
 

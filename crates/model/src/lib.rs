@@ -10,6 +10,7 @@ pub mod machine;
 pub mod names;
 pub mod network;
 pub mod problem;
+pub mod remote;
 pub mod state;
 pub mod step;
 pub mod units;
@@ -21,6 +22,7 @@ pub use machine::{BackendName, Exposure, ImageReference, ImageReferenceError, Ma
 pub use names::{EnvironmentId, MachineId, MachineName, NameError};
 pub use network::{HostEntry, InterfaceAddress, MachineNetwork, NetworkName, PrivateNetwork, Publish};
 pub use problem::{Problem, ProblemKind};
+pub use remote::{HostKeys, Inside, PasswordSource, Remote, SshTransport, Transport};
 pub use state::MachineState;
 pub use units::{ByteSize, Span, UnitError};
 pub use user::UserSpec;

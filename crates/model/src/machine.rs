@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::names::{MachineId, MachineName};
 use crate::network::MachineNetwork;
 use crate::problem::Problem;
+use crate::remote::Remote;
 use crate::state::MachineState;
 use crate::units::{ByteSize, Span, as_text};
 
@@ -36,6 +37,18 @@ impl BackendName {
     #[must_use]
     pub fn namespace() -> Self {
         Self("namespace".to_owned())
+    }
+
+    /// A host that is reached by SSH.
+    #[must_use]
+    pub fn ssh() -> Self {
+        Self("ssh".to_owned())
+    }
+
+    /// A host that is reached through a command's standard streams.
+    #[must_use]
+    pub fn command() -> Self {
+        Self("command".to_owned())
     }
 }
 
@@ -245,6 +258,9 @@ pub struct MachineSpec {
     /// What it is connected to.
     #[serde(default, skip_serializing_if = "MachineNetwork::is_host")]
     pub network: MachineNetwork,
+    /// How it is reached, where it is on another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Remote>,
 }
 
 impl MachineSpec {
@@ -274,6 +290,7 @@ impl MachineSpec {
             share: Vec::new(),
             docker: false,
             network: MachineNetwork::Host,
+            remote: None,
         }
     }
 }

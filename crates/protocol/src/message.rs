@@ -44,6 +44,10 @@ pub struct Welcome {
     pub server: String,
     /// Counts forks of this machine; 0 for one that was never forked.
     pub generation: u64,
+    /// The machine is on another host (version 5): pipes, sockets and files that are attached travel as bytes, and
+    /// what is more than bytes (a working tree's folder, namespaces) is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
 }
 
 /// Where one of a command's standard streams goes.

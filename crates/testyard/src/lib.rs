@@ -16,6 +16,7 @@
 
 mod archive;
 mod cloning;
+mod far;
 mod furnished;
 mod holder;
 mod keeper;
@@ -31,12 +32,14 @@ mod standing;
 mod sync;
 mod yard;
 
+pub use testyard_link::answer_ssh;
 pub use testyard_model::{
     BackendName, EnvironmentSpec, HostEntry, InterfaceAddress, MachineId, MachineInfo, MachineName, MachineNetwork,
     MachineSpec, MachineState, NetworkName, PrivateNetwork, Problem, ProblemKind, Publish,
 };
 
 pub use archive::ArchivedMachine;
+pub use far::{far_command, keep_command};
 pub use holder::Holder;
 pub use keeper::{supervise_command, supervise_main};
 pub use kept::{KeptEnvironment, KeptName};
@@ -45,4 +48,5 @@ pub use machines::Machines;
 pub use options::Options;
 pub use reap::{ReapAction, ReapReport, ReapedMachine};
 pub use sync::{SyncReport, SyncRequest, TreeSync};
+pub use testyard_link::near::run as near_command;
 pub use yard::Testyard;

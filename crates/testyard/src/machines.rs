@@ -376,6 +376,13 @@ impl Machines<'_> {
         })
     }
 
+    /// A connection to a machine's supervisor, which ends when the machine does.
+    pub(crate) fn watch(&self, id: &MachineId) -> Result<std::os::fd::OwnedFd, Problem> {
+        let socket = self.yard.options().home.machine_socket(id);
+        let connection = Connection::open(&socket, Role::Supervisor, id.as_str()).map_err(|error| error.problem())?;
+        Ok(connection.into_socket())
+    }
+
     pub(crate) fn supervisor(&self, row: &MachineRow) -> Result<Connection, Problem> {
         let socket = self.yard.options().home.machine_socket(&row.id);
         Connection::open(&socket, Role::Supervisor, row.name.as_str())

@@ -9,6 +9,7 @@ use testyard_machine::backend::BackendTable;
 use testyard_machine::client::{ClientError, Connection};
 use testyard_machine::contract::{Ability, Fixture, run};
 use testyard_machine::supervisor::socket_of;
+use testyard_model::{Inside, Remote, Transport};
 use testyard_protocol::Role;
 
 #[path = "../examples/third_party_backend.rs"]
@@ -19,6 +20,8 @@ struct Machines {
     home: TestHome,
     yard: Testyard,
     backend: BackendName,
+    /// What machines of this home are in: that host, or a namespace of it.
+    inside: Inside,
 }
 
 impl Machines {
@@ -27,7 +30,17 @@ impl Machines {
         let options = Options::at(&home.state()).expect("a fresh home");
         let agent = testkit::programs::path("testyard-agent");
         let yard = Testyard::open(Options { program, agent, backends, ..options }).expect("a fresh home");
-        Self { home, yard, backend }
+        let inside = if backend == BackendName::namespace() { Inside::Namespace } else { Inside::Host };
+        Self { home, yard, backend, inside }
+    }
+
+    /// Machines behind a link, whose other side is another home of this host.
+    fn elsewhere(inside: Inside) -> Self {
+        Self { inside, ..Self::built_in(BackendName::command()) }
+    }
+
+    fn far_home(&self) -> PathBuf {
+        self.home.path().join("far")
     }
 
     fn built_in(backend: BackendName) -> Self {
@@ -35,7 +48,7 @@ impl Machines {
     }
 
     fn is_namespace(&self) -> bool {
-        self.backend == BackendName::namespace()
+        self.inside == Inside::Namespace
     }
 }
 
@@ -54,13 +67,24 @@ impl Fixture for Machines {
             Ability::Limits if self.is_namespace() && root => None,
             Ability::Limits if self.is_namespace() => Some("no cgroup is writable for an ordinary user".to_owned()),
             Ability::Limits => plain(),
-            Ability::Workspaces => None,
+            Ability::Joining | Ability::Lasting if self.backend == BackendName::command() => {
+                Some("the machine is on another host, and made anew there by each start".to_owned())
+            }
+            Ability::Workspaces | Ability::Joining | Ability::Lasting => None,
             Ability::FramedTrees => Some("a tree to a machine of this host goes through a passed pipe".to_owned()),
         }
     }
 
     fn spec(&self) -> MachineSpec {
-        MachineSpec::new(self.backend.clone())
+        let mut spec = MachineSpec::new(self.backend.clone());
+        if self.backend == BackendName::command() {
+            std::fs::create_dir_all(self.far_home()).expect("a folder of the test's own");
+            let home = format!("HOME={}", self.far_home().display());
+            let words = ["env", "-u", "XDG_STATE_HOME", "-u", "XDG_CACHE_HOME", &home, "TESTYARD_HOME=/nowhere"];
+            let transport = Transport::Command(words.map(str::to_owned).to_vec());
+            spec.remote = Some(Remote { transport, inside: self.inside, grace: None });
+        }
+        spec
     }
 
     fn create(&self, name: &MachineName, spec: &MachineSpec) -> Result<(), Problem> {
@@ -96,6 +120,8 @@ impl Fixture for Machines {
                 }
             }
         }
+        let sessions = std::fs::read_dir(self.far_home().join(".local/state/testyard-far")).into_iter().flatten();
+        left.extend(sessions.flatten().map(|entry| entry.path().display().to_string()));
         left
     }
 
@@ -127,6 +153,16 @@ fn host_keeps_the_contract() {
 #[test]
 fn namespace_keeps_the_contract() {
     keep_the_contract(Machines::built_in(BackendName::namespace()));
+}
+
+#[test]
+fn a_host_behind_a_link_keeps_the_contract() {
+    keep_the_contract(Machines::elsewhere(Inside::Host));
+}
+
+#[test]
+fn a_namespace_behind_a_link_keeps_the_contract() {
+    keep_the_contract(Machines::elsewhere(Inside::Namespace));
 }
 
 #[test]

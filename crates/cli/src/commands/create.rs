@@ -6,6 +6,7 @@ use testyard_model::{
     BackendName, ByteSize, Exposure, ImageReference, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
 };
 
+use super::elsewhere::Elsewhere;
 use super::network_arguments::NetworkArguments;
 use super::{DONE, Outcome};
 use crate::output::Output;
@@ -72,6 +73,8 @@ pub(crate) struct Create {
     /// Delete it after so long, such as 8h
     #[arg(long, value_name = "DURATION")]
     ttl: Option<Span>,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl Create {
@@ -109,6 +112,7 @@ impl Create {
                 Problem::new(ProblemKind::Usage, message).hint("write an absolute path, for example: --share /tmp")
             );
         }
+        let remote = self.elsewhere.remote(&self.backend)?;
         Ok(MachineSpec {
             backend: self.backend,
             image: self.image,
@@ -126,6 +130,7 @@ impl Create {
             share: self.share,
             docker: self.docker,
             network: self.network.network()?,
+            remote,
         })
     }
 }

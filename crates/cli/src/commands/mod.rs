@@ -7,6 +7,7 @@ mod create;
 mod delete;
 mod dev;
 mod doctor;
+mod elsewhere;
 mod env;
 mod exec;
 mod history;
@@ -51,7 +52,7 @@ const NOT_STARTED: u8 = 127;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Doctor(doctor::Doctor),
-    Create(create::Create),
+    Create(Box<create::Create>),
     List(list::List),
     Info(info::Info),
     Start(start::Start),

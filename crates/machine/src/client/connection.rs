@@ -51,7 +51,7 @@ impl Connection {
 
     /// Over a socket that is connected already.
     pub fn over(socket: OwnedFd, role: Role, machine: &str) -> Result<Self, ClientError> {
-        let nobody = Welcome { version: 0, server: String::new(), generation: 0 };
+        let nobody = Welcome { version: 0, server: String::new(), generation: 0, elsewhere: false };
         let mut connection = Self {
             socket,
             reader: FrameReader::new(READ),
@@ -76,6 +76,12 @@ impl Connection {
             }
             other => Err(connection.unexpected(&other)),
         }
+    }
+
+    /// The socket alone, to see when the other side ends.
+    #[must_use]
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// The version spoken, and who answers.

@@ -26,7 +26,11 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "a held environment keeps its files between commands", needs: ISOLATED, run: held },
     Case { name: "a released environment is gone", needs: ISOLATED, run: released },
     Case { name: "an environment ends with the connection that holds it", needs: ISOLATED, run: dropped },
-    Case { name: "a joining process gets the environment's descriptors", needs: ISOLATED, run: entered },
+    Case {
+        name: "a joining process gets the environment's descriptors",
+        needs: &[Ability::Environments, Ability::Joining],
+        run: entered,
+    },
     Case { name: "memory and processes are limited", needs: &[Ability::Environments, Ability::Limits], run: limits },
     Case { name: "usage is measured", needs: &[Ability::Environments, Ability::Limits], run: usage },
     Case { name: "a limit that cannot be set is named", needs: ISOLATED, run: unavailable_limits },

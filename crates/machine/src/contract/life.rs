@@ -9,8 +9,12 @@ use crate::client::caller;
 pub(super) const CASES: &[Case] = &[
     Case { name: "a name is taken once", needs: &[], run: taken_name },
     Case { name: "an architecture that is not there is refused", needs: &[], run: wrong_architecture },
-    Case { name: "a restart ends processes and keeps files", needs: &[], run: restart },
-    Case { name: "environment numbers go on after a restart", needs: &[Ability::Workspaces], run: numbers_go_on },
+    Case { name: "a restart ends processes and keeps files", needs: &[Ability::Lasting], run: restart },
+    Case {
+        name: "environment numbers go on after a restart",
+        needs: &[Ability::Workspaces, Ability::Lasting],
+        run: numbers_go_on,
+    },
     Case { name: "a stopped machine says so", needs: &[], run: stopped },
     Case { name: "a deleted machine leaves nothing", needs: &[], run: deleted },
     Case { name: "two machines share no files", needs: &[Ability::OwnRoot], run: two_machines },

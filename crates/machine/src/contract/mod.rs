@@ -38,6 +38,10 @@ pub enum Ability {
     Limits,
     /// Trees travel in data frames, for a machine to which no descriptor can be passed.
     FramedTrees,
+    /// A process of this host can join an environment: the machine is on this host.
+    Joining,
+    /// What a machine has of its own outlives a stop.
+    Lasting,
     /// A command's whole tree ends with it even where a child forks twice and clears every mark.
     NoEscape,
 }
@@ -51,6 +55,8 @@ impl fmt::Display for Ability {
             Self::Environments => "isolated environments",
             Self::Workspaces => "workspaces",
             Self::Limits => "limits and measured usage",
+            Self::Joining => "environments that a process of this host joins",
+            Self::Lasting => "what outlives a stop",
             Self::FramedTrees => "trees in frames",
             Self::NoEscape => "the end of every process",
         })

@@ -112,7 +112,7 @@ impl Visitor {
             return Wish::Leave;
         };
         self.stage = Stage::Served { reader: FrameReader::new(1024) };
-        let welcome = Welcome { version, server: SERVER.to_owned(), generation: 0 };
+        let welcome = Welcome { version, server: SERVER.to_owned(), generation: 0, elsewhere: false };
         if self.answer(0, &Event::Welcome(welcome)) { self.wish() } else { Wish::Leave }
     }
 

@@ -1,0 +1,27 @@
+//! A machine on another host, reached over any command's standard streams.
+//!
+//! ```text
+//! client ── machine.sock ── supervisor            other host: far ── machine.sock ── supervisor ── agent
+//!    └────── its socket ──► near ══ frames over ssh, srun … ══► far ──┘ a socket for each client
+//! ```
+//!
+//! [`near`] plays the agent here: clients see an ordinary machine. [`far`] plays the client there. Between them one
+//! [`hub`] on each side carries clients' connections and the descriptors that clients attach; [`numbered`] frames
+//! survive a connection that breaks. This crate knows no backend and no registry.
+
+mod attach;
+pub mod bootstrap;
+mod channel;
+mod connect;
+pub mod far;
+pub mod hub;
+pub mod message;
+pub mod near;
+pub mod numbered;
+mod ssh;
+mod transport;
+pub mod wire;
+
+pub use bootstrap::Programs;
+pub use near::NearStart;
+pub use ssh::{ASK_VARIABLE, answer_ssh, password};

@@ -1,0 +1,109 @@
+//! The far side of a machine on another host: what `testyard far` and its keeper run there.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::pipe::{PipeFlags, pipe_with};
+use testyard_link::far::{self, Keeper, LISTENING, Made, TOLD};
+use testyard_link::message::FarStart;
+use testyard_linux::process;
+use testyard_machine::supervisor::socket_of;
+use testyard_model::{MachineName, MachineSpec, Problem, ProblemKind, Span};
+
+use crate::options::Options;
+use crate::yard::Testyard;
+
+/// What `testyard far` runs: one connection, over its standard streams.
+pub fn far_command() -> Result<(), Problem> {
+    far::attach(spawn_keeper)
+}
+
+/// Starts the keeper of a session, which leaves the login's session.
+fn spawn_keeper(folder: &Path, listener: OwnedFd, start: &FarStart) -> Result<(), Problem> {
+    let failed =
+        |error: std::io::Error| Problem::new(ProblemKind::System, "cannot start the keeper there").because(error);
+    let told = memfd_create("testyard-far", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+    let mut told = File::from(told);
+    serde_json::to_writer(&mut told, start).map_err(|error| failed(error.into()))?;
+    told.flush().and_then(|()| told.rewind()).map_err(failed)?;
+    let program = std::env::current_exe().map_err(failed)?;
+    let log = File::options().create(true).append(true).open(folder.join("log")).map_err(failed)?;
+    let mut command = Command::new(program);
+    command.arg("far-keep").arg(folder).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let descriptors = [(listener.as_fd(), LISTENING), (told.as_fd(), TOLD)];
+    process::spawn_with_descriptors(&mut command, &descriptors).map(drop).map_err(|error| error.problem())
+}
+
+/// What `testyard far-keep FOLDER` runs: the machine of one session, until that is over.
+pub fn keep_command(folder: &Path) -> Result<(), Problem> {
+    let [listener, told] = process::inherited_descriptors([LISTENING, TOLD])
+        .ok_or_else(|| Problem::new(ProblemKind::Usage, "`far-keep` is started by testyard itself only"))?;
+    process::set_session().map_err(|error| error.problem())?;
+    testyard_linux::signal::ignore(testyard_linux::signal::Signal::PIPE).map_err(|error| error.problem())?;
+    let start: FarStart = serde_json::from_reader(File::from(told))
+        .map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
+    let (done, told) = pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|errno| Problem::new(ProblemKind::System, "cannot make a pipe").because(errno))?;
+    let (home, wanted) = (home_of(folder), start.clone());
+    let making = std::thread::Builder::new().name("make".to_owned()).spawn(move || {
+        let made = make(&home, &wanted);
+        drop(told);
+        made
+    });
+    let making = making.map_err(|error| Problem::new(ProblemKind::System, "cannot start a thread").because(error))?;
+    let mut keeper = Keeper::new(listener, &start, (making, done))?;
+    keeper.serve();
+    let removed = keeper.finish(|| remove(folder));
+    // Others of this user whose keepers were killed.
+    far::sweep(folder, |other| reap(&home_of(other)));
+    removed
+}
+
+fn home_of(folder: &Path) -> PathBuf {
+    folder.join("home")
+}
+
+fn yard_at(home: &Path) -> Result<Testyard, Problem> {
+    Ok(Testyard::bare(Options::at(home)?))
+}
+
+fn make(home: &Path, start: &FarStart) -> Result<Made, Problem> {
+    let yard = yard_at(home)?;
+    let name: MachineName = start.name.parse().map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
+    // Should the keeper be killed, its supervisor ends what nobody is connected to.
+    let spec = MachineSpec { idle: Some(Span(std::time::Duration::from_millis(start.grace_ms))), ..start.spec.clone() };
+    let info = yard.machines().create(&name, &spec)?;
+    let socket = socket_of(yard.options().home.runtime(), &name);
+    let watch = yard.machines().watch(&info.id)?;
+    Ok(Made { limits: info.limits, socket, watch })
+}
+
+/// Removes the machine and everything else of a session.
+fn remove(folder: &Path) -> Result<(), Problem> {
+    let home = home_of(folder);
+    if home.exists() {
+        let yard = yard_at(&home)?;
+        for machine in yard.machines().list()? {
+            yard.machines().delete(&machine.name, true)?;
+        }
+    }
+    far::remove(folder)
+}
+
+/// Finishes what a killed keeper left in its home, so that the folder can go.
+fn reap(home: &Path) -> Result<(), Problem> {
+    if !home.exists() {
+        return Ok(());
+    }
+    let yard = yard_at(home)?;
+    yard.reap(false)?;
+    for machine in yard.machines().list()? {
+        yard.machines().delete(&machine.name, true)?;
+    }
+    Ok(())
+}
