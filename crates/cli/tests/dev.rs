@@ -130,7 +130,10 @@ fn the_machines_docker_answers_what_the_sdk_sends() {
     let run = "docker run --rm --name n-1 -v /root:/root -w /root --pull missing -e A=1 --gpus all ubuntu:22.04 sh -c ";
     let done = sent(&format!("{run} 'echo $A; pwd; echo kept > f; echo gone > /etc/gone; exit 7'"));
     assert_eq!((done.code, done.stdout.as_str()), (7, "1\n/root\n"), "{done}");
-    assert_eq!(sent("cat /root/f; ls /etc/gone 2>/dev/null; docker ps -aq").stdout, "kept\n");
+    // On a host that is a machine itself there may be no room for one more layer, which is said.
+    let layered = !done.stderr.contains("allows no layer over this machine's root");
+    let expected = if layered { "kept\n" } else { "kept\n/etc/gone\n" };
+    assert_eq!(sent("cat /root/f; ls /etc/gone 2>/dev/null; docker ps -aq").stdout, expected, "{done}");
     for (command, code) in [("nope", 127), ("/etc/passwd", 126), ("sh -c 'kill -9 $$'", 137)] {
         assert_eq!(sent(&format!("docker run --rm ubuntu:22.04 {command}")).code, code, "{command}");
     }
