@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use testyard::run::{SourceMode, TestBench};
+use testyard::run::{SourceMode, TestBench, Where};
 use testyard::{Machine, Options, Testyard};
 use testyard_images::{Digest, HostOptions, HostView, Store};
 use testyard_machine::client::ClientError;
@@ -81,6 +81,6 @@ pub(crate) fn check_places(yard: &Testyard, plan: &Plan) -> Result<(), PlanError
 }
 
 /// What runs tests.
-pub(crate) fn test_bench(yard: &Testyard, source: SourceMode) -> Result<TestBench, Problem> {
-    TestBench::prepare(yard, source)
+pub(crate) fn test_bench(yard: &Testyard, source: SourceMode, place: &Where) -> Result<TestBench, Problem> {
+    TestBench::prepare(yard, source, place)
 }

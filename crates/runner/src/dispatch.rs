@@ -7,6 +7,9 @@
 //!    └──────────────────────── run stopped ─────────────────────▶ done
 //! ```
 //!
+//! A node that is lost is taken out, and what ran there waits again, as after an infrastructure error but before all
+//! others; where no node is left, the run stops.
+//!
 //! It knows no thread, no channel and no clock: [`Dispatch::step`] is given what happened and when, and says what
 //! to do. Each test gives exactly one [`Command::Result`], whatever an executor does.
 
@@ -65,6 +68,7 @@ enum Place {
 #[derive(Debug)]
 struct Running {
     attempt: u32,
+    node: usize,
     since: Moment,
     deadline: Duration,
     pressure: Pressure,
@@ -96,7 +100,7 @@ impl Dispatch {
         let demands = tests.iter().map(|test| test.demand.clone()).collect();
         let slot = |test| Slot { test, attempts: Vec::new(), place: Place::Waiting };
         Self {
-            schedule: Schedule::new(demands, order, policy.capacity),
+            schedule: Schedule::new(demands, order, policy.nodes.clone()),
             random: Random::seeded(policy.seed),
             tests: tests.into_iter().map(slot).collect(),
             policy,
@@ -166,8 +170,8 @@ impl Dispatch {
     }
 
     fn start(&mut self, now: Moment, commands: &mut Vec<Command>) {
-        while self.stop.is_none() && self.running.len() < self.policy.jobs {
-            let Some(test) = self.schedule.take() else { return };
+        while self.stop.is_none() {
+            let Some((test, node)) = self.schedule.take() else { return };
             if let Some(refusal) = self.tests[test].test.refused.take() {
                 self.schedule.release(test);
                 let verdict = self.refused(refusal);
@@ -180,6 +184,7 @@ impl Dispatch {
             let pressure = Pressure::No;
             slot.place = Place::Running(Running {
                 attempt,
+                node,
                 since: now,
                 deadline,
                 pressure,
@@ -187,19 +192,26 @@ impl Dispatch {
                 notices: Vec::new(),
             });
             self.running.push(test);
-            commands.push(Command::Start { test, attempt });
+            commands.push(Command::Start { test, attempt, node });
         }
+    }
+
+    /// Whether an end of this attempt would mean anything: it runs, and was not given up.
+    #[must_use]
+    pub fn awaits(&self, test: usize, attempt: u32) -> bool {
+        matches!(&self.tests[test].place, Place::Running(running) if running.attempt == attempt)
     }
 
     fn ended(&mut self, now: Moment, test: usize, attempt: u32, end: End, commands: &mut Vec<Command>) {
         let limit_ms = u64::try_from(self.tests[test].test.timeout.as_millis()).unwrap_or(u64::MAX);
         // An attempt that was given up has its result already.
         let Some(running) = self.running_attempt(test, attempt) else { return };
-        let (by_user, overrun) = (running.by_user, running.pressure > Pressure::No);
+        let (by_user, overrun, node) = (running.by_user, running.pressure > Pressure::No, running.node);
         let failed_attempts = self.failed_attempts(test);
         let verdict = match end {
             End::Status(CommandStatus::Exited(0)) if failed_attempts > 0 => Verdict::Flaky { failed_attempts },
             End::Status(CommandStatus::Exited(0)) => Verdict::Passed,
+            End::Lost(problem) => return self.lost(now, node, test, &problem, commands),
             _ if by_user => Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted }),
             End::ServiceDied { service, died, status } => {
                 Verdict::Failed(Failure::ServiceDied { service, died, status })
@@ -215,16 +227,62 @@ impl Dispatch {
             End::Refused(refusal) => self.refused(refusal),
         };
         let again = self.repeats(test, &verdict, overrun);
+        self.conclude(now, test, verdict, again, commands);
+    }
+
+    /// An attempt is over, and perhaps the test with it.
+    fn conclude(
+        &mut self,
+        now: Moment,
+        test: usize,
+        verdict: Verdict,
+        again: Option<Duration>,
+        commands: &mut Vec<Command>,
+    ) {
         let attempt = self.leave(now, test, &verdict);
         if let Some(after) = again {
             self.tests[test].attempts.push(attempt.clone());
             self.tests[test].place = Place::Delayed { until: now.since + after };
             self.delayed.push(test);
-            commands.push(Command::Retry { test, attempt, after });
+            commands.push(Command::Retry { test, attempt: Box::new(attempt), after });
             return;
         }
         self.tests[test].attempts.push(attempt);
         self.finish(now, test, verdict, commands);
+    }
+
+    /// A node is gone, as the end of `by`'s attempt tells: nobody waits for what else ran there.
+    fn lost(&mut self, now: Moment, node: usize, by: usize, problem: &Problem, commands: &mut Vec<Command>) {
+        self.schedule.lose(node);
+        commands.push(Command::Lost { node, problem: problem.clone() });
+        let is_there = |test: &usize| matches!(&self.tests[*test].place, Place::Running(one) if one.node == node);
+        let there: Vec<usize> = self.running.iter().copied().filter(is_there).collect();
+        for test in there {
+            if test != by {
+                commands.push(Command::Cancel { test, reason: CancelReason::Killed });
+                commands.push(Command::Abandon { test });
+            }
+            let by_user = matches!(&self.tests[test].place, Place::Running(Running { by_user: true, .. }));
+            let verdict = if by_user {
+                Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted })
+            } else {
+                Verdict::InfrastructureError { problem: problem.clone() }
+            };
+            // A test that takes its node down with it does not get all of them.
+            let again = self.errors(test).saturating_add(1) < self.policy.attempts;
+            let again = (again && self.stop.is_none() && self.schedule.has_node()).then_some(Duration::ZERO);
+            self.conclude(now, test, verdict, again, commands);
+        }
+        if !self.schedule.has_node() && self.stop.is_none() {
+            self.stop(now, Stop::NoMachineLeft, commands);
+        }
+    }
+
+    /// Attempts that something other than the test ended.
+    fn errors(&self, test: usize) -> u32 {
+        let met = |attempt: &&Attempt| matches!(attempt.verdict, Verdict::InfrastructureError { .. });
+        let met = self.tests[test].attempts.iter().filter(met).count();
+        u32::try_from(met).unwrap_or(u32::MAX)
     }
 
     fn failed_attempts(&self, test: usize) -> u32 {
@@ -240,9 +298,7 @@ impl Dispatch {
         }
         match verdict {
             Verdict::InfrastructureError { problem } if problem.kind.is_transient() && !overrun => {
-                let met = |attempt: &&Attempt| matches!(attempt.verdict, Verdict::InfrastructureError { .. });
-                let met = self.tests[test].attempts.iter().filter(met).count();
-                let met = u32::try_from(met).unwrap_or(u32::MAX).saturating_add(1);
+                let met = self.errors(test).saturating_add(1);
                 (met < self.policy.attempts).then(|| backoff::delay(met, &mut self.random))
             }
             Verdict::Failed(Failure::Exit { .. } | Failure::Signal { .. }) | Verdict::TimedOut { .. } => {
@@ -264,6 +320,7 @@ impl Dispatch {
             started_ms: running.since.unix_ms,
             duration_us,
             worker: None,
+            machine: None,
             verdict: verdict.clone(),
             stdout: None,
             stderr: None,

@@ -15,6 +15,7 @@ use testyard_model::{
 use crate::cancel::Cancel;
 use crate::capture::{Capture, CaptureOptions, Captured, Stream};
 use crate::result::Aftermath;
+use crate::schedule::Room;
 use crate::service::{ServiceResult, Services};
 use crate::suite::TestUser;
 
@@ -27,6 +28,8 @@ pub struct Job {
     pub test: String,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// Which of [`Executor::nodes`] it is for; 0 where there are none.
+    pub node: usize,
     /// The suite's folder, absolute; it lies in the working tree that the test is about.
     pub root: PathBuf,
     /// The program and its arguments, verbatim.
@@ -119,6 +122,8 @@ pub enum JobOutcome {
     /// [`testyard_model::ProblemKind::is_transient`]; a problem of kind `Command` (no such program, not
     /// executable) is the test's own failure.
     Infrastructure(Problem),
+    /// The node is lost, with everything that ran there: tried again on another.
+    Lost(Problem),
     /// A service that it needs did not get ready, or was dead already.
     Unserved {
         /// Which, and why.
@@ -196,8 +201,23 @@ pub struct SourceTree {
     pub frozen: bool,
 }
 
+/// One of several machines over which a run's tests are spread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// As people name it.
+    pub name: String,
+    /// What it gives to tests.
+    pub room: Room,
+}
+
 /// Runs jobs. Called from many threads at once.
 pub trait Executor: Send + Sync {
+    /// The nodes over which tests are spread, with their own room; none where all run in one place, with the room that
+    /// [`crate::run::RunOptions`] gives. Called once for a run, before anything is started.
+    fn nodes(&self) -> Vec<Node> {
+        Vec::new()
+    }
+
     /// Whether this host can do each of these, in their order. Called once for a run, before anything is started.
     fn abilities(&self, needs: &[String]) -> Vec<Ability>;
 

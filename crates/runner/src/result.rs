@@ -127,6 +127,8 @@ pub enum Stop {
     Interrupted,
     /// The first failure, with `--fail-fast`.
     FailFast,
+    /// All machines over which it was spread are lost.
+    NoMachineLeft,
 }
 
 impl Stop {
@@ -136,6 +138,7 @@ impl Stop {
         match self {
             Self::Interrupted => "interrupted",
             Self::FailFast => "--fail-fast after a failure",
+            Self::NoMachineLeft => "no machine is left",
         }
     }
 }
@@ -178,6 +181,7 @@ impl Verdict {
         match self {
             Self::Passed | Self::Flaky { .. } => ExitCode::Passed,
             Self::Failed(_) | Self::TimedOut { .. } => ExitCode::TestsFailed,
+            Self::Skipped(SkipReason::NotStarted { stop: Stop::NoMachineLeft }) => ExitCode::Infrastructure,
             Self::Skipped(_) => ExitCode::Skipped,
             Self::InfrastructureError { problem } if problem.kind == ProblemKind::Bug => ExitCode::Bug,
             Self::InfrastructureError { .. } => ExitCode::Infrastructure,
@@ -245,6 +249,9 @@ pub struct Attempt {
     /// Which worker ran it, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<u32>,
+    /// Which machine, of a run that is spread over several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// What came of it.
     #[serde(flatten)]
     pub verdict: Verdict,

@@ -24,12 +24,12 @@ use crate::clock::Clock;
 use crate::dispatch::{Command, Dispatch, Input, Moment};
 use crate::history::History;
 use crate::inspect::Inspection;
-use crate::job::Executor;
+use crate::job::{Executor, Node};
 use crate::order::Order;
 use crate::plan::{Plan, PlanError};
 use crate::report::{Announcement, Reporting, RunInfo};
 use crate::result::{Attempt, ExpiredQuarantine, QuarantineMark, RunSummary, TestResult, TreeInfo, Verdict};
-use crate::schedule::Capacity;
+use crate::schedule::{Capacity, Room};
 use crate::suite::RunSettings;
 
 use attempts::PastAttempts;
@@ -40,8 +40,10 @@ use worker::{Assignment, Payload, Workers};
 /// How to run a plan.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// Tests at once; above 0.
+    /// Tests at once, where all run in one place; above 0.
     pub jobs: usize,
+    /// Tests at once on each of several machines; none means one a processor.
+    pub node_jobs: Option<usize>,
     /// Replaces every test's own timeout.
     pub timeout: Option<Duration>,
     /// Start nothing more after a failure.
@@ -50,7 +52,7 @@ pub struct RunOptions {
     pub no_skip: bool,
     /// Attempts of a test that meets transient infrastructure errors.
     pub attempts: u32,
-    /// What tests may use together.
+    /// What tests may use together, where all run in one place.
     pub capacity: Capacity,
     /// Where a folder is made, named by the run's id, for output that is too much to hold; only when it is needed.
     pub output: PathBuf,
@@ -86,14 +88,15 @@ impl RunOptions {
     /// As many tests at once as there are processors, and everything else as usual.
     #[must_use]
     pub fn new(output: PathBuf) -> Self {
-        let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let Room { jobs, capacity } = room_of_host();
         Self {
             jobs,
+            node_jobs: None,
             timeout: None,
             fail_fast: false,
             no_skip: false,
             attempts: 3,
-            capacity: Capacity { milli_cpus: jobs as u64 * 1_000, memory: memory_of_host() },
+            capacity,
             output,
             keep_failed: None,
             run: String::new(),
@@ -105,6 +108,13 @@ impl RunOptions {
             step: |_| (),
         }
     }
+}
+
+/// What this host gives to tests: a slot a processor.
+#[must_use]
+pub fn room_of_host() -> Room {
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Room { jobs, capacity: Capacity { milli_cpus: jobs as u64 * 1_000, memory: memory_of_host() } }
 }
 
 /// What tests may set aside of the host's memory: nine tenths of what was available.
@@ -239,17 +249,21 @@ pub fn run(
     for problem in problems {
         reporting.announce(Announcement::Warning(problem));
     }
+    let mut nodes = around.executor.nodes();
+    if let Some(jobs) = options.node_jobs {
+        nodes.iter_mut().for_each(|node| node.room.jobs = jobs.max(1));
+    }
+    let policy = prepare::policy(options, &nodes);
     let started = around.clock.now();
     reporting.announce(Announcement::RunStarted(RunInfo {
         run: run_id.clone(),
         started_ms: around.clock.unix_ms(),
         tests: plan.tests.len(),
-        jobs: options.jobs,
+        jobs: policy.nodes.iter().map(|room| room.jobs).sum(),
         trees: trees.clone(),
         seed: (options.order == Order::Random).then_some(options.seed),
         shard: plan.shard.clone(),
     }));
-    let policy = prepare::policy(options);
     let options = &RunOptions { output: options.output.join(&run_id), run: run_id.clone(), ..options.clone() };
     let mut driver = Driver {
         plan,
@@ -262,6 +276,7 @@ pub fn run(
         cancels: vec![Cancel::new(); plan.tests.len()],
         payloads: (0..plan.tests.len()).map(|_| None).collect(),
         ran_by: vec![Vec::new(); plan.tests.len()],
+        nodes,
         past: PastAttempts::default(),
         slow: BTreeSet::new(),
         quarantined,
@@ -284,8 +299,9 @@ struct Driver<'a> {
     workers: Workers,
     cancels: Vec<Cancel>,
     payloads: Vec<Option<Box<Payload>>>,
-    /// The worker of each attempt of each test.
-    ran_by: Vec<Vec<Option<u32>>>,
+    /// The worker and the node of each attempt of each test.
+    ran_by: Vec<Vec<RanBy>>,
+    nodes: Vec<Node>,
     past: PastAttempts,
     looker: Looker,
     slow: BTreeSet<usize>,
@@ -293,6 +309,13 @@ struct Driver<'a> {
     expired: Vec<ExpiredQuarantine>,
     results: Vec<Option<Arc<TestResult>>>,
     killed: bool,
+}
+
+/// Who ran an attempt.
+#[derive(Debug, Clone, Copy)]
+struct RanBy {
+    worker: Option<u32>,
+    node: usize,
 }
 
 impl Driver<'_> {
@@ -319,7 +342,10 @@ impl Driver<'_> {
                 Some(Event::Ended { worker, test, attempt, payload }) => {
                     self.workers.free(worker);
                     let end = payload.end.clone();
-                    self.payloads[test] = Some(payload);
+                    // What comes back after it was given up is of no use to anybody.
+                    if dispatch.awaits(test, attempt) {
+                        self.payloads[test] = Some(payload);
+                    }
                     Input::Ended { test, attempt, end }
                 }
             };
@@ -341,12 +367,14 @@ impl Driver<'_> {
     fn act(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
-                Command::Start { test, attempt } => self.start(test, attempt),
+                Command::Start { test, attempt, node } => self.start(test, attempt, node),
+                Command::Lost { node, problem } => self.lost(node, problem),
                 Command::Cancel { test, reason } => self.cancels[test].request(reason),
                 Command::Abandon { test } => self.workers.abandon(test),
                 Command::Retry { test, mut attempt, after } => {
-                    attempt.worker = self.ran_by[test].last().copied().flatten();
-                    let attempt = self.past.ended(test, attempt, self.payloads[test].take());
+                    let ran_by = self.ran_by[test].last().copied();
+                    self.mark(&mut attempt, ran_by);
+                    let attempt = self.past.ended(test, *attempt, self.payloads[test].take());
                     self.reporting.announce(Announcement::AttemptFailed { test, attempt, after });
                 }
                 Command::Slow { test, after } => {
@@ -364,24 +392,38 @@ impl Driver<'_> {
         }
     }
 
-    fn start(&mut self, test: usize, attempt: u32) {
+    fn start(&mut self, test: usize, attempt: u32, node: usize) {
         let cancel = Cancel::new();
         self.cancels[test] = cancel.clone();
         // Whoever watches knows of the start before it happens.
         self.reporting.announce(Announcement::TestStarted { test, attempt });
-        let job = prepare::job(self.plan, test, attempt, self.options);
+        let job = prepare::job(self.plan, test, attempt, node, self.options);
         let worker = self.workers.start(Assignment { test, attempt, job, cancel });
-        self.ran_by[test].push(worker);
+        self.ran_by[test].push(RanBy { worker, node });
+    }
+
+    fn lost(&mut self, node: usize, problem: Problem) {
+        let name = self.nodes.get(node).map(|node| node.name.as_str()).unwrap_or_default();
+        let causes = std::iter::once(problem.message).chain(problem.causes).collect();
+        let message = format!("machine {name} is lost: what ran there is tried elsewhere");
+        self.reporting.announce(Announcement::Warning(Problem { message, causes, ..problem }));
+    }
+
+    /// Who ran it.
+    fn mark(&self, attempt: &mut Attempt, ran_by: Option<RanBy>) {
+        attempt.worker = ran_by.and_then(|ran_by| ran_by.worker);
+        attempt.machine = ran_by.and_then(|ran_by| Some(self.nodes.get(ran_by.node)?.name.clone()));
     }
 
     fn inspect(&self, test: usize, attempt: u32, left: Duration) {
-        let job = prepare::job(self.plan, test, attempt, self.options);
+        let node = self.ran_by[test].last().map_or(0, |ran_by| ran_by.node);
+        let job = prepare::job(self.plan, test, attempt, node, self.options);
         self.looker.look(test, attempt, &job, left);
     }
 
     fn finish(&mut self, test: usize, verdict: Verdict, mut attempts: Vec<Attempt>) {
-        for (attempt, worker) in attempts.iter_mut().zip(&self.ran_by[test]) {
-            attempt.worker = *worker;
+        for (attempt, ran_by) in attempts.iter_mut().zip(&self.ran_by[test]) {
+            self.mark(attempt, Some(*ran_by));
         }
         let payload = self.payloads[test].take();
         let tree = &self.trees[self.plan.tests[test].suite];

@@ -7,21 +7,19 @@ use testyard_model::{CommandStatus, Problem};
 use crate::cancel::CancelReason;
 use crate::job::{JobEvent, Refusal};
 use crate::result::{Attempt, Stop, Verdict};
-use crate::schedule::{Capacity, Demand};
+use crate::schedule::{Demand, Room};
 
 /// What decides how tests are dispatched.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Tests at once; above 0.
-    pub jobs: usize,
+    /// The nodes on which tests run, at least one.
+    pub nodes: Vec<Room>,
     /// Start nothing more after a failure.
     pub fail_fast: bool,
     /// A skip for want of something is a failure.
     pub no_skip: bool,
-    /// Attempts of a test that meets transient infrastructure errors; above 0.
+    /// Attempts of a test that meets transient infrastructure errors or loses its node; above 0.
     pub attempts: u32,
-    /// What tests may use together.
-    pub capacity: Capacity,
     /// Decides the jitter.
     pub seed: u64,
 }
@@ -95,6 +93,8 @@ pub enum End {
     },
     /// Something other than the test failed.
     Infrastructure(Problem),
+    /// The node is lost, with everything that ran there.
+    Lost(Problem),
     /// This host cannot run it.
     Refused(Refusal),
 }
@@ -108,6 +108,15 @@ pub enum Command {
         test: usize,
         /// Which, from 1.
         attempt: u32,
+        /// On which node, from 0.
+        node: usize,
+    },
+    /// A node is lost: nothing is started there any more, and what ran there is tried elsewhere. At most once a node.
+    Lost {
+        /// Which node.
+        node: usize,
+        /// Why.
+        problem: Problem,
     },
     /// Ask a running job to end.
     Cancel {
@@ -126,7 +135,7 @@ pub enum Command {
         /// Of which test.
         test: usize,
         /// The attempt that ended.
-        attempt: Attempt,
+        attempt: Box<Attempt>,
         /// When it will be repeated.
         after: Duration,
     },

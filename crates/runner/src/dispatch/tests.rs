@@ -1,16 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::schedule::{Capacity, Demand};
+use crate::schedule::{Capacity, Demand, Room};
 
-const POLICY: Policy = Policy {
-    jobs: 2,
-    fail_fast: false,
-    no_skip: false,
-    attempts: 3,
-    capacity: Capacity { milli_cpus: 2_000, memory: 1 << 30 },
-    seed: 0,
-};
+const CAPACITY: Capacity = Capacity { milli_cpus: 2_000, memory: 1 << 30 };
+const POLICY: Policy = Policy { nodes: Vec::new(), fail_fast: false, no_skip: false, attempts: 3, seed: 0 };
 
 fn at(seconds: u64) -> Moment {
     Moment { since: Duration::from_secs(seconds), unix_ms: 0 }
@@ -20,9 +14,16 @@ fn tests(count: usize) -> Vec<Dispatched> {
     vec![Dispatched { timeout: Duration::from_secs(5), ..Dispatched::default() }; count]
 }
 
+/// Nodes with so many slots each.
+fn nodes<const N: usize>(jobs: [usize; N]) -> Vec<Room> {
+    jobs.map(|jobs| Room { jobs, capacity: CAPACITY }).to_vec()
+}
+
+/// Two tests at once, where the policy does not say.
 fn dispatch(tests: Vec<Dispatched>, policy: Policy) -> Dispatch {
     let order = (0..tests.len()).collect();
-    Dispatch::new(tests, order, policy)
+    let nodes = if policy.nodes.is_empty() { nodes([2]) } else { policy.nodes.clone() };
+    Dispatch::new(tests, order, Policy { nodes, ..policy })
 }
 
 fn ended(test: usize, attempt: u32, end: End) -> Input {
@@ -70,7 +71,7 @@ fn only_transient_infrastructure_errors_are_repeated_and_not_for_ever() {
         assert!(matches!(&commands[..], [Command::Retry { test: 1, .. }]), "{commands:?}");
         assert!(dispatch.next_wake().is_some_and(|wake| wake <= at(10 * u64::from(attempt) + 1).since));
         let commands = dispatch.step(at(10 * u64::from(attempt) + 5), Input::Tick);
-        assert_eq!(commands, [Command::Start { test: 1, attempt: attempt + 1 }]);
+        assert_eq!(commands, [Command::Start { test: 1, attempt: attempt + 1, node: 0 }]);
     }
     let commands = dispatch.step(at(40), ended(1, 3, transient));
     let [Command::Result { verdict: Verdict::InfrastructureError { .. }, attempts, .. }] = &commands[..] else {
@@ -89,7 +90,7 @@ fn a_failure_is_tried_again_as_often_as_the_test_says_and_is_then_flaky_or_faile
     let commands = dispatch.step(at(1), exited(0, 7));
     let Command::Retry { test: 0, attempt, after: Duration::ZERO } = &commands[0] else { panic!("{commands:?}") };
     assert_eq!((attempt.number, attempt.verdict.as_str()), (1, "failed"));
-    assert_eq!(commands[1], Command::Start { test: 0, attempt: 2 });
+    assert_eq!(commands[1], Command::Start { test: 0, attempt: 2, node: 0 });
     // A passing trouble of the infrastructure uses up no retry, and is none.
     let gone = End::Infrastructure(Problem::new(ProblemKind::Unavailable, "gone"));
     assert!(matches!(&dispatch.step(at(2), ended(0, 2, gone))[..], [Command::Retry { .. }]));
@@ -120,10 +121,10 @@ fn what_no_repetition_can_change_is_not_repeated() {
 fn a_quarantined_failure_stops_nothing() {
     let mut three = tests(3);
     three[0].quarantined = true;
-    let mut dispatch = dispatch(three, Policy { jobs: 1, fail_fast: true, ..POLICY });
+    let mut dispatch = dispatch(three, Policy { nodes: nodes([1]), fail_fast: true, ..POLICY });
     dispatch.step(at(0), Input::Tick);
     let commands = dispatch.step(at(1), exited(0, 1));
-    assert_eq!(commands.last(), Some(&Command::Start { test: 1, attempt: 1 }));
+    assert_eq!(commands.last(), Some(&Command::Start { test: 1, attempt: 1, node: 0 }));
 }
 
 #[test]
@@ -207,6 +208,64 @@ fn what_is_missing_is_skipped_or_with_no_skip_failed() {
     }
 }
 
+fn gone() -> End {
+    End::Lost(Problem::new(ProblemKind::Unavailable, "machine n1 went away"))
+}
+
+fn starts(commands: &[Command]) -> Vec<(usize, u32, usize)> {
+    let start = |command: &Command| match command {
+        Command::Start { test, attempt, node } => Some((*test, *attempt, *node)),
+        _ => None,
+    };
+    commands.iter().filter_map(start).collect()
+}
+
+#[test]
+fn what_ran_on_a_lost_node_runs_once_more_elsewhere_and_what_comes_back_late_is_nothing() {
+    let mut dispatch = dispatch(tests(7), Policy { nodes: nodes([2, 2, 1]), ..POLICY });
+    let commands = dispatch.step(at(0), Input::Tick);
+    assert_eq!(starts(&commands), [(0, 1, 0), (1, 1, 1), (2, 1, 2), (3, 1, 0), (4, 1, 1)]);
+    let commands = dispatch.step(at(1), ended(3, 1, gone()));
+    assert!(matches!(commands[0], Command::Lost { node: 0, .. }), "{commands:?}");
+    // The other one that ran there is not waited for, the one that told is.
+    assert!(commands.contains(&Command::Abandon { test: 0 }) && !commands.contains(&Command::Abandon { test: 3 }));
+    let retried = |command: &&Command| matches!(command, Command::Retry { after: Duration::ZERO, .. });
+    assert_eq!((commands.iter().filter(retried).count(), starts(&commands)), (2, vec![]));
+    // Both go before whatever has not begun.
+    assert_eq!(starts(&dispatch.step(at(2), exited(1, 0))), [(3, 2, 1)]);
+    assert_eq!(starts(&dispatch.step(at(2), exited(2, 0))), [(0, 2, 2)]);
+    assert!(dispatch.step(at(3), exited(0, 0)).is_empty() && !dispatch.awaits(0, 1), "its first attempt was given up");
+    let commands = dispatch.step(at(4), ended(0, 2, End::Status(CommandStatus::Exited(0))));
+    let Command::Result { test: 0, verdict: Verdict::Passed, attempts } = &commands[0] else { panic!("{commands:?}") };
+    let words: Vec<_> = attempts.iter().map(|attempt| (attempt.number, attempt.verdict.as_str())).collect();
+    assert_eq!(words, [(1, "infrastructure-error"), (2, "passed")], "it is not called flaky");
+}
+
+#[test]
+fn a_run_without_a_node_stops_and_says_what_was_not_started() {
+    let mut dispatch = dispatch(tests(4), Policy { nodes: nodes([1, 1]), ..POLICY });
+    dispatch.step(at(0), Input::Tick);
+    assert_eq!(verdicts(&dispatch.step(at(1), ended(0, 1, gone()))), []);
+    let commands = dispatch.step(at(2), ended(1, 1, gone()));
+    let errors = [(1, "infrastructure-error"), (0, "infrastructure-error"), (2, "skipped"), (3, "skipped")];
+    assert_eq!(verdicts(&commands), errors);
+    assert!(commands.contains(&Command::Stopping(Stop::NoMachineLeft)) && dispatch.is_done());
+    let unstarted = Verdict::Skipped(SkipReason::NotStarted { stop: Stop::NoMachineLeft });
+    assert_eq!(unstarted.exit_code(), testyard_model::ExitCode::Infrastructure);
+}
+
+#[test]
+fn a_test_that_takes_its_node_down_does_not_get_all_of_them() {
+    let mut dispatch = dispatch(tests(1), Policy { nodes: nodes([1; 5]), ..POLICY });
+    dispatch.step(at(0), Input::Tick);
+    for attempt in 1..3 {
+        let commands = dispatch.step(at(1), ended(0, attempt, gone()));
+        assert_eq!(starts(&commands).len() + starts(&dispatch.step(at(1), Input::Tick)).len(), 1, "{commands:?}");
+    }
+    assert_eq!(verdicts(&dispatch.step(at(2), ended(0, 3, gone()))), [(0, "infrastructure-error")]);
+    assert!(dispatch.is_done());
+}
+
 /// An executor without threads: what it does and when is decided by a seed.
 struct Simulation {
     random: Random,
@@ -216,6 +275,7 @@ struct Simulation {
     due: BTreeMap<(Duration, usize, u32), Input>,
     results: Vec<usize>,
     killed: bool,
+    lost: BTreeSet<usize>,
 }
 
 impl Simulation {
@@ -237,15 +297,24 @@ impl Simulation {
             });
         }
         let policy = Policy {
-            jobs: 1 + random.below(6) as usize,
+            nodes: (0..1 + random.below(4))
+                .map(|_| Room { jobs: 1 + random.below(4) as usize, capacity: CAPACITY })
+                .collect(),
             fail_fast: random.below(4) == 0,
             no_skip: random.below(4) == 0,
             attempts: 1 + random.below(4) as u32,
             seed,
-            ..POLICY
         };
         let dispatch = dispatch(tests, policy);
-        Self { random, dispatch, now: Duration::ZERO, due: BTreeMap::new(), results: vec![0; count], killed: false }
+        Self {
+            random,
+            dispatch,
+            now: Duration::ZERO,
+            due: BTreeMap::new(),
+            results: vec![0; count],
+            killed: false,
+            lost: BTreeSet::new(),
+        }
     }
 
     /// Plays the run to its end; everything that was decided, for comparison.
@@ -271,7 +340,11 @@ impl Simulation {
 
     fn act(&mut self, command: Command) {
         match command {
-            Command::Start { test, attempt } => self.run(test, attempt),
+            Command::Start { test, attempt, node } => {
+                assert!(!self.lost.contains(&node), "node {node} is lost");
+                self.run(test, attempt);
+            }
+            Command::Lost { node, .. } => assert!(self.lost.insert(node), "node {node} is lost twice"),
             Command::Cancel { test, reason } => self.cancel(test, reason),
             Command::Result { test, .. } => self.results[test] += 1,
             Command::Kill => self.killed = true,
@@ -287,7 +360,8 @@ impl Simulation {
         let start = self.now + Duration::from_millis(self.random.below(3_000));
         let event = JobEvent::Started { environment: "e".to_owned() };
         self.due.insert((start, test, 2 * attempt), Input::Job { test, attempt, event });
-        let end = match self.random.below(10) {
+        let end = match self.random.below(12) {
+            10 if self.random.below(3) == 0 => End::Lost(Problem::new(ProblemKind::Unavailable, "node gone")),
             0 => End::Infrastructure(Problem::new(ProblemKind::Unavailable, "gone")),
             1 => End::Infrastructure(Problem::new(ProblemKind::System, "broken")),
             2 => End::Status(CommandStatus::Exited(1)),

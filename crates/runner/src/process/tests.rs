@@ -11,6 +11,7 @@ fn job(script: &str) -> Job {
         suite: "suite".to_owned(),
         test: "test".to_owned(),
         attempt: 1,
+        node: 0,
         root: "/".into(),
         argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
         cwd: "/".into(),

@@ -204,6 +204,7 @@ impl Terminal {
                 let running = self.running.len();
                 self.line(&format!("interrupted: ending {running} running tests; once more to leave at once"))
             }
+            Announcement::Stopping(Stop::NoMachineLeft) => self.line("no machine is left: starting no more"),
             Announcement::Stopping(Stop::FailFast) => self.line("a test failed: starting no more (--fail-fast)"),
             Announcement::Warning(problem) => self.warning(problem),
             Announcement::RunFinished(summary) => self.end(summary),
@@ -236,9 +237,11 @@ impl Terminal {
         }
         match &result.verdict {
             Verdict::Passed if !self.style.passed && result.aftermath.problems.is_empty() => return Ok(()),
-            Verdict::Skipped(SkipReason::NotStarted { .. }) => {
+            Verdict::Skipped(SkipReason::NotStarted { stop }) => {
                 self.not_started += 1;
-                return Ok(());
+                if *stop != Stop::NoMachineLeft {
+                    return Ok(());
+                }
             }
             Verdict::Passed => {}
             Verdict::Skipped(_) => self.remember_hints(result),

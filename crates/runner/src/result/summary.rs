@@ -125,7 +125,8 @@ impl RunSummary {
             summary.slow += usize::from(result.slow);
             summary.source_changed += usize::from(result.source_changed);
             // One skipped test among others says nothing about the run; only all of them do.
-            if !matches!(result.verdict, Verdict::Skipped(_)) && !result.is_excused() {
+            let skipped = result.verdict.exit_code() == ExitCode::Skipped;
+            if !skipped && !result.is_excused() {
                 code = code.worse(result.verdict.exit_code());
             }
         }

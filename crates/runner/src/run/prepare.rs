@@ -10,12 +10,12 @@ use super::{RunError, RunOptions, Surroundings};
 use crate::capture::{CaptureOptions, Captured};
 use crate::dispatch::{Dispatched, Policy};
 use crate::history::Known;
-use crate::job::{Ability, Job, Refusal};
+use crate::job::{Ability, Job, Node, Refusal};
 use crate::plan::{Plan, PlannedTest};
 use crate::result::{
     Aftermath, Attempt, ExpiredQuarantine, OutputInfo, Outputs, QuarantineMark, TestResult, TreeInfo, Verdict,
 };
-use crate::schedule::Demand;
+use crate::schedule::{Demand, Room};
 use crate::service::{ServiceScope, Services};
 
 pub(super) struct Prepared {
@@ -77,13 +77,13 @@ fn recalled(plan: &Plan, around: &Surroundings) -> Result<Vec<Known>, Problem> {
     around.history.known(&keys)
 }
 
-pub(super) fn policy(options: &RunOptions) -> Policy {
+pub(super) fn policy(options: &RunOptions, nodes: &[Node]) -> Policy {
+    let here = Room { jobs: options.jobs.max(1), capacity: options.capacity };
     Policy {
-        jobs: options.jobs.max(1),
+        nodes: if nodes.is_empty() { vec![here] } else { nodes.iter().map(|node| node.room).collect() },
         fail_fast: options.fail_fast,
         no_skip: options.no_skip,
         attempts: options.attempts.max(1),
-        capacity: options.capacity,
         seed: options.seed,
     }
 }
@@ -114,7 +114,7 @@ fn refusal(need: &str, ability: Option<&Ability>) -> Option<Refusal> {
 }
 
 /// What a worker is given for one attempt.
-pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions) -> Job {
+pub(super) fn job(plan: &Plan, index: usize, attempt: u32, node: usize, options: &RunOptions) -> Job {
     let test = &plan.tests[index];
     let suite = plan.suite_of(test);
     let mut env = test.env.clone();
@@ -135,6 +135,7 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, options: &RunOptions)
         suite: suite.name.clone(),
         test: test.name.clone(),
         attempt,
+        node,
         root: suite.root.clone(),
         argv: test.argv.clone(),
         cwd: test.cwd.clone(),

@@ -174,6 +174,9 @@ impl Body {
             Ok((JobOutcome::Infrastructure(problem), source_changed)) => {
                 Payload { end: End::Infrastructure(problem), finished: None, unserved: Vec::new(), source_changed }
             }
+            Ok((JobOutcome::Lost(problem), _)) => {
+                Payload { end: End::Lost(problem), finished: None, unserved: Vec::new(), source_changed: false }
+            }
             Ok((JobOutcome::Skipped(refusal), _)) => {
                 Payload { end: End::Refused(refusal), finished: None, unserved: Vec::new(), source_changed: false }
             }

@@ -25,6 +25,7 @@ pub(crate) fn result(name: &str, verdict: Verdict, start_ms: u64, took_ms: u64) 
         number: 1,
         started_ms: STARTED_MS + start_ms.cast_signed(),
         duration_us: took_ms * 1_000 + 900,
+        machine: None,
         worker: Some(0),
         verdict: verdict.clone(),
         stdout: None,

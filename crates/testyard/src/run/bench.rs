@@ -12,6 +12,7 @@ use super::aftermath::Care;
 use super::files::{Journal, recover_all};
 use super::frozen::prune as prune_frozen;
 use super::keeper::Keeper;
+use super::spread::{Spread, Where};
 use super::{KeptRuns, MachineExecutor, RegistryHistory, SourceMode, Trees, WarmMachines};
 use crate::yard::Testyard;
 
@@ -31,8 +32,8 @@ impl TestBench {
     /// Of this home.
     ///
     /// # Errors
-    /// This host could not be probed, or gives no ports.
-    pub fn prepare(yard: &Testyard, source: SourceMode) -> Result<Self, Problem> {
+    /// This host could not be probed, or gives no ports, or a machine does not run over which tests are to be spread.
+    pub fn prepare(yard: &Testyard, source: SourceMode, place: &Where) -> Result<Self, Problem> {
         let home = &yard.options().home;
         let report = yard.prober().load().map_err(|error| error.problem())?;
         let auto = choose_tier(&report).backend;
@@ -47,15 +48,16 @@ impl TestBench {
             trees = trees.frozen_in(home.frozen_folder(), view.map_err(|error| error.problem())?.hidden);
         }
         let trees = Arc::new(trees);
-        let machines = WarmMachines::new(yard.clone(), auto);
         recover_all(home);
         let care = Care { journal: Journal::of(home), runs: home.runs_folder(), keeper: Keeper::new(yard.clone()) };
-        let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
-        Ok(Self {
-            executor: Arc::new(executor),
-            history: Arc::new(RegistryHistory::new(home)),
-            kept: KeptRuns::of(home),
-            trees,
-        })
+        let care = Arc::new(care);
+        let executor: Arc<dyn Executor> = match place {
+            Where::Here => {
+                let machines = WarmMachines::new(yard.clone(), auto);
+                Arc::new(MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?)
+            }
+            Where::Machines(names) => Arc::new(Spread::over(yard, names, &report, &trees, &care)?),
+        };
+        Ok(Self { executor, history: Arc::new(RegistryHistory::new(home)), kept: KeptRuns::of(home), trees })
     }
 }

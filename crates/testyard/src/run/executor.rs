@@ -34,14 +34,14 @@ const PORTS: usize = 4;
 
 /// Finds or makes the machine for a backend and an image, running.
 pub trait MachineSource: Send + Sync {
-    /// The machine, and what its environments can isolate at most.
+    /// The machine, and what its environments can isolate at most. None for what a suite does not say.
     ///
     /// # Errors
     /// It cannot be had on this host, or could not be made.
     fn machine(
         &self,
         backend: Option<&BackendName>,
-        image: &ImageReference,
+        image: Option<&ImageReference>,
     ) -> Result<(WarmMachine, Isolation), Problem>;
 
     /// A machine for one test alone, gone when the guard is dropped.
@@ -74,11 +74,13 @@ pub struct MachineExecutor {
     trees: Arc<Trees>,
     ports: PortLeases,
     plain: ProcessExecutor,
-    care: Care,
+    care: Arc<Care>,
     preparations: Preparations,
     warm: Mutex<HashMap<Key, Found>>,
     shared: Shared,
     pace: Pace,
+    /// The backend of the one machine on which all tests run, those without any isolation too.
+    given: Option<BackendName>,
 }
 
 impl MachineExecutor {
@@ -90,7 +92,7 @@ impl MachineExecutor {
         machines: Box<dyn MachineSource>,
         report: Report,
         trees: Arc<Trees>,
-        care: Care,
+        care: Arc<Care>,
     ) -> Result<Self, Problem> {
         let ports = PortLeases::standard().map_err(|error| error.problem())?;
         Ok(Self {
@@ -104,7 +106,13 @@ impl MachineExecutor {
             warm: Mutex::default(),
             shared: Shared::default(),
             pace: Pace::of_host(),
+            given: None,
         })
+    }
+
+    /// Over one given machine of this backend, on which also those tests run that ask for no isolation.
+    pub(super) fn on_given(self, backend: BackendName) -> Self {
+        Self { given: Some(backend), ..self }
     }
 
     /// The machine of a key: made once, by whoever needs it first, while others wait.
@@ -123,7 +131,10 @@ impl MachineExecutor {
             return Err(problem.clone());
         }
         events(JobEvent::Preparing(format!("machine of image {image}")));
-        let made = self.machines.machine(job.backend.as_ref(), &image).map(|(machine, most)| (Arc::new(machine), most));
+        let made = self
+            .machines
+            .machine(job.backend.as_ref(), job.image.as_ref())
+            .map(|(machine, most)| (Arc::new(machine), most));
         reach(Step::RunnerLeased);
         *slot = Some(made.clone());
         made
@@ -152,7 +163,7 @@ impl MachineExecutor {
             Err(failure) => return services::unserved(job, failure),
         };
         let (mut stdout, mut stderr) = (job.capture(Stream::Stdout), job.capture(Stream::Stderr));
-        let backend = job.backend.as_ref().unwrap_or(&self.report.tier.backend);
+        let backend = job.backend.as_ref().or(self.given.as_ref()).unwrap_or(&self.report.tier.backend);
         let label = format!("{backend}/{}", machine.name());
         let run = run_of(job, &spec, &tree, &ports);
         let descriptor = cancel.descriptor().ok();
@@ -332,7 +343,7 @@ impl Executor for MachineExecutor {
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
-        if job.isolation == Isolation::None {
+        if job.isolation == Isolation::None && self.given.is_none() {
             if self.trees.are_frozen() {
                 return JobOutcome::Skipped(unfrozen(job));
             }
@@ -359,7 +370,10 @@ impl Executor for MachineExecutor {
         match self.warm(job, events) {
             Ok((_, most)) if most < job.isolation => JobOutcome::Skipped(Refusal {
                 missing: format!("isolation {}", job.isolation),
-                reason: self.report.tier.reason.clone(),
+                reason: match &self.given {
+                    Some(backend) => format!("the machine is of backend {backend}"),
+                    None => self.report.tier.reason.clone(),
+                },
                 hint: Some("see what is missing: testyard doctor".to_owned()),
             }),
             // On this host itself a test sees the tree itself.

@@ -11,6 +11,7 @@ mod kept;
 mod pace;
 mod preparing;
 mod services;
+mod spread;
 mod trees;
 mod warm;
 
@@ -20,6 +21,7 @@ pub(crate) use files::recover_all;
 pub(crate) use frozen::prune as prune_frozen;
 pub use history::RegistryHistory;
 pub use kept::{KeptRun, KeptRuns, Limits, local_time};
+pub use spread::Where;
 pub(crate) use trees::await_events;
 pub use trees::{SourceMode, Trees, top_of};
 pub use warm::WarmMachines;

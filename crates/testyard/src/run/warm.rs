@@ -125,9 +125,9 @@ impl MachineSource for WarmMachines {
     fn machine(
         &self,
         backend: Option<&BackendName>,
-        image: &ImageReference,
+        image: Option<&ImageReference>,
     ) -> Result<(WarmMachine, Isolation), Problem> {
-        let spec = self.spec(backend, image);
+        let spec = self.spec(backend, image.unwrap_or(&ImageReference::Host));
         let name = shared_name(&spec)?;
         self.ensure(&name, &spec)?;
         let most = if spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };

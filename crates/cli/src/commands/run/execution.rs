@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use testyard::KeptName;
-use testyard::run::{SourceMode, TestBench};
-use testyard_model::{Problem, ProblemKind, Span};
+use testyard::run::{SourceMode, TestBench, Where};
+use testyard_model::{MachineName, Problem, ProblemKind, Span};
 use testyard_runner::order::Order;
 use testyard_runner::plan::Plan;
 use testyard_runner::report::OnKept;
@@ -22,9 +22,12 @@ const UNTIL_FAIL: u32 = 1_000;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Execution")]
 pub(super) struct Execution {
-    /// Tests at once [default: one a processor]
+    /// Tests at once, with --on on each machine [default: one a processor]
     #[arg(long, short, value_name = "N", value_parser = values::jobs)]
     jobs: Option<NonZeroUsize>,
+    /// Spread the tests over these machines, which run
+    #[arg(long, value_name = "MACHINE,...", value_delimiter = ',')]
+    on: Vec<MachineName>,
     /// Replace every test's own time limit, such as 90s
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
@@ -70,6 +73,11 @@ pub(super) struct Execution {
 }
 
 impl Execution {
+    /// Where the tests run.
+    pub(super) fn place(&self) -> Where {
+        if self.on.is_empty() { Where::Here } else { Where::Machines(self.on.clone()) }
+    }
+
     /// How often each test runs, where that was said.
     pub(super) fn repetitions(&self) -> Option<u32> {
         self.repeat.or(self.until_fail.then_some(UNTIL_FAIL))
@@ -99,6 +107,7 @@ impl Execution {
         let mut options = RunOptions::new(bench.kept.folder().to_owned());
         if let Some(jobs) = self.jobs.map(NonZeroUsize::get).or(said.jobs.map(|jobs| jobs as usize)) {
             options.jobs = jobs;
+            options.node_jobs = Some(jobs);
         }
         options.timeout = self.timeout.map(|timeout| timeout.0);
         options.retries = self.retries;

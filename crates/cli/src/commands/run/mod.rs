@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 use serde_json::json;
 use testyard::Testyard;
-use testyard::run::{Limits, RegistryHistory, SourceMode, TestBench};
+use testyard::run::{Limits, RegistryHistory, SourceMode, TestBench, Where};
 use testyard_model::{ExitCode, Problem, ProblemKind};
 use testyard_runner::clock::{Clock, SystemClock};
 use testyard_runner::history::{History, NoHistory};
@@ -38,6 +38,7 @@ use watching::{Failed, Interrupts};
 ///     testyard run --last-failed --retries 2
 ///     testyard run --changed-since main --shard 1/4
 ///     testyard run --filter boot --repeat 200 --jobs 16
+///     testyard run --on m1,m2,m3
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Run {
@@ -75,7 +76,8 @@ impl Run {
         let interrupts = Interrupts::begin(reporting::is_live(output))?;
         // Before anything is started that it would be asked for.
         drop(self.execution.on_kept(output)?);
-        let ground = Ground::lay(self.paths.first().unwrap_or(&current), self.execution.source)?;
+        let ground =
+            Ground::lay(self.paths.first().unwrap_or(&current), self.execution.source, self.execution.place())?;
         let plan = match load() {
             Ok(plan) => Arc::new(plan),
             Err(error) => {
@@ -160,7 +162,7 @@ struct Ground(JoinHandle<Result<(Testyard, TestBench), Problem>>);
 
 impl Ground {
     /// Also looks at the tree of the suite that `path` is in: the run asks for that first.
-    fn lay(path: &Path, source: SourceMode) -> Result<Self, Problem> {
+    fn lay(path: &Path, source: SourceMode, place: Where) -> Result<Self, Problem> {
         // As the plan names it, or its tree would be looked at twice.
         let suite = path.canonicalize().ok().and_then(|path| {
             let mut folders = path.ancestors();
@@ -168,7 +170,7 @@ impl Ground {
         });
         let work = move || {
             let yard = yard::open()?;
-            let bench = yard::test_bench(&yard, source)?;
+            let bench = yard::test_bench(&yard, source, &place)?;
             // What is wrong with it is told when it is needed.
             let _ = suite.map(|suite| bench.trees.look(&suite));
             Ok((yard, bench))
