@@ -7,10 +7,12 @@ mod agent_process;
 pub mod host;
 pub mod namespace;
 pub mod remote;
+pub mod slurm;
 
 pub use host::Host;
 pub use namespace::Namespace;
 pub use remote::Elsewhere;
+pub use slurm::SlurmAllocation;
 
 use testyard_machine::backend::BackendTable;
 use testyard_model::BackendName;
@@ -23,4 +25,5 @@ pub fn built_in() -> BackendTable {
         .with(&BackendName::namespace(), || Box::new(Namespace))
         .with(&BackendName::ssh(), || Box::new(Elsewhere::ssh()))
         .with(&BackendName::command(), || Box::new(Elsewhere::command()))
+        .with(&BackendName::slurm_allocation(), || Box::new(SlurmAllocation))
 }

@@ -54,6 +54,7 @@ impl Elsewhere {
         let backend = match remote.inside {
             Inside::Host => BackendName::host(),
             Inside::Namespace => BackendName::namespace(),
+            Inside::Strongest => return Err(self.refuse("of the strongest kind", "say --inside host or namespace")),
         };
         // Its life is decided here: there it ends with its session.
         Ok(MachineSpec { backend, remote: None, idle: None, ttl: None, pass_env: Vec::new(), ..spec.clone() })
@@ -116,19 +117,7 @@ impl Backend for Elsewhere {
 
     fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
         let remote = self.remote(&place.spec)?.clone();
-        let testyard = program(place)?;
-        let start = NearStart {
-            name: place.name.to_string(),
-            session: session()?,
-            remote,
-            spec: self.there(&place.spec)?,
-            programs: Programs { testyard: testyard.clone(), agent: place.agent.clone() },
-            connect_ms: milliseconds("TESTYARD_CONNECT_MS", CONNECT_MS),
-            alive_ms: milliseconds("TESTYARD_ALIVE_MS", ALIVE_MS),
-        };
-        let mut command = Command::new(testyard);
-        command.arg("near");
-        agent_process::spawn_as_agent(place, command, &start, None)
+        near(place, remote, self.there(&place.spec)?, Vec::new())
     }
 
     fn stopped(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
@@ -146,6 +135,29 @@ impl Backend for Elsewhere {
         // It has no files of its own: another session on the same host is the same machine.
         self.create(to, recorder)
     }
+}
+
+/// Starts the process that plays the agent of a machine which is `spec` on another host.
+pub(crate) fn near(
+    place: &MachinePlace,
+    remote: Remote,
+    spec: MachineSpec,
+    notes: Vec<String>,
+) -> Result<AgentLink, BackendError> {
+    let testyard = program(place)?;
+    let start = NearStart {
+        name: place.name.to_string(),
+        session: session()?,
+        remote,
+        spec,
+        programs: Programs { testyard: testyard.clone(), agent: place.agent.clone() },
+        notes,
+        connect_ms: milliseconds("TESTYARD_CONNECT_MS", CONNECT_MS),
+        alive_ms: milliseconds("TESTYARD_ALIVE_MS", ALIVE_MS),
+    };
+    let mut command = Command::new(testyard);
+    command.arg("near");
+    agent_process::spawn_as_agent(place, command, &start, None)
 }
 
 /// A time that tests make shorter.

@@ -1,6 +1,7 @@
 //! The way to machines: the `testyard` crate, opened as this process's environment says.
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use testyard::run::{SourceMode, TestBench, Where};
@@ -81,6 +82,11 @@ pub(crate) fn check_places(yard: &Testyard, plan: &Plan) -> Result<(), PlanError
 }
 
 /// What runs tests.
-pub(crate) fn test_bench(yard: &Testyard, source: SourceMode, place: &Where) -> Result<TestBench, Problem> {
-    TestBench::prepare(yard, source, place)
+pub(crate) fn test_bench(
+    yard: &Testyard,
+    source: SourceMode,
+    place: &Where,
+    stop: BorrowedFd<'_>,
+) -> Result<TestBench, Problem> {
+    TestBench::prepare(yard, source, place, Some(stop))
 }

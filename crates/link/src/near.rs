@@ -55,6 +55,9 @@ pub struct NearStart {
     pub spec: MachineSpec,
     /// What runs there.
     pub programs: Programs,
+    /// What is to be said of the machine beside what its own host says.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// How long making a connection may take, in milliseconds, without what is delivered.
     pub connect_ms: u64,
     /// A link is dead when nothing was heard for so long, in milliseconds.
@@ -415,6 +418,7 @@ impl Near {
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Word(LinkMessage::Ready { limits }) => {
+                let limits: Vec<String> = self.start.notes.iter().cloned().chain(limits).collect();
                 self.ready = Some(limits.clone());
                 self.report(&Report::Ready { limits });
             }

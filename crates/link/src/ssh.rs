@@ -14,10 +14,10 @@ use crate::transport::{Why, last_lines};
 /// Tells this program, started by `ssh` to ask for a password, where that is.
 pub const ASK_VARIABLE: &str = "TESTYARD_ASKED_BY_SSH";
 
-type Line = (Vec<OsString>, Vec<(OsString, OsString)>);
+pub(crate) type Line = (Vec<OsString>, Vec<(OsString, OsString)>);
 
 /// The words behind `ssh`, and the variables of its own.
-pub(crate) fn command_line(ssh: &SshTransport, patience: Duration) -> Result<Line, Problem> {
+pub fn command_line(ssh: &SshTransport, patience: Duration) -> Result<Line, Problem> {
     let mut words: Vec<OsString> = Vec::new();
     let mut option = |text: String| words.extend([OsString::from("-o"), text.into()]);
     option(format!("ConnectTimeout={}", patience.as_secs().clamp(1, 3600)));

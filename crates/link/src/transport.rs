@@ -42,6 +42,9 @@ impl Dialled {
                 let (words, variables) = ssh::command_line(ssh, patience)?;
                 Ok(Self { program: "ssh".into(), words, variables, name, ssh: true })
             }
+            Transport::Slurm(_) => {
+                Err(Problem::new(ProblemKind::Bug, "an allocation leads nowhere before its job has a node"))
+            }
             Transport::Command(words) => {
                 let mut words = words.iter().map(OsString::from);
                 let program = words.next().ok_or_else(|| {

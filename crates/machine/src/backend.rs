@@ -285,6 +285,11 @@ pub trait Backend: Send + Sync {
     /// interrupted. The folders of `place` themselves are removed by the caller.
     fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError>;
 
+    /// Why a machine has ended that nobody asked to end, where somebody else knows; asked before [`Backend::stopped`].
+    fn ending(&self, _place: &MachinePlace) -> Option<Problem> {
+        None
+    }
+
     /// Makes `to` a machine with the same files as `from`, in place of [`Backend::create`].
     fn copy(&self, from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError>;
 }

@@ -45,6 +45,12 @@ impl BackendName {
         Self("ssh".to_owned())
     }
 
+    /// An allocation of a Slurm cluster.
+    #[must_use]
+    pub fn slurm_allocation() -> Self {
+        Self("slurm-allocation".to_owned())
+    }
+
     /// A host that is reached through a command's standard streams.
     #[must_use]
     pub fn command() -> Self {

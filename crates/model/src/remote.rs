@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::slurm::SlurmJob;
 use crate::units::Span;
 
 /// The way to a machine on another host, and what it is there.
@@ -29,6 +30,8 @@ pub enum Transport {
     /// A command that starts what its last arguments say on the other host, with its own standard streams:
     /// `srun --nodes=1`, `nsenter …`.
     Command(Vec<String>),
+    /// A job of a Slurm cluster; the machine is its node, as long as the job lasts.
+    Slurm(SlurmJob),
 }
 
 /// What plain commands of a remote machine run in.
@@ -40,6 +43,8 @@ pub enum Inside {
     Host,
     /// A namespace machine on that host.
     Namespace,
+    /// What that host can isolate best.
+    Strongest,
 }
 
 /// Whom to ask for a host by SSH. What is not said here says `~/.ssh/config`.
@@ -105,6 +110,10 @@ impl Transport {
                 let port = ssh.port.map_or_else(String::new, |port| format!(":{port}"));
                 format!("{user}{}{port}", ssh.host)
             }
+            Self::Slurm(job) => match &job.partition {
+                Some(partition) => format!("Slurm partition {partition}"),
+                None => "Slurm".to_owned(),
+            },
             Self::Command(words) => words.first().cloned().unwrap_or_default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::slurm::JobOptions;
 use testyard_model::{
     BackendName, HostKeys, Inside, PasswordSource, Problem, ProblemKind, Remote, Span, SshTransport, Transport,
 };
@@ -10,7 +11,7 @@ use testyard_model::{
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "On another host")]
 pub(super) struct Elsewhere {
-    /// Which host (backend ssh); the rest is said by your ~/.ssh/config
+    /// Which host (backend ssh), or on which Slurm's commands are; the rest is said by your ~/.ssh/config
     #[arg(long, value_name = "[USER@]HOST[:PORT]")]
     host: Option<String>,
     /// Log in with this private key only
@@ -37,6 +38,14 @@ pub(super) struct Elsewhere {
     /// The command that leads to the other host (backend command), such as "srun -N1"; words are split at spaces
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     through: Option<String>,
+    /// The partition (backend slurm-allocation) [default: the cluster's]
+    #[arg(long, value_name = "NAME")]
+    partition: Option<String>,
+    /// A whole node (backend slurm-allocation), whatever it has
+    #[arg(long)]
+    exclusive: bool,
+    #[command(flatten)]
+    job: JobOptions,
     /// What its commands run in: host (that host itself), or namespace (a container there)
     #[arg(long, value_name = "WHAT")]
     inside: Option<InsideWord>,
@@ -62,17 +71,26 @@ impl Elsewhere {
     pub(super) fn remote(&self, backend: &BackendName) -> Result<Option<Remote>, Problem> {
         let is_ssh = *backend == BackendName::ssh();
         let is_command = *backend == BackendName::command();
-        self.refuse_unless(is_ssh, "ssh", &self.of_ssh())?;
+        let is_slurm = *backend == BackendName::slurm_allocation();
+        self.refuse_unless(is_ssh || (is_slurm && self.host.is_some()), "ssh", &self.of_ssh())?;
+        let of_job = [("--partition", self.partition.is_some()), ("--exclusive", self.exclusive)];
+        self.refuse_unless(is_slurm, "slurm-allocation", &of_job)?;
+        self.refuse_unless(is_slurm, "slurm-allocation", &self.job.given())?;
         self.refuse_unless(is_command, "command", &[("--through", self.through.is_some())])?;
         let both = [("--inside", self.inside.is_some()), ("--grace", self.grace.is_some())];
-        self.refuse_unless(is_ssh || is_command, "ssh", &both)?;
+        self.refuse_unless(is_ssh || is_command || is_slurm, "ssh", &both)?;
         let transport = match (is_ssh, is_command) {
             (true, _) => Transport::Ssh(self.ssh()?),
             (_, true) => Transport::Command(self.words()?),
+            _ if is_slurm => {
+                let submit = self.host.is_some().then(|| self.ssh()).transpose()?;
+                Transport::Slurm(self.job.job(self.partition.clone(), self.exclusive, submit))
+            }
             _ => return Ok(None),
         };
         let inside = match self.inside {
             Some(InsideWord::Namespace) => Inside::Namespace,
+            None if is_slurm => Inside::Strongest,
             _ => Inside::Host,
         };
         Ok(Some(Remote { transport, inside, grace: self.grace }))

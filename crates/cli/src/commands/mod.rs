@@ -30,6 +30,7 @@ mod restart;
 mod run;
 mod schema;
 mod shell;
+mod slurm;
 mod start;
 mod stop;
 mod sync;

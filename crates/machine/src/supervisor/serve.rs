@@ -429,6 +429,9 @@ impl Supervisor {
         if self.life.ending().is_some() {
             return None;
         }
+        if let Some(problem) = self.setup.backend.ending(&self.setup.place) {
+            return Some(SupervisorError::AgentBroken(Box::new(problem)));
+        }
         match self.broken.take() {
             Some(SupervisorError::AgentGone) | None => Some(match self.status {
                 Some(status) => SupervisorError::AgentEnded { how: how_it_ended(status), log: Vec::new() },

@@ -1,14 +1,16 @@
 //! Everything that a run needs of a home, put together.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use testyard_images::host::{HostOptions, HostView};
-use testyard_model::Problem;
+use testyard_model::{Problem, ProblemKind};
 use testyard_probe::choose_tier;
 use testyard_runner::history::History;
 use testyard_runner::job::Executor;
 
 use super::aftermath::Care;
+use super::allocation::Allocations;
 use super::files::{Journal, recover_all};
 use super::frozen::prune as prune_frozen;
 use super::keeper::Keeper;
@@ -29,11 +31,21 @@ pub struct TestBench {
 }
 
 impl TestBench {
-    /// Of this home.
+    /// Of this home. Where `stop` becomes readable meanwhile, what is waited for is called off.
     ///
     /// # Errors
     /// This host could not be probed, or gives no ports, or a machine does not run over which tests are to be spread.
-    pub fn prepare(yard: &Testyard, source: SourceMode, place: &Where) -> Result<Self, Problem> {
+    pub fn prepare(
+        yard: &Testyard,
+        source: SourceMode,
+        place: &Where,
+        stop: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, Problem> {
+        // While Slurm looks for nodes, everything else is made ready.
+        let allocations = match place {
+            Where::Slurm(nodes) => Some(Allocations::begin(yard, nodes)?),
+            _ => None,
+        };
         let home = &yard.options().home;
         let report = yard.prober().load().map_err(|error| error.problem())?;
         let auto = choose_tier(&report).backend;
@@ -56,7 +68,14 @@ impl TestBench {
                 let machines = WarmMachines::new(yard.clone(), auto);
                 Arc::new(MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?)
             }
-            Where::Machines(names) => Arc::new(Spread::over(yard, names, &report, &trees, &care)?),
+            Where::Machines(names) => Arc::new(Spread::over(yard, names, None, &report, &trees, &care)?),
+            Where::Slurm(_) => {
+                let mut allocations = allocations
+                    .ok_or_else(|| Problem::new(ProblemKind::Bug, "allocations were not asked for"))?;
+                allocations.wait(stop)?;
+                let names = allocations.names();
+                Arc::new(Spread::over(yard, &names, Some(allocations), &report, &trees, &care)?)
+            }
         };
         Ok(Self { executor, history: Arc::new(RegistryHistory::new(home)), kept: KeptRuns::of(home), trees })
     }

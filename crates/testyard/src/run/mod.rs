@@ -1,6 +1,7 @@
 //! Running suites on machines: what the runner asks for, answered by the engine, the probes, the tree and the registry.
 
 mod aftermath;
+mod allocation;
 mod bench;
 mod executor;
 mod files;
@@ -15,6 +16,7 @@ mod spread;
 mod trees;
 mod warm;
 
+pub use allocation::SlurmNodes;
 pub use bench::TestBench;
 pub use executor::{MachineExecutor, MachineSource};
 pub(crate) use files::recover_all;

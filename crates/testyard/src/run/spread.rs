@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use testyard_backends::slurm::{self, Slurm, job_name};
 use testyard_engine::WarmMachine;
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{
     BackendName, CommandStatus, ImageReference, Isolation, MachineInfo, MachineName, Problem, ProblemKind,
+    Transport,
 };
 use testyard_probe::Report;
 use testyard_runner::cancel::Cancel;
@@ -21,6 +23,7 @@ use testyard_runner::run::room_of_host;
 use testyard_runner::schedule::Room;
 
 use super::aftermath::Care;
+use super::allocation::{Allocations, SlurmNodes};
 use super::executor::{MachineExecutor, MachineSource};
 use super::trees::Trees;
 use crate::yard::Testyard;
@@ -31,19 +34,23 @@ const LAST_BREATH: Duration = Duration::from_millis(250);
 const SIGNALLED: u8 = 128;
 
 /// Where a run's tests run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Where {
     /// On machines that are found or made as the suites ask.
     #[default]
     Here,
     /// Spread over these machines, which run.
     Machines(Vec<MachineName>),
+    /// Spread over nodes of a Slurm cluster, which are allocated for this run.
+    Slurm(SlurmNodes),
 }
 
 /// Runs each job on the machine that the dispatcher chose.
 pub(super) struct Spread {
     yard: Testyard,
     parts: Vec<Part>,
+    /// The machines, where they are this run's own: gone with it.
+    _allocations: Option<Allocations>,
 }
 
 /// One of the machines.
@@ -62,6 +69,7 @@ impl Spread {
     pub(super) fn over(
         yard: &Testyard,
         names: &[MachineName],
+        allocations: Option<Allocations>,
         report: &Report,
         trees: &Arc<Trees>,
         care: &Arc<Care>,
@@ -80,7 +88,7 @@ impl Spread {
             let executor = executor.on_given(backend);
             parts.push(Part { name: name.clone(), room, executor, lost: AtomicBool::new(false) });
         }
-        Ok(Self { yard: yard.clone(), parts })
+        Ok(Self { yard: yard.clone(), parts, _allocations: allocations })
     }
 
     /// Why a machine counts as lost; none while it answers.
@@ -107,6 +115,12 @@ fn answering(yard: &Testyard, name: &MachineName) -> Result<MachineInfo, Problem
 /// A slot a processor, of those that the machine has.
 fn room_of(info: &MachineInfo) -> Room {
     let mut room = room_of_host();
+    if let Some(job) = job_of(info) {
+        room.jobs = job.cpus.max(1) as usize;
+        room.capacity.milli_cpus = u64::from(job.cpus) * 1_000;
+        room.capacity.memory = job.memory.map_or(u64::MAX, |memory| memory.0);
+        return room;
+    }
     if let Some(cpus) = info.spec.cpus {
         room.jobs = room.jobs.min(cpus.ceil().max(1.0) as usize);
         room.capacity.milli_cpus = room.capacity.milli_cpus.min((cpus * 1_000.0) as u64);
@@ -115,6 +129,12 @@ fn room_of(info: &MachineInfo) -> Room {
         room.capacity.memory = room.capacity.memory.min(memory.0);
     }
     room
+}
+
+/// The job that a machine is; none where it is no job, or Slurm does not say.
+fn job_of(info: &MachineInfo) -> Option<slurm::Job> {
+    let Some(Transport::Slurm(job)) = info.spec.remote.as_ref().map(|remote| &remote.transport) else { return None };
+    Slurm::of(job).ok()?.find(&job_name(&info.id)).ok().flatten()
 }
 
 /// Whether a test ended as those do whose machine is being ended.

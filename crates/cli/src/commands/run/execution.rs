@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use testyard::KeptName;
-use testyard::run::{SourceMode, TestBench, Where};
+use testyard::run::{SlurmNodes, SourceMode, TestBench, Where};
 use testyard_model::{MachineName, Problem, ProblemKind, Span};
 use testyard_runner::order::Order;
 use testyard_runner::plan::Plan;
@@ -11,6 +11,7 @@ use testyard_runner::report::OnKept;
 use testyard_runner::result::TestResult;
 use testyard_runner::run::RunOptions;
 
+use crate::commands::slurm::JobOptions;
 use crate::commands::env::kept::{KEPT_FOR, enter};
 use crate::output::Output;
 use crate::{attend, describe, values, yard};
@@ -25,9 +26,14 @@ pub(super) struct Execution {
     /// Tests at once, with --on on each machine [default: one a processor]
     #[arg(long, short, value_name = "N", value_parser = values::jobs)]
     jobs: Option<NonZeroUsize>,
-    /// Spread the tests over these machines, which run
-    #[arg(long, value_name = "MACHINE,...", value_delimiter = ',')]
-    on: Vec<MachineName>,
+    /// Spread the tests over these machines, which run; or over a Slurm cluster: slurm, or slurm:PARTITION
+    #[arg(long, value_name = "WHERE,...", value_delimiter = ',')]
+    on: Vec<String>,
+    /// Over so many nodes of the Slurm cluster [default: 1]
+    #[arg(long, value_name = "N", value_parser = values::jobs)]
+    nodes: Option<NonZeroUsize>,
+    #[command(flatten)]
+    job: JobOptions,
     /// Replace every test's own time limit, such as 90s
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
@@ -74,8 +80,31 @@ pub(super) struct Execution {
 
 impl Execution {
     /// Where the tests run.
-    pub(super) fn place(&self) -> Where {
-        if self.on.is_empty() { Where::Here } else { Where::Machines(self.on.clone()) }
+    pub(super) fn place(&self) -> Result<Where, Problem> {
+        let partition = |word: &String| match word.split_once(':') {
+            None if word == "slurm" => Some(None),
+            Some(("slurm", partition)) => Some(Some(partition.to_owned())),
+            _ => None,
+        };
+        if let [word] = &self.on[..]
+            && let Some(partition) = partition(word)
+        {
+            let cpus = self.jobs.map(NonZeroUsize::get);
+            let count = self.nodes.map_or(1, NonZeroUsize::get);
+            return Ok(Where::Slurm(SlurmNodes { job: self.job.job(partition, cpus.is_none(), None), count, cpus }));
+        }
+        let nodes = std::iter::once(("--nodes", self.nodes.is_some()));
+        if let Some((option, _)) = nodes.chain(self.job.given()).find(|(_, given)| *given) {
+            return Err(Problem::new(ProblemKind::Usage, format!("{option} is for runs over a Slurm cluster"))
+                .hint("say so: --on slurm"));
+        }
+        if self.on.is_empty() {
+            return Ok(Where::Here);
+        }
+        let named = |word: &String| {
+            word.parse::<MachineName>().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))
+        };
+        Ok(Where::Machines(self.on.iter().map(named).collect::<Result<_, _>>()?))
     }
 
     /// How often each test runs, where that was said.

@@ -6,6 +6,7 @@ mod reporting;
 mod selection;
 mod watching;
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -39,6 +40,7 @@ use watching::{Failed, Interrupts};
 ///     testyard run --changed-since main --shard 1/4
 ///     testyard run --filter boot --repeat 200 --jobs 16
 ///     testyard run --on m1,m2,m3
+///     testyard run --on slurm:debug --nodes 3 --time 30m
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Run {
@@ -72,12 +74,13 @@ impl Run {
                 Err(error) => refused(&error, output),
             };
         }
+        let place = self.execution.place()?;
         // Before any thread is started: all of them must leave these signals to the descriptor.
         let interrupts = Interrupts::begin(reporting::is_live(output))?;
         // Before anything is started that it would be asked for.
         drop(self.execution.on_kept(output)?);
         let ground =
-            Ground::lay(self.paths.first().unwrap_or(&current), self.execution.source, self.execution.place())?;
+            Ground::lay(self.paths.first().unwrap_or(&current), self.execution.source, place, interrupts.stopped()?)?;
         let plan = match load() {
             Ok(plan) => Arc::new(plan),
             Err(error) => {
@@ -162,7 +165,7 @@ struct Ground(JoinHandle<Result<(Testyard, TestBench), Problem>>);
 
 impl Ground {
     /// Also looks at the tree of the suite that `path` is in: the run asks for that first.
-    fn lay(path: &Path, source: SourceMode, place: Where) -> Result<Self, Problem> {
+    fn lay(path: &Path, source: SourceMode, place: Where, stop: OwnedFd) -> Result<Self, Problem> {
         // As the plan names it, or its tree would be looked at twice.
         let suite = path.canonicalize().ok().and_then(|path| {
             let mut folders = path.ancestors();
@@ -170,7 +173,7 @@ impl Ground {
         });
         let work = move || {
             let yard = yard::open()?;
-            let bench = yard::test_bench(&yard, source, &place)?;
+            let bench = yard::test_bench(&yard, source, &place, stop.as_fd())?;
             // What is wrong with it is told when it is needed.
             let _ = suite.map(|suite| bench.trees.look(&suite));
             Ok((yard, bench))

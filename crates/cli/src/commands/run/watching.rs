@@ -72,6 +72,11 @@ impl Interrupts {
         Ok(Self { told: all, stop, _feeder: feeder })
     }
 
+    /// Readable once the user has asked to stop, for whoever waits before or after a run.
+    pub(super) fn stopped(&self) -> Result<OwnedFd, Problem> {
+        duplicate(self.stop.as_fd())
+    }
+
     /// From now on a run is told, and the keys that are read for it.
     pub(super) fn go_to(&self, interrupter: Interrupter, keys: Option<Arc<Keys>>) -> Running<'_> {
         *lock(&self.told) = Told { running: Some(interrupter), keys };

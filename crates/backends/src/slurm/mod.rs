@@ -1,0 +1,160 @@
+//! Backend `slurm-allocation`: a job of one node is the machine, and its step the way to it.
+//!
+//! ```text
+//! start ─► sbatch (a guard) ─► pending ─► its node ─► srun: the link's byte stream ─► Testyard there
+//!             └── named after the machine's id: found and cancelled from the machine's row alone
+//! ```
+//!
+//! The guard is all that the job itself runs: it ends the job when nobody has been linked to it for [`GUARD`]. What
+//! travels over the link is [`testyard_link`]'s business, what may be placed where is Slurm's.
+
+mod ask;
+mod client;
+mod job;
+
+use std::time::Duration;
+
+use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
+use testyard_model::{BackendName, ImageReference, Inside, MachineSpec, Problem, Remote, SlurmJob, Span, Transport};
+
+use crate::remote;
+
+pub use client::Slurm;
+pub use job::{Job, job_name};
+
+/// How long a job may wait for its node where nobody says.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// How long a job goes on to which nobody is linked.
+const GUARD: Duration = Duration::from_secs(60);
+/// How long the link is tried again: a step that has ended does not come back with its job.
+const GRACE: Span = Span(Duration::from_secs(5));
+/// The file with the number of a machine's job.
+const NUMBER: &str = "slurm-job";
+
+/// Machines that are allocations.
+pub struct SlurmAllocation;
+
+impl SlurmAllocation {
+    fn refuse(ability: &str, hint: &str) -> BackendError {
+        BackendError::NotOffered {
+            backend: BackendName::slurm_allocation(),
+            ability: ability.to_owned(),
+            hint: hint.to_owned(),
+        }
+    }
+
+    fn job(spec: &MachineSpec) -> Result<(&Remote, &SlurmJob), BackendError> {
+        match &spec.remote {
+            Some(remote) => match &remote.transport {
+                Transport::Slurm(job) => Ok((remote, job)),
+                _ => Err(Self::refuse("over another backend's way", "leave --through out")),
+            },
+            None => Err(Self::refuse("that is no job", "ask for one: --backend slurm-allocation")),
+        }
+    }
+
+    /// What the machine is on its node. Its limits are the job's.
+    fn there(spec: &MachineSpec, inside: Inside) -> Result<MachineSpec, BackendError> {
+        let backend = match inside {
+            Inside::Host => BackendName::host(),
+            Inside::Namespace => BackendName::namespace(),
+            Inside::Strongest => {
+                "auto".parse().map_err(|error| Problem::from_error(testyard_model::ProblemKind::Bug, &error))?
+            }
+        };
+        Ok(MachineSpec { backend, remote: None, idle: None, ttl: None, cpus: None, memory: None, ..spec.clone() })
+    }
+
+    fn cancel(place: &MachinePlace) -> Result<(), BackendError> {
+        let (_, job) = Self::job(&place.spec)?;
+        Ok(Slurm::of(job)?.cancel(&job_name(&place.id))?)
+    }
+}
+
+impl Backend for SlurmAllocation {
+    fn name(&self) -> BackendName {
+        BackendName::slurm_allocation()
+    }
+
+    fn check(&self, spec: &MachineSpec) -> Result<(), BackendError> {
+        Self::job(spec)?;
+        let node = "the machine is the node that Slurm gives, with its own root";
+        for (asked, ability) in [
+            (spec.image != ImageReference::Host, format!("from image {}", spec.image)),
+            (spec.disk.is_some(), "with a disk limit".to_owned()),
+            (spec.privileged, "with privileges".to_owned()),
+            (spec.arch.is_some(), "of a chosen architecture".to_owned()),
+            (spec.docker, "with a docker of its own".to_owned()),
+            (!spec.pass_env.is_empty(), "with variables of this host's".to_owned()),
+            (!spec.network.is_host(), "with a network of its own".to_owned()),
+        ] {
+            if asked {
+                return Err(Self::refuse(&ability, node));
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        // Its job is named after its id, which is in its row already.
+        Ok(())
+    }
+
+    fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
+        let (remote, job) = Self::job(&place.spec)?;
+        let slurm = Slurm::of(job)?;
+        let name = job_name(&place.id);
+        // One of an earlier start, whose supervisor was killed.
+        slurm.cancel(&name)?;
+        let id = slurm.submit(&name, job, place.spec.cpus, place.spec.memory, GUARD)?;
+        let begun = slurm
+            .await_node(place.name.as_str(), &name, id, job.patience.map_or(PATIENCE, |span| span.0))
+            .and_then(|job| note_number(place, id).map(|()| job))
+            .map_err(BackendError::from)
+            .and_then(|job| {
+                let way = Transport::Command(slurm.step(&job)?);
+                let remote = Remote { transport: way, grace: remote.grace.or(Some(GRACE)), ..remote.clone() };
+                remote::near(place, remote.clone(), Self::there(&place.spec, remote.inside)?, notes(&job))
+            });
+        if begun.is_err() {
+            // Where Slurm does not answer any more, the job's guard ends it.
+            let _ = slurm.cancel(&name);
+        }
+        begun
+    }
+
+    fn stopped(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        Self::cancel(place)
+    }
+
+    fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        Self::cancel(place)?;
+        let ours = recorder.all()?.into_iter().filter(|resource| resource.place != place.folder);
+        let gone: Vec<_> = ours.map(|resource| resource.id).collect();
+        recorder.gone(&gone)?;
+        Ok(())
+    }
+
+    fn copy(&self, _from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+        // It has no files of its own: another job is the same machine.
+        self.create(to, recorder)
+    }
+
+    fn ending(&self, place: &MachinePlace) -> Option<Problem> {
+        let (_, job) = Self::job(&place.spec).ok()?;
+        let id = std::fs::read_to_string(place.folder.join(NUMBER)).ok()?.trim().parse().ok()?;
+        Slurm::of(job).ok()?.ending(place.name.as_str(), id)
+    }
+}
+
+fn note_number(place: &MachinePlace, id: u64) -> Result<(), Problem> {
+    std::fs::write(place.folder.join(NUMBER), format!("{id}\n")).map_err(|error| {
+        Problem::new(testyard_model::ProblemKind::System, "cannot write down the job's number").because(error)
+    })
+}
+
+/// What `info` says of the job.
+fn notes(job: &Job) -> Vec<String> {
+    let memory = job.memory.map_or_else(|| "all memory".to_owned(), |memory| format!("{memory} memory"));
+    vec![format!("job {} on node {}: {} processors, {memory}; it ends with the job", job.id, job.node, job.cpus)]
+}

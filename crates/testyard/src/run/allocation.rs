@@ -1,0 +1,168 @@
+//! The machines of a run over a Slurm cluster: allocations, each held by a process of its own, so that they end with
+//! this one, however it ends.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use testyard_backends::slurm::{Slurm, job_name};
+use testyard_model::{MachineName, Problem, ProblemKind, SlurmJob};
+
+use crate::yard::Testyard;
+
+/// Nodes of a Slurm cluster for a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlurmNodes {
+    /// What each of them is asked for with.
+    pub job: SlurmJob,
+    /// How many; above 0.
+    pub count: usize,
+    /// Processors of each; none means whole nodes.
+    pub cpus: Option<usize>,
+}
+
+/// Allocations of this run. They are deleted when it is dropped.
+#[derive(Debug)]
+pub(super) struct Allocations {
+    yard: Testyard,
+    job: SlurmJob,
+    held: Vec<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    name: MachineName,
+    keeper: Child,
+    answers: Option<BufReader<ChildStdout>>,
+}
+
+impl Allocations {
+    /// Asks for all of them at once.
+    ///
+    /// # Errors
+    /// No process can be started.
+    pub(super) fn begin(yard: &Testyard, nodes: &SlurmNodes) -> Result<Self, Problem> {
+        let mut job = nodes.job.clone();
+        job.exclusive |= nodes.cpus.is_none();
+        let mut all = Self { yard: yard.clone(), job, held: Vec::with_capacity(nodes.count) };
+        for number in 1..=nodes.count {
+            let name = format!("slurm-{}-{number}", std::process::id());
+            let name: MachineName = name.parse().map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+            let held = start(yard, name, &arguments(&all.job, nodes.cpus))?;
+            all.held.push(held);
+        }
+        Ok(all)
+    }
+
+    /// Waits until all of them answer.
+    ///
+    /// # Errors
+    /// One could not be had; `stop` became readable. All are to be dropped then.
+    pub(super) fn wait(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
+        for at in 0..self.held.len() {
+            if let Err(problem) = self.held[at].await_answer(stop) {
+                self.call_off();
+                return Err(problem);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn names(&self) -> Vec<MachineName> {
+        self.held.iter().map(|held| held.name.clone()).collect()
+    }
+
+    /// Takes back what still waits in Slurm's queue: whoever creates those machines then hears that there is no job.
+    fn call_off(&self) {
+        let Ok(slurm) = Slurm::of(&self.job) else { return };
+        for held in self.held.iter().filter(|held| held.answers.is_some()) {
+            if let Ok(info) = self.yard.machines().info(&held.name) {
+                // Where Slurm does not answer, the keepers and the jobs' guards do it.
+                let _ = slurm.cancel(&job_name(&info.id));
+            }
+        }
+    }
+}
+
+impl Drop for Allocations {
+    fn drop(&mut self) {
+        // All at once: each keeper deletes its machine when its input ends, and then ends.
+        self.held.iter_mut().for_each(|held| drop(held.keeper.stdin.take()));
+        for held in &mut self.held {
+            // What a keeper cannot delete, the next command's reaper does.
+            let _ = held.keeper.wait();
+        }
+    }
+}
+
+/// The arguments of `create`, behind the name.
+fn arguments(job: &SlurmJob, cpus: Option<usize>) -> Vec<String> {
+    let mut words = vec!["--backend".to_owned(), "slurm-allocation".to_owned()];
+    let optional = [
+        ("--partition", job.partition.clone()),
+        ("--account", job.account.clone()),
+        ("--time", job.time.map(|span| span.to_string())),
+        ("--wait", job.patience.map(|span| span.to_string())),
+        ("--cpus", cpus.map(|cpus| cpus.to_string())),
+    ];
+    for (option, value) in optional {
+        words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+    }
+    words.extend(job.exclusive.then(|| "--exclusive".to_owned()));
+    words
+}
+
+/// Starts a keeper, and tells it what to create.
+fn start(yard: &Testyard, name: MachineName, arguments: &[String]) -> Result<Held, Problem> {
+    let failed = |error: std::io::Error| {
+        Problem::new(ProblemKind::System, "cannot start a keeper of allocations").because(error)
+    };
+    let mut command = Command::new(&yard.options().program);
+    command.args(["hold", "--for", "a run over Slurm"]).env("TESTYARD_HOME", yard.options().home.state());
+    // Ctrl-C is for this process, which then has a last word.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut keeper = command.spawn().map_err(failed)?;
+    let answers = keeper.stdout.take().map(BufReader::new);
+    let words: Vec<&str> = std::iter::once(name.as_str()).chain(arguments.iter().map(String::as_str)).collect();
+    let line = serde_json::to_string(&words).map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+    if let Some(input) = &mut keeper.stdin {
+        input.write_all(format!("create {line}\n").as_bytes()).map_err(failed)?;
+    }
+    Ok(Held { name, keeper, answers })
+}
+
+impl Held {
+    /// Waits until the machine is there; then there are no answers any more.
+    fn await_answer(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
+        let Some(answers) = &mut self.answers else { return Ok(()) };
+        {
+            let mut polled = vec![PollFd::from_borrowed_fd(answers.get_ref().as_fd(), PollFlags::IN)];
+            polled.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
+            loop {
+                match poll(&mut polled, None) {
+                    Err(Errno::INTR) => {}
+                    Err(errno) => {
+                        return Err(Problem::new(ProblemKind::System, "cannot wait for allocations").because(errno));
+                    }
+                    Ok(_) => break,
+                }
+            }
+            if polled.get(1).is_some_and(|stop| !stop.revents().is_empty()) {
+                return Err(Problem::new(ProblemKind::Interrupted, "the allocations were called off"));
+            }
+        }
+        let mut line = String::new();
+        let read = answers.read_line(&mut line);
+        let answer: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        self.answers = None;
+        match (read, answer.get("error")) {
+            (Ok(1..), None) if answer.is_object() => Ok(()),
+            (_, Some(error)) => Err(serde_json::from_value(error.clone())
+                .unwrap_or_else(|_| Problem::new(ProblemKind::Unavailable, error.to_string()))),
+            _ => Err(Problem::new(ProblemKind::Unavailable, format!("the keeper of {} has ended", self.name))),
+        }
+    }
+}
