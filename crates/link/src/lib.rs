@@ -24,4 +24,4 @@ pub mod wire;
 
 pub use bootstrap::Programs;
 pub use near::NearStart;
-pub use ssh::{command_line as ssh_command_line, ASK_VARIABLE, answer_ssh, password};
+pub use ssh::{ASK_VARIABLE, answer_ssh, command_line as ssh_command_line, password};

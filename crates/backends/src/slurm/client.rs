@@ -181,7 +181,8 @@ impl Slurm {
                 let name = format!("--name={name}");
                 // What it runs is of no use to anybody any more: its guard and its steps need no time to end.
                 for words in [["--full", "--signal=KILL", "--me", &name].as_slice(), &["--me", &name]] {
-                    let words: Vec<String> = std::iter::once(&"scancel").chain(words).map(|word| (*word).to_owned()).collect();
+                    let words: Vec<String> =
+                        std::iter::once(&"scancel").chain(words).map(|word| (*word).to_owned()).collect();
                     // Whether they are gone is looked at.
                     self.run(&words, "")?;
                 }

@@ -237,7 +237,10 @@ mod tests {
         let said = "sbatch: error: invalid partition specified: nope\n\
                     sbatch: error: Batch job submission failed: Invalid partition name specified\n";
         let problem = not_submitted(&job, said);
-        assert_eq!((problem.kind, problem.message.as_str()), (ProblemKind::Usage, "the Slurm cluster has no partition nope"));
+        assert_eq!(
+            (problem.kind, problem.message.as_str()),
+            (ProblemKind::Usage, "the Slurm cluster has no partition nope")
+        );
         let said = "sbatch: error: Batch job submission failed: Requested node configuration is not available";
         assert!(not_submitted(&job, said).hints[0].contains("--memory"));
         let said = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)";

@@ -70,8 +70,8 @@ impl TestBench {
             }
             Where::Machines(names) => Arc::new(Spread::over(yard, names, None, &report, &trees, &care)?),
             Where::Slurm(_) => {
-                let mut allocations = allocations
-                    .ok_or_else(|| Problem::new(ProblemKind::Bug, "allocations were not asked for"))?;
+                let mut allocations =
+                    allocations.ok_or_else(|| Problem::new(ProblemKind::Bug, "allocations were not asked for"))?;
                 allocations.wait(stop)?;
                 let names = allocations.names();
                 Arc::new(Spread::over(yard, &names, Some(allocations), &report, &trees, &care)?)

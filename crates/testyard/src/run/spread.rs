@@ -13,8 +13,7 @@ use testyard_backends::slurm::{self, Slurm, job_name};
 use testyard_engine::WarmMachine;
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{
-    BackendName, CommandStatus, ImageReference, Isolation, MachineInfo, MachineName, Problem, ProblemKind,
-    Transport,
+    BackendName, CommandStatus, ImageReference, Isolation, MachineInfo, MachineName, Problem, ProblemKind, Transport,
 };
 use testyard_probe::Report;
 use testyard_runner::cancel::Cancel;

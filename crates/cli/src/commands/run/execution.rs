@@ -11,8 +11,8 @@ use testyard_runner::report::OnKept;
 use testyard_runner::result::TestResult;
 use testyard_runner::run::RunOptions;
 
-use crate::commands::slurm::JobOptions;
 use crate::commands::env::kept::{KEPT_FOR, enter};
+use crate::commands::slurm::JobOptions;
 use crate::output::Output;
 use crate::{attend, describe, values, yard};
 
