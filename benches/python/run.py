@@ -54,7 +54,7 @@ def main() -> int:
                 part.measure(report, folder, rounds)
         if "real" in wanted:
             real = QUICK_ROUNDS // 4 if chosen.quick else REAL_ROUNDS
-            isolation.measure_real(report, chosen.environments, chosen.project, real)
+            isolation.measure_real(report, chosen.environments, chosen.project, folder, real)
     finally:
         left = remove(folder)
     print(report.as_json() if chosen.json else report.table())
