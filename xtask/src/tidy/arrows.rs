@@ -73,7 +73,7 @@ fn closure() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     // The table is in the order of the DAG: what a crate points at stands above it.
     for (name, targets) in ARROWS {
         let mut all: BTreeSet<&str> = targets.iter().copied().collect();
-        for target in targets {
+        for target in *targets {
             all.extend(below.get(target).into_iter().flatten());
         }
         below.insert(name, all);
