@@ -82,6 +82,37 @@ fn an_environment_runs_as_the_machines_user() {
 }
 
 #[test]
+fn what_is_exposed_of_the_host_itself_is_copy_on_write() {
+    let home = home!();
+    let folder = |name: &str| {
+        let folder = home.work().join(name);
+        std::fs::create_dir(&folder).expect("the home is ours");
+        std::fs::write(folder.join("file"), "host\n").expect("the home is ours");
+        folder.join("file")
+    };
+    let (one, other, hidden) = (folder("one"), folder("other"), folder("hidden"));
+    let below = |file: &Path| text(file.parent().expect("a folder")).to_owned();
+    // Lists of other paths: an ordinary user's machines stand on the same tree all the same.
+    home.must_run(&["create", "a", "--backend", "namespace", "--expose", &below(&one)]);
+    home.must_run(&["create", "b", "--backend", "namespace", "--expose", &below(&one), "--expose", &below(&other)]);
+    let script = "cat $0 && echo inside > $0 && cat $0 && test ! -e $1";
+    for (machine, file) in [("a", &one), ("b", &one), ("b", &other)] {
+        let run = |way: &[&str]| {
+            let words = [way, &["--", "sh", "-c", script, text(file), text(&hidden)]].concat();
+            assert_eq!(home.must_run(&words), "host\ninside\n", "{words:?}");
+        };
+        run(&["env", "run", machine]);
+        run(&["exec", machine]);
+        assert_eq!(std::fs::read_to_string(file).expect("it stays"), "host\n");
+    }
+    home.must_run(&["stop", "a"]);
+    home.must_run(&["start", "a"]);
+    assert_eq!(home.must_run(&["exec", "a", "--", "cat", text(&one)]), "inside\n");
+    home.must_run(&["delete", "a", "b"]);
+    home.finish();
+}
+
+#[test]
 fn what_is_exposed_is_written_to_only_where_that_was_asked_for() {
     let home = home!();
     import(&home, "first");

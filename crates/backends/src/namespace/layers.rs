@@ -91,12 +91,13 @@ fn options(place: &MachinePlace) -> HostOptions {
 }
 
 fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
-    let view = HostView::load(&options(place)).map_err(|error| error.problem())?;
+    let options = options(place);
+    let view = HostView::load(&options).map_err(|error| error.problem())?;
     let masks = fresh_masks(place)?;
     let failed = |error: Error| host(place, "write the mask")(error);
     let exposed = exposed_elsewhere(place, &view);
     match ids::sort_of(&place.spec) {
-        Sort::Single | Sort::Granted => super::layers_of_user::find(place, &view, &masks, exposed),
+        Sort::Single | Sort::Granted => super::layers_of_user::find(place, &options, &view, &masks, exposed),
         Sort::Range | Sort::Host => {
             let mut layers = Vec::new();
             let mut submounts = Vec::new();

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use testyard_images::{
-    HostTree, HostView, ImageConfig, MaskEffect, MaskEntry, TreeCache, TreeOptions, write_mask_layer,
+    HostOptions, HostTree, HostView, ImageConfig, MaskEffect, MaskEntry, TreeCache, TreeOptions, write_mask_layer,
 };
 use testyard_linux::{Error, identity, mount};
 use testyard_machine::backend::{BackendError, MachinePlace};
 use testyard_protocol::start::{ExposedStart, LayerStart, SubmountStart, TRY_ROOT};
 
+use super::exposed::{Apart, apart};
 use super::ids::{self, Sort};
 use super::layers::Layers;
 
@@ -25,12 +26,14 @@ const OWN: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 /// The best view of the host that this user can have here.
 pub(super) fn find(
     place: &MachinePlace,
+    options: &HostOptions,
     view: &HostView,
     masks: &Path,
     exposed: Vec<ExposedStart>,
 ) -> Result<Layers, BackendError> {
-    match tree(place, view) {
-        Ok(tree) => Ok(of_tree(place, tree, view, exposed)),
+    let Apart { view: without, submounts } = apart(place, options, view, masks)?;
+    match tree(place, &without) {
+        Ok(tree) => Ok(Layers { submounts, ..of_tree(place, tree, view, exposed) }),
         Err(reason) => composed(place, view, masks, exposed, &reason),
     }
 }

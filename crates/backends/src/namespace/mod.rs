@@ -1,6 +1,7 @@
 //! Backend `namespace`: Testyard's own container. See `docs/machines.md` for what is inside one.
 
 mod disk;
+mod exposed;
 mod granted;
 mod groups;
 mod ids;
