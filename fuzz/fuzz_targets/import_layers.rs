@@ -5,8 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use testyard_images::{ImportOptions, Store};
-use testyard_model::ByteSize;
+use testyard_fuzz::{is_clean, store_in, with_sums};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((cut, rest)) = bytes.split_first() else { return };
@@ -14,26 +13,12 @@ fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let layout = folder.path().join("layout");
     std::fs::create_dir_all(layout.join("blobs/sha256")).expect("make");
-    // Headers with a right checksum are rare among random bytes: put those of whole blocks right.
-    let mut layer = layer.to_vec();
-    for block in layer.chunks_exact_mut(512).filter(|block| block.iter().any(|byte| *byte != 0)) {
-        block[148..156].copy_from_slice(b"        ");
-        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    }
-    let store = Store::open(&folder.path().join("images")).expect("a store");
-    let options = ImportOptions {
-        flush: false,
-        reserve: ByteSize(1),
-        limit: ByteSize::mebibytes(4),
-        entry_limit: 1000,
-        ..ImportOptions::new(0)
-    };
+    let layer = with_sums(layer);
+    let (store, options) = store_in(folder.path());
     let write = |name: &str, text: &[u8]| std::fs::write(layout.join(name), text).expect("write");
     let import = || {
         if store.import_file(&layout, &options).is_err() {
-            let left = std::fs::read_dir(store.path().join("temporary")).expect("temporary").count();
-            assert_eq!(left, 0);
+            is_clean(&store);
         }
         assert_eq!(std::fs::read_dir(folder.path()).expect("list").count(), 2);
     };

@@ -8,47 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use support::{Archive, root};
-use testyard_images::{Image, ImportError, ImportOptions, Ownership, Refusal, Store};
+use support::{Archive, Home, options, root};
+use testyard_images::{ImportError, ImportOptions, Ownership, Refusal};
 use testyard_model::ByteSize;
-
-struct Home {
-    folder: tempfile::TempDir,
-    store: Store,
-}
-
-impl Home {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&folder.path().join("images")).expect("a new store");
-        Self { folder, store }
-    }
-
-    fn import(&self, archive: &[u8]) -> Result<Image, ImportError> {
-        self.store.import(archive, None, &options())
-    }
-
-    /// Refused, with this in the message, and nothing left.
-    #[track_caller]
-    fn refuses(&self, archive: &[u8], message: &str) {
-        let error = self.import(archive).expect_err("must be refused");
-        let told = error.to_string();
-        assert!(told.contains(message), "{told:?} does not say {message:?}");
-        assert!(!told.contains('\n'));
-        self.is_empty();
-    }
-
-    #[track_caller]
-    fn is_empty(&self) {
-        assert!(self.store.list().expect("list").is_empty());
-        let left: Vec<_> = std::fs::read_dir(self.store.path().join("temporary")).expect("temporary").collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-}
-
-fn options() -> ImportOptions {
-    ImportOptions { flush: false, reserve: ByteSize(1), ..ImportOptions::new(1_700_000_000_000) }
-}
 
 fn tar(folder: &Path, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new("tar").current_dir(folder).args(arguments).output().expect("GNU tar runs");

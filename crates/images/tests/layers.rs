@@ -4,70 +4,18 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::json;
 use support::layers::{Layered, Packing, descriptor, hexadecimal};
-use support::{Archive, root};
-use testyard_images::{Image, ImportError, ImportOptions, Store};
+use support::{Archive, Home, options, root};
+use testyard_images::{Image, ImportError, ImportOptions};
 use testyard_model::ByteSize;
 
-struct Home {
-    folder: tempfile::TempDir,
-    store: Store,
-}
-
-impl Home {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&folder.path().join("images")).expect("a new store");
-        Self { folder, store }
-    }
-
-    fn import(&self, archive: &[u8]) -> Result<Image, ImportError> {
-        self.store.import(archive, None, &options())
-    }
-
-    /// Refused, with this in the message, both as a stream and as a file, and nothing left.
-    #[track_caller]
-    fn refuses(&self, archive: &[u8], message: &str) {
-        let file = self.folder.path().join("refused.tar");
-        std::fs::write(&file, archive).expect("write");
-        for error in [self.import(archive), self.store.import_file(&file, &options())] {
-            let told = error.expect_err("must be refused").problem();
-            let all = format!("{}; {}", told.message, told.causes.join("; "));
-            assert!(all.contains(message), "{all:?} does not say {message:?}");
-            assert!(!told.message.contains('\n'));
-        }
-        self.is_empty();
-    }
-
-    /// A layer that is refused, over one that is fine.
-    #[track_caller]
-    fn refuses_layer(&self, layer: Archive, message: &str) {
-        self.refuses(&Layered::new(&[layer], Packing::Gzip).layout(), message);
-    }
-
-    #[track_caller]
-    fn is_empty(&self) {
-        assert!(self.store.list().expect("list").is_empty());
-        for folder in ["temporary", "downloads"] {
-            let left: Vec<_> = std::fs::read_dir(self.store.path().join(folder)).expect("list").collect();
-            assert!(left.is_empty(), "{folder}: {left:?}");
-        }
-        // Whole layers may stay for the next try, until a prune.
-        self.store.prune(&BTreeSet::new()).expect("prune");
-        assert_eq!(self.layers().len(), 0);
-    }
-
-    fn layers(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.store.path().join("layers")).expect("layers");
-        entries.map(|entry| entry.expect("entry").path()).collect()
-    }
-}
-
-fn options() -> ImportOptions {
-    ImportOptions { flush: false, reserve: ByteSize(1), ..ImportOptions::new(1_700_000_000_000) }
+/// A layer that is refused, over one that is fine.
+#[track_caller]
+fn refuses_layer(home: &Home, layer: Archive, message: &str) {
+    home.refuses(&Layered::new(&[layer], Packing::Gzip).layout(), message);
 }
 
 fn two() -> [Archive; 2] {
@@ -97,7 +45,7 @@ fn every_form_gives_the_same_image_of_shared_layers() {
     let image = Layered::new(&two(), Packing::Plain);
     let one = home.import(&image.saved().end()).expect("docker save");
     assert_eq!(one.record.layers.len(), 2);
-    assert_eq!(home.layers().len(), 2);
+    assert_eq!(home.names_in("layers").len(), 2);
     for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
         let image = Layered::new(&two(), packing);
         assert_eq!(home.import(&image.layout()).expect("layout"), one, "{packing:?}");
@@ -107,15 +55,15 @@ fn every_form_gives_the_same_image_of_shared_layers() {
         std::fs::write(&file, image.layout()).expect("write");
         assert_eq!(home.store.import_file(&file, &options()).expect("a file"), one, "{packing:?}");
     }
-    assert_eq!((home.store.list().expect("list").len(), home.layers().len()), (1, 2));
+    assert_eq!((home.store.list().expect("list").len(), home.names_in("layers").len()), (1, 2));
     // Another image over the same lowest layer.
     let [lower, _] = two();
     let other = Layered::new(&[lower, Archive::default().file("etc/d", "")], Packing::Gzip);
     let other = home.import(&other.layout()).expect("another");
-    assert_eq!((home.store.list().expect("list").len(), home.layers().len()), (2, 3));
+    assert_eq!((home.store.list().expect("list").len(), home.names_in("layers").len()), (2, 3));
     let reference = |image: &Image| image.record.digest.to_string().parse().expect("reference");
     assert!(home.store.delete(&reference(&one), &BTreeSet::new()).expect("delete"));
-    assert_eq!(home.layers().len(), 2, "the shared one stays");
+    assert_eq!(home.names_in("layers").len(), 2, "the shared one stays");
     assert!(home.store.delete(&reference(&other), &BTreeSet::new()).expect("delete"));
     home.is_empty();
 }
@@ -253,37 +201,39 @@ fn what_the_image_says_of_commands_is_kept() {
 #[test]
 fn hostile_layers_are_refused_by_entry() {
     let home = Home::new();
-    home.refuses_layer(
+    refuses_layer(
+        &home,
         root().file("/etc/passwd", "x"),
         "the archive's entry `/etc/passwd` is refused: its path is absolute",
     );
-    home.refuses_layer(root().file("usr/../../x", "x"), "`usr/../../x` is refused: its path contains `..`");
-    home.refuses_layer(
+    refuses_layer(&home, root().file("usr/../../x", "x"), "`usr/../../x` is refused: its path contains `..`");
+    refuses_layer(
+        &home,
         root().link("out", "/etc").file("out/x", ""),
         "`out/x` is refused: its path goes through a link",
     );
-    home.refuses_layer(root().link("out", "..").file("out/.wh.x", ""), "goes through a link that leads out");
-    home.refuses_layer(root().link("a", "b").link("b", "a").file("a/.wh.x", ""), "too many links");
-    home.refuses_layer(root().hard_link("x", "../../etc/shadow"), "not inside the image");
-    home.refuses_layer(root().hard_link("x", "in/another/layer"), "not a file before it");
-    home.refuses_layer(root().file(".wh.gone", "").hard_link("x", "gone"), "not a file before it");
-    home.refuses_layer(root().file("usr/.wh.", ""), "`.wh.` is no whiteout");
-    home.refuses_layer(root().file("usr/.wh...", ""), "`.wh...` is no whiteout");
-    home.refuses_layer(root().file("usr/.wh..", ""), "`.wh..` is no whiteout");
-    home.refuses_layer(root().directory("usr/.wh.x/", 0o755), "`.wh.x` is no whiteout");
-    home.refuses_layer(root().file("usr/.wh.x/y", ""), "`.wh.x` is no whiteout");
-    home.refuses_layer(root().file("usr/sh/.wh..wh..opq/.wh.y", ""), "is no whiteout");
-    home.refuses_layer(root().file(".wh.gone", "").file("gone/x", ""), "a whiteout of the same layer says is gone");
-    home.refuses_layer(root().file("usr/bin/sh/.wh.x", ""), "goes through a file");
+    refuses_layer(&home, root().link("out", "..").file("out/.wh.x", ""), "goes through a link that leads out");
+    refuses_layer(&home, root().link("a", "b").link("b", "a").file("a/.wh.x", ""), "too many links");
+    refuses_layer(&home, root().hard_link("x", "../../etc/shadow"), "not inside the image");
+    refuses_layer(&home, root().hard_link("x", "in/another/layer"), "not a file before it");
+    refuses_layer(&home, root().file(".wh.gone", "").hard_link("x", "gone"), "not a file before it");
+    refuses_layer(&home, root().file("usr/.wh.", ""), "`.wh.` is no whiteout");
+    refuses_layer(&home, root().file("usr/.wh...", ""), "`.wh...` is no whiteout");
+    refuses_layer(&home, root().file("usr/.wh..", ""), "`.wh..` is no whiteout");
+    refuses_layer(&home, root().directory("usr/.wh.x/", 0o755), "`.wh.x` is no whiteout");
+    refuses_layer(&home, root().file("usr/.wh.x/y", ""), "`.wh.x` is no whiteout");
+    refuses_layer(&home, root().file("usr/sh/.wh..wh..opq/.wh.y", ""), "is no whiteout");
+    refuses_layer(&home, root().file(".wh.gone", "").file("gone/x", ""), "a whiteout of the same layer says is gone");
+    refuses_layer(&home, root().file("usr/bin/sh/.wh.x", ""), "goes through a file");
     let mut device = root();
     device.header(b'3', b"usr/gone", b"", 0, 0);
-    home.refuses_layer(device, "as only a mounted overlay has them");
+    refuses_layer(&home, device, "as only a mounted overlay has them");
     let mut device = root();
     device.header(b'4', b"etc/disk", b"", 0, 0o666);
-    home.refuses_layer(device, "`etc/disk` is refused: it is a device node outside of `dev`");
+    refuses_layer(&home, device, "`etc/disk` is refused: it is a device node outside of `dev`");
     let attribute = |name: &str| root().pax(&[(name, b"y")]).directory("x/", 0o755);
-    home.refuses_layer(attribute("SCHILY.xattr.user.overlay.opaque"), "user.overlay.opaque");
-    home.refuses_layer(attribute("SCHILY.xattr.trusted.overlay.redirect"), "trusted.overlay.redirect");
+    refuses_layer(&home, attribute("SCHILY.xattr.user.overlay.opaque"), "user.overlay.opaque");
+    refuses_layer(&home, attribute("SCHILY.xattr.trusted.overlay.redirect"), "trusted.overlay.redirect");
 }
 
 #[test]

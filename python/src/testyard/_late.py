@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional
 
 from . import _protocol as protocol
 from ._connection import Connection, Exchange
-from ._place import Path, User
+from ._place import Path
 from ._process import Completed, Text, checked, converse, not_started, ready
 from .environment import Environment
 from .errors import ConnectionLost, InvalidInput, NotFound, TestyardError
 
 if TYPE_CHECKING:
+    from ._place import _How
     from .machine import Machine
 
 #: How long an interrupted first command has to end, in seconds.
@@ -39,23 +40,14 @@ class LateEnvironment(Environment):
         self._yet_to_begin = True
         _unmade.add(self)
 
-    def run(
-        self,
-        command: protocol.Command,
-        *,
-        check: bool = True,
-        timeout: Optional[float] = None,
-        cwd: Optional[Path] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: User = None,
-        input: Optional[Text] = None,
-        text: bool = True,
+    def _run(
+        self, command: protocol.Command, how: _How, *, check: bool, input: Optional[Text], text: bool
     ) -> Completed:
-        """As `Environment.run`."""
         if self._yet_to_begin and not self._closed:
             with contextlib.ExitStack() as turn:
                 turn.enter_context(self._beginning)
                 if self._is_unmade():
+                    cwd, env, user, timeout = how
                     request = protocol.exec_request(
                         command,
                         place={"fresh": self._request},
@@ -70,7 +62,7 @@ class LateEnvironment(Environment):
                     data = ready(request, input, quiet=_is_alone())
                     done = self._run_first(command, request, data, text, check, turn.close)
                     return checked(done, check, timeout)
-        return super().run(command, check=check, timeout=timeout, cwd=cwd, env=env, user=user, input=input, text=text)
+        return super()._run(command, how, check=check, input=input, text=text)
 
     def _run_first(
         self,

@@ -13,6 +13,8 @@ from .errors import InvalidInput, TestyardError
 User = Union[None, str, int]
 Path = Union[str, "os.PathLike[str]"]
 _Answer = TypeVar("_Answer")
+#: How a command runs: its folder, variables, user and limit of time.
+_How = tuple[Optional[Path], Optional[Mapping[str, str]], User, Optional[float]]
 
 
 class Place:
@@ -50,8 +52,7 @@ class Place:
         A string is given to the shell, a sequence of words is run verbatim. After `timeout` seconds the command ends,
         with all that it started. `user` is a name, `"root"` or a number. Raises CommandFailed (unless `check` is
         false), CommandTimedOut, CommandNotStarted, and what befalls the machine."""
-        request = self._exec(command, cwd, env, user, timeout)
-        return run(self._connections, command, request, check=check, timeout=timeout, input=input, text=text)
+        return self._run(command, (cwd, env, user, timeout), check=check, input=input, text=text)
 
     def spawn(
         self,
@@ -121,6 +122,13 @@ class Place:
         if not os.path.isdir(os.path.dirname(path)):
             raise InvalidInput(f"{os.path.dirname(path)} is no folder to copy into", hints=["make it first"])
         self._receive(source, user, lambda stream: Receiver(stream).tree(path))
+
+    def _run(
+        self, command: protocol.Command, how: _How, *, check: bool, input: Optional[Text], text: bool
+    ) -> Completed:
+        """Runs a command to its end in a place that is there."""
+        request = self._exec(command, *how)
+        return run(self._connections, command, request, check=check, timeout=how[3], input=input, text=text)
 
     def _exec(
         self,

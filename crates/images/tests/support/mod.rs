@@ -3,9 +3,13 @@
 
 pub(crate) mod layers;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+
+use testyard_images::{Image, ImportError, ImportOptions, Store};
+use testyard_model::ByteSize;
 
 /// Runs tests of this program as user 1000, whether or not such a user has a name. `passed` is how many must pass,
 /// where that is to be checked.
@@ -58,6 +62,60 @@ pub(crate) fn on_an_overlay(arguments: &[&str]) {
         .expect("it runs");
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}");
+}
+
+/// A store in a folder of its own.
+pub(crate) struct Home {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: Store,
+}
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().join("images")).expect("a new store");
+        Self { folder, store }
+    }
+
+    pub(crate) fn import(&self, archive: &[u8]) -> Result<Image, ImportError> {
+        self.store.import(archive, None, &options())
+    }
+
+    /// Refused, with this in the message, both as a stream and as a file, and nothing left.
+    #[track_caller]
+    pub(crate) fn refuses(&self, archive: &[u8], message: &str) {
+        let file = self.folder.path().join("refused.tar");
+        fs::write(&file, archive).expect("write");
+        for error in [self.import(archive), self.store.import_file(&file, &options())] {
+            let told = error.expect_err("must be refused").problem();
+            let all = format!("{}; {}", told.message, told.causes.join("; "));
+            assert!(all.contains(message), "{all:?} does not say {message:?}");
+            assert!(!told.message.contains('\n'));
+        }
+        self.is_empty();
+    }
+
+    /// No image, nothing half-made, and no layer that a prune would leave: whole ones may stay for the next try.
+    #[track_caller]
+    pub(crate) fn is_empty(&self) {
+        assert!(self.store.list().expect("list").is_empty());
+        for folder in ["temporary", "downloads"] {
+            assert_eq!(self.names_in(folder), [""; 0], "{folder}");
+        }
+        self.store.prune(&BTreeSet::new()).expect("prune");
+        assert_eq!(self.names_in("layers"), [""; 0]);
+    }
+
+    /// What is in a folder of the store.
+    pub(crate) fn names_in(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.store.path().join(folder)).expect("a folder of the store");
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect()
+    }
+}
+
+/// Imports of tests: quick, and at no time of their own.
+pub(crate) fn options() -> ImportOptions {
+    ImportOptions { flush: false, reserve: ByteSize(1), ..ImportOptions::new(1_700_000_000_000) }
 }
 
 /// Appends entries; what it holds is the archive without its end mark.
