@@ -56,7 +56,7 @@ pub(crate) fn is_opaque(folder: BorrowedFd<'_>) -> bool {
         let mut value = [0; 1];
         rustix::fs::fgetxattr(folder, *name, &mut value[..]) == Ok(1) && value == *b"y"
     };
-    OPAQUE.iter().any(|name| hides(&name))
+    OPAQUE.iter().any(hides)
 }
 
 /// Sets the first attribute; the second, which only root may set, as well as it can be.
