@@ -101,6 +101,20 @@ steps! {
     RunnerResult = "runner.result",
     /// The runner is about to write its reports.
     RunnerReporting = "runner.reporting",
+    /// The client has written the intent to make a cluster.
+    ClusterIntent = "client.cluster-intent",
+    /// A cluster's keys are kept.
+    ClusterKeys = "client.cluster-keys",
+    /// A node of a cluster has its machine.
+    ClusterNode = "client.cluster-node",
+    /// The daemons of a stage serve.
+    ClusterDaemon = "client.cluster-daemon",
+    /// Every node of a cluster answers, and its row does not say so yet.
+    ClusterReady = "client.cluster-ready",
+    /// A cluster's row says deleting.
+    ClusterDeleting = "client.cluster-deleting",
+    /// A cluster's machines are gone.
+    ClusterNodesGone = "client.cluster-nodes-gone",
     /// The row says deleting.
     DeleteIntent = "supervisor.delete-intent",
     /// The agent and all below it are gone.

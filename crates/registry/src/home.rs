@@ -265,6 +265,18 @@ impl Home {
         self.state.join("returning")
     }
 
+    /// What clusters are known by and log in with, in a folder each.
+    #[must_use]
+    pub fn clusters_folder(&self) -> PathBuf {
+        self.state.join("clusters")
+    }
+
+    /// What private networks of machines have in common, in a folder each.
+    #[must_use]
+    pub fn networks_folder(&self) -> PathBuf {
+        self.state.join("networks")
+    }
+
     /// Immutable copies of working trees.
     #[must_use]
     pub fn frozen_folder(&self) -> PathBuf {

@@ -65,10 +65,12 @@ pub enum LeaseKind {
     Holder,
     /// Having held it last: it is to be deleted, and nobody can hold it again. Whoever finds it abandoned deletes.
     Ending,
+    /// Making, changing or removing a cluster, which names this lease in its row. About no machine.
+    Cluster,
 }
 
 impl LeaseKind {
-    const ALL: [Self; 5] = [Self::Supervisor, Self::Machine, Self::Run, Self::Holder, Self::Ending];
+    const ALL: [Self; 6] = [Self::Supervisor, Self::Machine, Self::Run, Self::Holder, Self::Ending, Self::Cluster];
 
     /// Whether only one of this kind can be held for a machine.
     #[must_use]
@@ -85,6 +87,7 @@ impl LeaseKind {
             Self::Run => "run",
             Self::Holder => "holder",
             Self::Ending => "ending",
+            Self::Cluster => "cluster",
         }
     }
 

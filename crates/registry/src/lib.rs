@@ -16,6 +16,7 @@
 //! What this crate refuses to know: how anything is made or removed, which machine should be reaped and when, what
 //! time it is (callers pass it), and any backend.
 
+pub mod clusters;
 pub mod error;
 pub mod history;
 pub mod home;
@@ -37,6 +38,7 @@ mod lease_names;
 mod schema;
 mod stable_hash;
 
+pub use clusters::{ClusterRow, NewCluster};
 pub use error::RegistryError;
 pub use history::{Flakes, HistoryError, HistoryFile, LastOutcome, NewOutcome, PastOutcome, TestOutcome, TestRecord};
 pub use holders::Released;

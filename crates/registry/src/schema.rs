@@ -77,6 +77,16 @@ CREATE TABLE kept_environment (
     PRIMARY KEY (machine, environment)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+CREATE TABLE cluster (
+    id          TEXT PRIMARY KEY,
+    name        TEXT NOT NULL UNIQUE,
+    state       TEXT NOT NULL,
+    spec        TEXT NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    lease       TEXT
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The format that this version writes.

@@ -1,6 +1,6 @@
 //! Machines with the files of others.
 
-use testyard_model::{MachineInfo, MachineName, MachineNetwork, MachineSpec, MachineState, Problem};
+use testyard_model::{MachineInfo, MachineName, MachineSpec, MachineState, Problem};
 use testyard_protocol::Request;
 
 use crate::machines::{Machines, wrong_state};
@@ -13,13 +13,13 @@ impl Machines<'_> {
         self.clone_as(from, to, networks::elsewhere)
     }
 
-    /// As [`Machines::clone_from`], but what it is connected to is said by whoever clones it. In another private network
-    /// the folders that its members share begin as copies of the first one's.
-    pub fn clone_as(
+    /// As [`Machines::clone_from`], and decides what the new one is to be. In another private network the folders that its
+    /// members share begin as copies of the first one's.
+    pub(crate) fn clone_as(
         &self,
         from: &MachineName,
         to: &MachineName,
-        network: impl FnOnce(&MachineNetwork) -> MachineNetwork,
+        spec: impl FnOnce(&MachineSpec) -> MachineSpec,
     ) -> Result<MachineInfo, Problem> {
         let registry = self.yard.registry()?;
         let source = self.settled(&registry, from)?;
@@ -34,7 +34,7 @@ impl Machines<'_> {
             MachineState::Stopped | MachineState::Failed => held_stopped = Some(self.lease(&registry, &source)?),
             state => return Err(wrong_state(from, state)),
         }
-        let spec = MachineSpec { network: network(&source.spec.network), ..source.spec.clone() };
+        let spec = spec(&source.spec);
         let (spec, choosing) = networks::settle(&self.yard.options().home, &registry, &spec)?;
         let (id, lease) = self.reserve(&registry, to, &spec, source.backend_reason.clone())?;
         drop(choosing);

@@ -16,6 +16,7 @@
 
 mod archive;
 mod cloning;
+pub mod cluster;
 mod far;
 mod furnished;
 mod holder;
@@ -39,6 +40,7 @@ pub use testyard_model::{
 };
 
 pub use archive::ArchivedMachine;
+pub use cluster::Clusters;
 pub use far::{far_command, keep_command};
 pub use holder::Holder;
 pub use keeper::{supervise_command, supervise_main};

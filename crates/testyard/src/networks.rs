@@ -25,13 +25,13 @@ impl Machines<'_> {
 pub(crate) struct Choosing(#[expect(dead_code, reason = "held, never looked at")] Option<FileLock>);
 
 /// Where a clone of a machine is: as that one, but at a place of its own in the network.
-pub(crate) fn elsewhere(network: &MachineNetwork) -> MachineNetwork {
-    let mut network = network.clone();
-    if let MachineNetwork::Private(network) = &mut network {
+pub(crate) fn elsewhere(spec: &MachineSpec) -> MachineSpec {
+    let mut spec = spec.clone();
+    if let MachineNetwork::Private(network) = &mut spec.network {
         network.address = None;
         network.publish.iter_mut().for_each(|port| port.host = 0);
     }
-    network
+    spec
 }
 
 /// Decides what was left open: the address, and the ports of the host that were left to choose.

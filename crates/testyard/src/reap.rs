@@ -21,6 +21,7 @@ use testyard_machine::supervisor::{self, Records as _};
 use testyard_model::{MachineId, MachineName, MachineState, Problem, ProblemKind};
 use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseStanding, MachineRow, Registry};
 
+use crate::cluster::{self, ReapedCluster};
 use crate::keeper;
 use crate::kept::{self, Thoroughness};
 use crate::machines::{Machines, is_supervised, request};
@@ -31,6 +32,9 @@ use crate::yard::{Testyard, now_ms};
 /// What a pass of the reaper did, or would do.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ReapReport {
+    /// Each cluster that nobody was making any more, or of which nothing was left.
+    #[serde(default)]
+    pub clusters: Vec<ReapedCluster>,
     /// Each machine that had been left in the middle of something.
     pub machines: Vec<ReapedMachine>,
     /// Leases whose holders had died.
@@ -78,6 +82,7 @@ impl ReapReport {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.machines.iter().all(|machine| machine.failed.is_none())
+            && self.clusters.iter().all(|cluster| cluster.failed.is_none())
     }
 }
 
@@ -97,6 +102,7 @@ impl<'y> Reaper<'y> {
             return Ok(());
         }
         let registry = self.yard.registry()?;
+        cluster::reap(self.yard, &registry, false)?;
         self.pass_machines(&registry, false)?;
         kept::reap(self.yard, &registry, false, Thoroughness::Quick).map(drop)
     }
@@ -104,6 +110,7 @@ impl<'y> Reaper<'y> {
     /// Machines, then leases.
     pub(crate) fn pass(&self, dry_run: bool) -> Result<ReapReport, Problem> {
         let registry = self.yard.registry()?;
+        let clusters = cluster::reap(self.yard, &registry, dry_run)?;
         let machines = self.pass_machines(&registry, dry_run)?;
         let environments = kept::reap(self.yard, &registry, dry_run, Thoroughness::Full)?;
         let home = &self.yard.options().home;
@@ -122,7 +129,7 @@ impl<'y> Reaper<'y> {
         } else {
             registry.forget_abandoned_leases().map_err(|error| error.problem())?.len()
         };
-        Ok(ReapReport { machines, leases, environments, files })
+        Ok(ReapReport { clusters, machines, leases, environments, files })
     }
 
     fn pass_machines(&self, registry: &Registry, dry_run: bool) -> Result<Vec<ReapedMachine>, Problem> {

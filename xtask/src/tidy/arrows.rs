@@ -25,13 +25,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testyard-backends", &["testyard-link", "testyard-images"]),
     ("testyard-registry", &["testyard-model"]),
     ("testyard-sync", &["testyard-trees"]),
+    ("testyard-cluster", &["testyard-model"]),
     ("testyard-probe", &["testyard-linux"]),
     (
         "testyard-engine",
         &["testyard-machine", "testyard-registry", "testyard-sync", "testyard-images", "testyard-probe"],
     ),
     ("testyard-runner", &["testyard-engine"]),
-    ("testyard", &["testyard-backends", "testyard-engine", "testyard-runner"]),
+    ("testyard", &["testyard-backends", "testyard-engine", "testyard-runner", "testyard-cluster"]),
     ("testyard-measure", &["testyard-model"]),
     ("testyard-cli", &["testyard", "testyard-measure"]),
 ];

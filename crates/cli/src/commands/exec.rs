@@ -5,8 +5,9 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use serde_json::json;
+use testyard::Machine;
 use testyard_machine::client::{Connection, Finished};
-use testyard_model::{CommandStatus, MachineName, Problem, ProblemKind, Span};
+use testyard_model::{CommandStatus, MachineName, Problem, ProblemKind, Span, UserSpec};
 use testyard_protocol::{Exec as Request, RawText, StreamTarget};
 
 use super::{DONE, Outcome};
@@ -30,6 +31,13 @@ use crate::{attend, streams, yard};
 pub(crate) struct Exec {
     /// The machine's name
     name: MachineName,
+    #[command(flatten)]
+    order: Order,
+}
+
+/// What is to run, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Order {
     /// Working folder [default: the user's home]
     #[arg(long, value_name = "FOLDER")]
     cwd: Option<PathBuf>,
@@ -55,18 +63,27 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub(crate) fn run(self, output: Output) -> Outcome {
-        let mut machine = yard::connect(&self.name)?;
-        let request = self.request();
+        let machine = yard::connect(&self.name)?;
+        self.order.run(machine, None, output)
+    }
+}
+
+impl Order {
+    /// Runs it in a machine, as this user where none was asked for.
+    pub(super) fn run(self, mut machine: Machine, usual: Option<UserSpec>, output: Output) -> Outcome {
+        let mut request = self.request();
+        request.user = request.user.or(usual);
+        let name = machine.name().clone();
         if self.detach {
             return detach(machine.connection(), request, output);
         }
         if self.terminal {
-            return report(&self.name, &attend::run_on_terminal(machine, request)?, self.timeout, output);
+            return report(&name, &attend::run_on_terminal(machine, request)?, self.timeout, output);
         }
         if output.json {
             return collect(machine.connection(), request, output);
         }
-        report(&self.name, &attend::run(machine.connection(), request)?, self.timeout, output)
+        report(&name, &attend::run(machine.connection(), request)?, self.timeout, output)
     }
 
     fn request(&self) -> Request {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod clone;
+mod cluster;
 mod completions;
 mod create;
 mod delete;
@@ -76,6 +77,7 @@ pub(crate) enum Command {
     History(history::History),
     Schema(schema::Schema),
     Image(image::Image),
+    Cluster(cluster::Cluster),
     Hold(hold::Hold),
     Orbctl(orbctl::Orbctl),
     Reap(reap::Reap),
@@ -112,6 +114,7 @@ impl Command {
             Self::History(command) => command.run(output),
             Self::Schema(command) => command.run(output),
             Self::Image(command) => command.run(output),
+            Self::Cluster(command) => command.run(output),
             Self::Hold(command) => command.run(output),
             Self::Orbctl(command) => command.run(),
             Self::Reap(command) => command.run(output),

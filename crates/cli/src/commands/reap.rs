@@ -30,6 +30,7 @@ impl Reap {
         if output.json {
             output.json_object(json!({
                 "dry_run": self.dry_run,
+                "clusters": report.clusters,
                 "machines": report.machines,
                 "leases": report.leases,
                 "environments": report.environments,
@@ -38,10 +39,9 @@ impl Reap {
         } else {
             output.data(&told(&report, self.dry_run))?;
         }
-        for machine in &report.machines {
-            if let Some(problem) = &machine.failed {
-                output.warn_of(problem);
-            }
+        let machines = report.machines.iter().filter_map(|machine| machine.failed.as_ref());
+        for problem in machines.chain(report.clusters.iter().filter_map(|cluster| cluster.failed.as_ref())) {
+            output.warn_of(problem);
         }
         if report.is_complete() { DONE } else { Ok(ExitCode::Infrastructure.code()) }
     }
@@ -51,6 +51,13 @@ impl Reap {
 fn told(report: &ReapReport, dry_run: bool) -> String {
     let would = if dry_run { "would be " } else { "" };
     let mut text = String::new();
+    for cluster in &report.clusters {
+        let done = match cluster.failed {
+            Some(_) => "could not be removed; tried again at the next pass",
+            None => "removed",
+        };
+        text.push_str(&format!("cluster {} was left {}: {would}{done}\n", cluster.name, cluster.was));
+    }
     for machine in &report.machines {
         let done = match (machine.action, machine.failed.is_some()) {
             (_, true) => "could not be finished; tried again at the next pass",

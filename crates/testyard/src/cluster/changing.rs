@@ -1,0 +1,168 @@
+//! Clusters from clusters: more nodes or fewer, and others with the same files.
+
+use testyard_cluster::setup::{self, NodeSetup};
+use testyard_cluster::{ClusterInfo, ClusterName, ClusterSpec, ClusterState, Daemon, Layout, Node, start};
+use testyard_linux::step::{self, Step};
+use testyard_model::{MachineSpec, Problem, ProblemKind};
+use testyard_registry::{ClusterRow, Registry};
+
+use super::claim::Claim;
+use super::node::{self, Terms};
+use super::secrets::{self, Folder};
+use super::{Clusters, ending, is_of, layout_of, making, state_of};
+
+impl Clusters<'_> {
+    /// Gives a running cluster so many nodes. Jobs on nodes that stay go on; those on nodes that go are ended, or begun
+    /// anew elsewhere, as they ask for.
+    ///
+    /// # Errors
+    /// The cluster is not running, a partition names a node that would go, or a new node did not come up: then the
+    /// cluster is as it was.
+    pub fn scale(&self, name: &ClusterName, nodes: u16) -> Result<ClusterInfo, Problem> {
+        let registry = self.yard.registry()?;
+        let claim = Claim::take(&registry, self.row(&registry, name)?, "scale the cluster")?;
+        let before = layout_of(&claim.row)?;
+        let spec = ClusterSpec { nodes, ..before.spec.clone() };
+        spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
+        expect_state(&claim, ClusterState::Running)?;
+        let after = Layout::new(name, &spec);
+        if nodes > before.spec.nodes {
+            self.grow(&claim, &before, &after)?;
+            claim.record(&registry, ClusterState::Running, &spec)?;
+        } else if nodes < before.spec.nodes {
+            // Written down first: a node that is to go is no part of the cluster any more, whoever is killed now.
+            claim.record(&registry, ClusterState::Running, &spec)?;
+            self.shrink(&before, &after, &self.folder(&claim.row.id).load()?)?;
+        }
+        claim.release(&registry)?;
+        self.info(name)
+    }
+
+    fn grow(&self, claim: &Claim, before: &Layout, after: &Layout) -> Result<(), Problem> {
+        let new: Vec<Node> = after.nodes[before.nodes.len()..].to_vec();
+        let setup = self.folder(&claim.row.id).load()?;
+        let grown = making::make_nodes(self.yard, after, &claim.row.id, &new, &setup)
+            .and_then(|()| self.reconfigure(after, &before.nodes, &setup))
+            .and_then(|()| making::at_once(&new, |node| node::launch(self.yard, node, Daemon::Node)))
+            .and_then(|()| making::await_usable(self.yard, after, &new));
+        grown.map_err(|problem| {
+            let undone = self.shrink(after, before, &setup);
+            undone.map_or_else(|other| problem.clone().because(other.message), |()| problem.clone())
+        })
+    }
+
+    fn shrink(&self, before: &Layout, after: &Layout, setup: &NodeSetup) -> Result<(), Problem> {
+        let gone = &before.nodes[after.nodes.len()..];
+        let machines = self.yard.machines();
+        making::at_once(gone, |node| match machines.delete(&node.name, true) {
+            Err(problem) if problem.kind != ProblemKind::NotFound => Err(problem),
+            _ => Ok(()),
+        })?;
+        self.reconfigure(after, &after.nodes, setup)
+    }
+
+    /// Tells every node what the cluster is now. The controller is started anew, because it counts its nodes only then;
+    /// jobs do not notice.
+    fn reconfigure(&self, layout: &Layout, nodes: &[Node], setup: &NodeSetup) -> Result<(), Problem> {
+        let up: Vec<Node> = nodes.iter().filter(|node| self.is_up(node)).cloned().collect();
+        making::at_once(&up, |node| {
+            let script = setup::rewrite(layout, setup);
+            let ran = node::run_script(self.yard, &node.name, "/bin/sh", &script, &Terms::root(making::SETUP))?;
+            node::expect(ran, &node.name, "be told of the cluster's nodes").map(drop)
+        })?;
+        let controller = layout.controller();
+        let script = start::end_one(Daemon::Controller);
+        let ran = node::run_script(self.yard, &controller.name, "/bin/sh", &script, &Terms::root(making::SETUP))?;
+        node::expect(ran, &controller.name, "end its controller")?;
+        node::launch(self.yard, controller, Daemon::Controller)?;
+        making::at_once(&up, |node| {
+            let script = start::end_one(Daemon::Node);
+            let ran = node::run_script(self.yard, &node.name, "/bin/sh", &script, &Terms::root(making::SETUP))?;
+            node::expect(ran, &node.name, "end its daemon")?;
+            node::launch(self.yard, node, Daemon::Node)
+        })
+    }
+
+    /// A new cluster with the files of a stopped one: its nodes' roots, the homes, the accounts. Its keys are its own, its
+    /// daemons start, and it remembers no job of the other's.
+    ///
+    /// # Errors
+    /// The other is not stopped, the name or the port is taken, or a daemon did not come up: then nothing of the new one
+    /// is left.
+    pub fn fork(&self, from: &ClusterName, to: &ClusterName, ssh_port: Option<u16>) -> Result<ClusterInfo, Problem> {
+        let registry = self.yard.registry()?;
+        let source = self.row(&registry, from)?;
+        if state_of(&source)? != ClusterState::Stopped {
+            let message = format!("cluster {from} is {}, and a fork begins with files at rest", source.state);
+            return Err(Problem::new(ProblemKind::WrongState, message)
+                .hint(format!("stop it first: testyard cluster stop {from}")));
+        }
+        let spec = ClusterSpec { ssh_port, ..layout_of(&source)?.spec };
+        spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
+        self.create_by(&registry, to, &spec, |row| self.copy(&source.id, from, &row.id, to, &spec))
+    }
+
+    fn copy(
+        &self,
+        source: &str,
+        from: &ClusterName,
+        cluster: &str,
+        to: &ClusterName,
+        spec: &ClusterSpec,
+    ) -> Result<(), Problem> {
+        let machines = self.yard.machines().list()?;
+        let mut setup = secrets::fresh(to, spec)?;
+        setup.forget = true;
+        self.folder(cluster).save(&setup)?;
+        step::reach(Step::ClusterKeys);
+        let networks = self.yard.options().home.networks_folder();
+        Folder::new(networks.clone(), cluster).copy_homes(&Folder::new(networks, source))?;
+        let layout = Layout::new(to, spec);
+        making::at_once(&layout.nodes, |node| {
+            let wanted = making::machine_spec(&layout, cluster, node)?;
+            let original = Node::of(from, node.number).name;
+            if !machines.iter().any(|machine| machine.name == original && is_of(machine, source)) {
+                return Err(Problem::new(ProblemKind::NotFound, format!("node {original} of cluster {from} is gone")));
+            }
+            let elsewhere = |spec: &MachineSpec| MachineSpec { network: wanted.network.clone(), ..spec.clone() };
+            self.yard.machines().clone_as(&original, &node.name, elsewhere)?;
+            step::reach(Step::ClusterNode);
+            making::set_up(self.yard, &layout, node, &setup)
+        })?;
+        making::start_daemons(self.yard, &layout)
+    }
+
+    /// Writes down a cluster, has it made, and removes it again where that fails.
+    pub(super) fn create_by(
+        &self,
+        registry: &Registry,
+        name: &ClusterName,
+        spec: &ClusterSpec,
+        make: impl FnOnce(&ClusterRow) -> Result<(), Problem>,
+    ) -> Result<ClusterInfo, Problem> {
+        let claim = Claim::reserve(self.yard, registry, name, spec)?;
+        step::reach(Step::ClusterIntent);
+        match make(&claim.row) {
+            Ok(()) => {
+                step::reach(Step::ClusterReady);
+                claim.record(registry, ClusterState::Running, spec)?;
+                claim.release(registry)?;
+                self.info(name)
+            }
+            Err(problem) => Err(match ending::remove(self.yard, registry, claim) {
+                Ok(()) => problem,
+                Err(other) => problem
+                    .because(format!("and removing what was made failed: {}", other.message))
+                    .hint("testyard reap"),
+            }),
+        }
+    }
+}
+
+fn expect_state(claim: &Claim, wanted: ClusterState) -> Result<(), Problem> {
+    if state_of(&claim.row)? == wanted {
+        return Ok(());
+    }
+    let message = format!("cluster {} is {}, not {}", claim.row.name, claim.row.state, wanted.as_str());
+    Err(Problem::new(ProblemKind::WrongState, message).hint(format!("testyard cluster start {}", claim.row.name)))
+}

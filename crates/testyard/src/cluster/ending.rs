@@ -1,0 +1,95 @@
+//! Removing clusters, and what the reaper does about those that nobody is making any more.
+
+use serde::{Deserialize, Serialize};
+use testyard_cluster::ClusterState;
+use testyard_linux::step::{self, Step};
+use testyard_model::{MachineId, MachineInfo, Problem};
+use testyard_registry::{ClusterRow, Registry};
+
+use super::claim::{Claim, is_claimed};
+use super::secrets::Folder;
+use super::{is_of, layout_of, making};
+use crate::yard::Testyard;
+
+/// A cluster that the reaper removed, or would.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReapedCluster {
+    /// Its name.
+    pub name: String,
+    /// The word for the state in which it was left.
+    pub was: String,
+    /// Why it could not be removed; it is tried again at the next pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Problem>,
+}
+
+/// Removes everything of a cluster. Its row goes last; until then a reaper finishes.
+pub(super) fn remove(yard: &Testyard, registry: &Registry, claim: Claim) -> Result<(), Problem> {
+    claim.begin_removal(registry)?;
+    step::reach(Step::ClusterDeleting);
+    making::at_once(&machines_of(yard, &claim.row.id)?, |id| yard.machines().delete_id(id))?;
+    step::reach(Step::ClusterNodesGone);
+    let home = &yard.options().home;
+    Folder::new(home.clusters_folder(), &claim.row.id).remove()?;
+    // Of a fork that had homes before it had a machine; else it went with the last of the machines.
+    Folder::new(home.networks_folder(), &claim.row.id).remove()?;
+    registry.forget_cluster(&claim.row.id).map_err(|error| error.problem())?;
+    claim.release(registry)
+}
+
+fn machines_of(yard: &Testyard, cluster: &str) -> Result<Vec<MachineId>, Problem> {
+    let machines = yard.machines().list()?;
+    Ok(machines.into_iter().filter(|machine| is_of(machine, cluster)).map(|machine| machine.id).collect())
+}
+
+/// Removes what a dead command left of a cluster; false where there is nothing to do.
+pub(super) fn recover(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Result<bool, Problem> {
+    if !is_left(yard, registry, row)? {
+        return Ok(false);
+    }
+    let claim = Claim::take(registry, row.clone(), "remove what was left of the cluster")?;
+    remove(yard, registry, claim).map(|()| true)
+}
+
+/// Whether a cluster is one that nobody will finish, or of which nothing is left.
+fn is_left(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Result<bool, Problem> {
+    if is_claimed(registry, row)? {
+        return Ok(false);
+    }
+    Ok(match ClusterState::from_word(&row.state) {
+        Some(ClusterState::Creating | ClusterState::Deleting) => true,
+        Some(ClusterState::Running | ClusterState::Stopped) => machines_of(yard, &row.id)?.is_empty(),
+        // Of a newer version: not ours to judge.
+        None => false,
+    })
+}
+
+/// Removes every cluster that was left; before its machines are looked at one by one.
+pub(crate) fn reap(yard: &Testyard, registry: &Registry, dry_run: bool) -> Result<Vec<ReapedCluster>, Problem> {
+    let mut reaped = Vec::new();
+    for row in registry.list_clusters().map_err(|error| error.problem())? {
+        if !is_left(yard, registry, &row)? {
+            if !dry_run {
+                remove_strays(yard, registry, &row)?;
+            }
+            continue;
+        }
+        let failed = if dry_run { None } else { recover(yard, registry, &row).err() };
+        reaped.push(ReapedCluster { name: row.name, was: row.state, failed });
+    }
+    Ok(reaped)
+}
+
+/// Removes the machines of a cluster that are none of its nodes: whoever was adding or removing them was killed.
+fn remove_strays(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Result<(), Problem> {
+    let layout = layout_of(row)?;
+    let strays =
+        |machine: &MachineInfo| is_of(machine, &row.id) && !layout.nodes.iter().any(|node| node.name == machine.name);
+    if !yard.machines().list()?.iter().any(strays) || is_claimed(registry, row)? {
+        return Ok(());
+    }
+    let Ok(claim) = Claim::take(registry, row.clone(), "remove nodes that were left") else { return Ok(()) };
+    let left: Vec<_> = yard.machines().list()?.into_iter().filter(strays).map(|machine| machine.id).collect();
+    making::at_once(&left, |id| yard.machines().delete_id(id))?;
+    claim.release(registry)
+}

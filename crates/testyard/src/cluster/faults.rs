@@ -1,0 +1,96 @@
+//! Making nodes fail, and bringing them back.
+
+use std::time::Duration;
+
+use testyard_cluster::{ClusterName, Daemon, Layout, Node, start};
+use testyard_model::{Problem, ProblemKind};
+
+use super::node::{self, Terms};
+use super::{Clusters, layout_of, making};
+
+/// How long the controller may take to do as it is told.
+const ORDER: Duration = Duration::from_secs(15);
+
+impl Clusters<'_> {
+    /// Takes a node out of service: its jobs go on, it gets no others.
+    ///
+    /// # Errors
+    /// There is no such cluster or node, or the controller does not answer.
+    pub fn drain(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
+        let (layout, node) = self.layout_and_node(name, node)?;
+        self.order(&layout, &start::set_state(&node, "DRAIN"))
+    }
+
+    /// Ends everything on a node at once, as if its power had failed, and tells the controller, which would notice by
+    /// itself some seconds later. Its jobs are ended or begun anew elsewhere, as they ask for. Its files stay.
+    ///
+    /// # Errors
+    /// There is no such cluster or node, or it is the one with the controller.
+    pub fn fail(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
+        let (layout, node) = self.layout_and_node(name, node)?;
+        if node.is_controller() {
+            let message = format!("node {} runs the controller: without it the cluster is none", node.name);
+            return Err(Problem::new(ProblemKind::Usage, message)
+                .hint(format!("fail another node, such as {}-2", layout.name))
+                .hint(format!(
+                    "or end the controller alone: testyard cluster exec {name} 1 --user root -- pkill slurmctld"
+                )));
+        }
+        self.yard.machines().stop(&node.name, true)?;
+        self.order(&layout, &start::set_state(&node, "DOWN"))
+    }
+
+    /// Cuts a node off from the others. What runs on it goes on; the controller notices within some seconds.
+    ///
+    /// # Errors
+    /// There is no such cluster or node, or it is not running.
+    pub fn cut(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
+        let (_, node) = self.layout_and_node(name, node)?;
+        self.yard.machines().set_connected(&node.name, false)
+    }
+
+    /// Brings a node back that was failed, drained or cut off; returns once the controller would give it a job. One that
+    /// is well is left alone.
+    ///
+    /// # Errors
+    /// There is no such cluster or node, or its daemon did not come up in time: its own last words are among the
+    /// causes.
+    pub fn restore(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
+        let registry = self.yard.registry()?;
+        let row = self.row(&registry, name)?;
+        let (layout, node) = self.layout_and_node(name, node)?;
+        if self.is_up(&node) {
+            self.yard.machines().set_connected(&node.name, true)?;
+        } else {
+            self.bring_back(&row.id, &layout, &node)?;
+        }
+        // Refused for a node that is neither drained nor down: then there is nothing to be resumed.
+        let _ = self.order(&layout, &start::set_state(&node, "RESUME"));
+        making::await_usable(self.yard, &layout, std::slice::from_ref(&node))
+    }
+
+    /// Starts the machine of a node that was down, and its daemons.
+    pub(super) fn bring_back(&self, cluster: &str, layout: &Layout, node: &Node) -> Result<(), Problem> {
+        if node.is_controller() {
+            let message = format!("node {} runs the controller, and is down", node.name);
+            return Err(
+                Problem::new(ProblemKind::WrongState, message).hint(format!("testyard cluster start {}", layout.name))
+            );
+        }
+        let setup = self.folder(cluster).load()?;
+        self.yard.machines().start(&node.name)?;
+        making::set_up(self.yard, layout, node, &setup)?;
+        node::launch(self.yard, node, Daemon::Node)
+    }
+
+    fn order(&self, layout: &Layout, script: &str) -> Result<(), Problem> {
+        let controller = &layout.controller().name;
+        let ran = node::run_script(self.yard, controller, "/bin/sh", script, &Terms::root(ORDER))?;
+        node::expect(ran, controller, "tell its daemons").map(drop)
+    }
+
+    fn layout_and_node(&self, name: &ClusterName, node: &str) -> Result<(Layout, Node), Problem> {
+        let (_, node) = self.node(name, node)?;
+        Ok((layout_of(&self.row(&self.yard.registry()?, name)?)?, node))
+    }
+}

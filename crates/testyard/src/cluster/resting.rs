@@ -1,0 +1,77 @@
+//! Stopping a cluster, so that its files are at rest, and starting it again.
+
+use std::time::Duration;
+
+use testyard_cluster::{ClusterInfo, ClusterName, ClusterState, Layout, Node, start};
+use testyard_model::{MachineState, Problem, ProblemKind};
+
+use super::claim::Claim;
+use super::node::{self, Terms};
+use super::{Clusters, layout_of, making, state_of};
+
+/// How long daemons may take to write down what they know and end.
+const ENDING: Duration = Duration::from_secs(30);
+
+impl Clusters<'_> {
+    /// Ends a cluster's daemons in good order, then its machines. Its files stay: [`Clusters::start`] goes on with them,
+    /// [`Clusters::fork`] begins others with them. One that is stopped is left alone.
+    ///
+    /// # Errors
+    /// There is none of this name, another command is changing it, or a machine could not be stopped.
+    pub fn stop(&self, name: &ClusterName) -> Result<ClusterInfo, Problem> {
+        let registry = self.yard.registry()?;
+        let claim = Claim::take(&registry, self.row(&registry, name)?, "stop the cluster")?;
+        let layout = layout_of(&claim.row)?;
+        if state_of(&claim.row)? != ClusterState::Stopped {
+            self.rest(&layout)?;
+            claim.record(&registry, ClusterState::Stopped, &layout.spec)?;
+        }
+        claim.release(&registry)?;
+        self.info(name)
+    }
+
+    fn rest(&self, layout: &Layout) -> Result<(), Problem> {
+        let up: Vec<Node> = layout.nodes.iter().filter(|node| self.is_up(node)).cloned().collect();
+        making::at_once(&up, |node| {
+            let script = start::end_daemons(node.is_controller());
+            let ended = node::run_script(self.yard, &node.name, "/bin/sh", &script, &Terms::root(ENDING))?;
+            node::expect(ended, &node.name, "end its daemons")?;
+            self.yard.machines().stop(&node.name, true).map(drop)
+        })
+    }
+
+    /// Starts a stopped cluster, or what is down of one that runs; returns once every node answers.
+    ///
+    /// # Errors
+    /// There is none of this name, another command is changing it, or a daemon did not come up.
+    pub fn start(&self, name: &ClusterName) -> Result<ClusterInfo, Problem> {
+        let registry = self.yard.registry()?;
+        let claim = Claim::take(&registry, self.row(&registry, name)?, "start the cluster")?;
+        let layout = layout_of(&claim.row)?;
+        if !matches!(state_of(&claim.row)?, ClusterState::Running | ClusterState::Stopped) {
+            let message = format!("cluster {name} is {}", claim.row.state);
+            return Err(Problem::new(ProblemKind::WrongState, message).hint("testyard reap"));
+        }
+        if self.is_up(layout.controller()) {
+            let down: Vec<Node> = layout.nodes.iter().filter(|node| !self.is_up(node)).cloned().collect();
+            making::at_once(&down, |node| self.bring_back(&claim.row.id, &layout, node))?;
+            making::await_usable(self.yard, &layout, &layout.nodes)?;
+        } else {
+            // Nodes whose controller was away are begun anew: their daemons would come back one by one.
+            self.rest(&layout)?;
+            let setup = self.folder(&claim.row.id).load()?;
+            making::at_once(&layout.nodes, |node| {
+                self.yard.machines().start(&node.name)?;
+                making::set_up(self.yard, &layout, node, &setup)
+            })?;
+            making::start_daemons(self.yard, &layout)?;
+        }
+        claim.record(&registry, ClusterState::Running, &layout.spec)?;
+        claim.release(&registry)?;
+        self.info(name)
+    }
+
+    pub(super) fn is_up(&self, node: &Node) -> bool {
+        self.yard.machines().info(&node.name).is_ok_and(|machine| machine.state == MachineState::Running)
+    }
+}
