@@ -172,6 +172,14 @@ impl Agent {
     /// Lets commands of this connection show trees that were synced.
     pub(crate) fn show_synced(&mut self, connection: u64, stream: u32, synced: &Synced) -> Result<(), Problem> {
         let source = self.synced_source(synced)?;
+        // In place of an older tree that this connection had there: environments keep theirs.
+        let old = self
+            .sources
+            .iter()
+            .find(|(_, (holder, old))| *holder == connection && !old.trees.is_empty() && old.path == source.path);
+        if let Some((_, old)) = old.map(|(number, _)| *number).and_then(|number| self.sources.remove(&number)) {
+            release(old);
+        }
         let number = self.number();
         self.sources.insert(number, (connection, Rc::new(source)));
         self.answer(connection, stream, &Event::Source(number));

@@ -21,8 +21,11 @@ pub(crate) fn network() -> impl TypedValueParser<Value = Network> {
 
 /// What tests see of the working tree.
 pub(crate) fn source() -> impl TypedValueParser<Value = SourceMode> {
-    PossibleValuesParser::new(["live", "frozen"])
-        .map(|word| if word == "frozen" { SourceMode::Frozen } else { SourceMode::Live })
+    PossibleValuesParser::new(["live", "frozen", "synced"]).map(|word| match word.as_str() {
+        "frozen" => SourceMode::Frozen,
+        "synced" => SourceMode::Synced,
+        _ => SourceMode::Live,
+    })
 }
 
 /// A value that could not be read.

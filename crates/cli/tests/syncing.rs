@@ -115,3 +115,74 @@ fn only_what_changed_travels_and_who_is_there_keeps_the_old_tree() {
     let output = old.wait_with_output().expect("it ends");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "\nvalue = 7\n");
 }
+
+#[test]
+fn history_travels_without_what_could_be_a_secret() {
+    testkit::require!(testkit::Ability::Program("git"));
+    let ground = ground!();
+    let git = |arguments: &[&str]| {
+        let mut command = ground.home.command("git");
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"];
+        command.current_dir(&ground.tree).args(identity).args(arguments);
+        testkit::Output::of(&mut command, std::time::Duration::from_secs(30)).expect_success()
+    };
+    ground.write("file", "one");
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    git(&["commit", "-q", "-m", "first"]);
+    git(&["tag", "-a", "v1.2", "-m", "release"]);
+    git(&["config", "http.extraheader", "Authorization: secret"]);
+    std::fs::write(ground.tree.join(".git/hooks/post-checkout"), "#!/bin/sh\n").expect("a hook");
+    ground.write("file", "two");
+    git(&["commit", "-q", "-a", "-m", "second"]);
+
+    ground.sync();
+    assert_eq!(ground.inside("ls -A"), "file\n");
+    let output = ground.home.run_cli(&["sync", "m", "tree", "--git-history", "--json"]).expect_success().json();
+    assert_eq!(output["sync"]["known"], false, "{output}");
+    let told = ground.inside("git describe --dirty --tags --long; git log --oneline | wc -l; git status --porcelain");
+    assert!(told.starts_with("v1.2-1-g") && !told.contains("dirty") && told.ends_with("\n2\n"), "{told}");
+    assert_eq!(ground.inside("ls .git/hooks 2>/dev/null; grep -c secret .git/config || true"), "0\n");
+    // The hash of the files is the same, with history or without.
+    assert_eq!(ground.sync()["hash"], output["sync"]["hash"]);
+}
+
+/// A home with a suite in `work/suite` that asks for copies.
+fn suite(home: &TestHome, sync: &str, tests: &str) -> PathBuf {
+    let folder = home.work().join("suite");
+    std::fs::create_dir(&folder).expect("the home is empty");
+    let text = format!("format = 1\n[suite]\nname = \"s\"\nbackend = \"namespace\"\n[sync]\n{sync}\n{tests}");
+    std::fs::write(folder.join("testyard.toml"), text).expect("a file");
+    folder
+}
+
+#[test]
+fn a_suite_runs_on_copies_and_its_outputs_come_back() {
+    if !testkit::programs::are_built() {
+        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+    }
+    testkit::require!(testkit::Ability::UserNamespaces);
+    let home = TestHome::new();
+    let tests = "[[test]]\nname = \"t\"\noutputs = [\"out\"]\ncommand = \"cat value | tee out; echo scratch > value; ls\"\n\
+                 [[test]]\nname = \"u\"\ncommand = \"cat value; exit 1\"";
+    let folder = suite(&home, "always = true", tests);
+    std::fs::write(folder.join("value"), "one").expect("a file");
+    std::fs::write(folder.join(".gitignore"), "secret\n").expect("a file");
+    std::fs::write(folder.join("secret"), "x").expect("a file");
+    let run = || home.run_cli(&["run", "suite", "--json"]).json();
+    let first = run();
+    let result = |report: &Value, name: &str| {
+        let results = report["results"].as_array().expect("results").clone();
+        results.into_iter().find(|result| result["name"] == name).expect("it ran")
+    };
+    assert_eq!(result(&first, "t")["result"], "passed", "{first}");
+    assert_eq!(std::fs::read_to_string(folder.join("out")).expect("it came back"), "one");
+    assert_eq!(std::fs::read_to_string(folder.join("value")).expect("a file"), "one");
+    assert_eq!(result(&first, "u")["result"], "failed");
+
+    std::fs::write(folder.join("value"), "two").expect("a file");
+    let second = run();
+    assert_eq!(result(&second, "t")["result"], "passed", "{second}");
+    assert_eq!(std::fs::read_to_string(folder.join("out")).expect("it came back"), "two");
+    assert_ne!(result(&first, "u")["tree"], result(&second, "u")["tree"]);
+}

@@ -1,16 +1,20 @@
 //! Keeping a machine's copy of a working tree the same as the tree.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use testyard_machine::client::{Connection, TransferError};
+use testyard_machine::client::{ClientError, Connection, TransferError, synced};
 use testyard_model::{Problem, ProblemKind, UserSpec};
-use testyard_sync::{Scan, Tree};
-use testyard_trees::{Delta, Manifest, Offer, SendError, Sent, TreeHash};
+use testyard_protocol::Synced;
+use testyard_sync::{History, Scan};
+use testyard_trees::{Delta, Manifest, Offer, SendError, Sent, TreeHash, open_below};
 
 /// How often a tree that changes while it is sent is looked at again.
 const TRIES: usize = 4;
@@ -23,13 +27,104 @@ pub struct SentLists {
     folder: PathBuf,
 }
 
+/// A part of what a machine is to have: the tree, or what git remembers of it.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// The files below a folder, as they were scanned.
+    Tree {
+        /// The folder.
+        root: PathBuf,
+        /// What it holds.
+        scan: Scan,
+        /// The same without what no machine gets, and its hash, where there is any of that.
+        without: Option<Arc<(Manifest, TreeHash)>>,
+    },
+    /// Objects and references.
+    History(Arc<History>),
+}
+
+/// The working trees that are copied.
+pub trait CopiedTrees: fmt::Debug + Send + Sync {
+    /// Whether machines get a copy of the tree at this path also where they could be shown the tree itself.
+    fn is_always_copied(&self, path: &Path) -> bool;
+
+    /// The parts of the tree at this path; `again` says that it was found to be another than the last time.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn look(&self, path: &Path, again: bool) -> Result<Vec<Part>, Problem>;
+}
+
+/// Copies of working trees on machines.
+#[derive(Debug)]
+pub struct Copies {
+    trees: Arc<dyn CopiedTrees>,
+    lists: SentLists,
+    user: Option<UserSpec>,
+    /// One at a time is sent to a machine: the second would find it there.
+    sending: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+}
+
 /// A tree that a machine has now.
 #[derive(Debug)]
-pub struct SyncedTree {
-    /// As it was when it was sent.
-    pub scan: Scan,
-    /// What travelled; none where the machine had it, and was not even asked.
+pub struct Copied<T> {
+    /// What was asked of the machine, answered.
+    pub answer: T,
+    /// The parts, as they were sent.
+    pub parts: Vec<Part>,
+    /// What travelled.
     pub sent: Sent,
+}
+
+impl Part {
+    /// The files below `root`, without what is below these absolute paths.
+    #[must_use]
+    pub fn of_tree(root: &Path, top: &Path, scan: &Scan, hidden: &[PathBuf]) -> Self {
+        let hidden: Vec<&Path> = hidden.iter().filter_map(|path| path.strip_prefix(top).ok()).collect();
+        let is_hidden = |path: &Path| hidden.iter().any(|hidden| path.starts_with(hidden));
+        let entries = scan.manifest().entries();
+        let without = entries.iter().any(|entry| is_hidden(&entry.path)).then(|| {
+            let manifest = Manifest::new(entries.iter().filter(|entry| !is_hidden(&entry.path)).cloned().collect());
+            let hash = manifest.hash();
+            Arc::new((manifest, hash))
+        });
+        Self::Tree { root: root.to_owned(), scan: scan.clone(), without }
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        match self {
+            Self::Tree { without: Some(without), .. } => &without.0,
+            Self::Tree { scan, .. } => scan.manifest(),
+            Self::History(history) => history.manifest(),
+        }
+    }
+
+    /// The hash of that.
+    #[must_use]
+    pub fn hash(&self) -> TreeHash {
+        match self {
+            Self::Tree { without: Some(without), .. } => without.1,
+            Self::Tree { scan, .. } => scan.hash,
+            Self::History(history) => history.hash(),
+        }
+    }
+
+    /// Calls `use_it` with a way to open the part's files.
+    fn opened<T>(
+        &self,
+        use_it: impl FnOnce(&dyn Fn(&Path) -> rustix::io::Result<OwnedFd>) -> T,
+    ) -> Result<T, rustix::io::Errno> {
+        match self {
+            Self::Tree { root, .. } => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let root = rustix::fs::open(root, flags, Mode::empty())?;
+                Ok(use_it(&|path| open_below(root.as_fd(), path)))
+            }
+            Self::History(history) => Ok(use_it(&|path| history.open(path))),
+        }
+    }
 }
 
 impl SentLists {
@@ -39,9 +134,9 @@ impl SentLists {
         Self { folder }
     }
 
-    fn last(&self, machine: &str, root: &Path) -> PathBuf {
+    fn last(&self, machine: &str, place: &Path) -> PathBuf {
         let mut key = blake3::Hasher::new();
-        key.update(machine.as_bytes()).update(b"\0").update(root.as_os_str().as_bytes());
+        key.update(machine.as_bytes()).update(b"\0").update(place.as_os_str().as_bytes());
         self.folder.join(format!("{}.last", &key.finalize().to_hex()[..32]))
     }
 
@@ -49,33 +144,31 @@ impl SentLists {
         self.folder.join(format!("{hash}.list"))
     }
 
-    /// The hash of the tree that this machine was sent last.
-    #[must_use]
-    pub fn last_sent(&self, machine: &str, root: &Path) -> Option<TreeHash> {
-        fs::read_to_string(self.last(machine, root)).ok()?.trim().parse().ok()
+    fn last_sent(&self, machine: &str, place: &Path) -> Option<TreeHash> {
+        fs::read_to_string(self.last(machine, place)).ok()?.trim().parse().ok()
     }
 
-    fn base(&self, machine: &str, root: &Path) -> Option<(TreeHash, Manifest)> {
-        let hash = self.last_sent(machine, root)?;
+    fn base(&self, machine: &str, place: &Path) -> Option<(TreeHash, Manifest)> {
+        let hash = self.last_sent(machine, place)?;
         let manifest = Delta::decode(&fs::read(self.list(hash)).ok()?).ok()?.apply(&Manifest::default()).ok()?;
         (manifest.hash() == hash).then_some((hash, manifest))
     }
 
     /// Written beside and renamed: what cannot be kept is sent whole the next time.
-    fn remember(&self, machine: &str, root: &Path, scan: &Scan) {
+    fn remember(&self, machine: &str, place: &Path, part: &Part) {
         let write = |path: &Path, bytes: &[u8]| -> io::Result<()> {
             let fresh = path.with_extension("new");
             fs::write(&fresh, bytes)?;
             fs::rename(&fresh, path)
         };
-        let list = self.list(scan.hash);
+        let list = self.list(part.hash());
         let kept = || -> io::Result<()> {
             fs::create_dir_all(&self.folder)?;
             if !list.is_file() {
-                write(&list, &Delta::between(&Manifest::default(), scan.manifest()).encode())?;
+                write(&list, &Delta::between(&Manifest::default(), part.manifest()).encode())?;
                 self.prune();
             }
-            write(&self.last(machine, root), scan.hash.to_string().as_bytes())
+            write(&self.last(machine, place), part.hash().to_string().as_bytes())
         };
         let _ = kept();
     }
@@ -95,50 +188,126 @@ impl SentLists {
     }
 }
 
-/// Sends a tree as it was scanned to a machine that has not got it; looks at it again where it changes meanwhile.
-///
-/// # Errors
-/// `Unavailable` where it changes all the time; whatever the tree and the machine say.
-pub fn send_tree(
-    connection: &mut Connection,
-    tree: &Tree,
-    scan: Scan,
-    lists: &SentLists,
-    user: Option<&UserSpec>,
-) -> Result<SyncedTree, Problem> {
-    let machine = connection.machine().to_owned();
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let gone = |error: rustix::io::Errno| {
-        let message = format!("cannot open the working tree {}", tree.root().display());
-        Problem::new(ProblemKind::NotFound, message).because(error)
-    };
-    let root = rustix::fs::open(tree.root(), flags, Mode::empty()).map_err(gone)?;
-    let base = lists.base(&machine, tree.root());
-    let mut scan = scan;
-    let mut changed = PathBuf::new();
-    for _ in 0..TRIES {
+impl Copies {
+    /// Files belong to `user` on the machine; none means the machine's own.
+    #[must_use]
+    pub fn new(trees: Arc<dyn CopiedTrees>, lists: SentLists, user: Option<UserSpec>) -> Self {
+        Self { trees, lists, user, sending: Mutex::default() }
+    }
+
+    /// Whether a machine gets a copy of the tree at this path; else it is shown the tree itself.
+    #[must_use]
+    pub fn is_copied(&self, path: &Path) -> bool {
+        self.trees.is_always_copied(path)
+    }
+
+    /// The hashes of the parts of the tree at `path`, as it was looked at last.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn hashes(&self, path: &Path) -> Result<Vec<TreeHash>, Problem> {
+        Ok(self.trees.look(path, false)?.iter().map(Part::hash).collect())
+    }
+
+    /// Makes sure that the machine has the tree at `path` as it is, and asks it something about that.
+    ///
+    /// # Errors
+    /// `Unavailable` where the tree changes all the time, or the machine loses it; whatever both say.
+    pub fn bring<T>(
+        &self,
+        connection: &mut Connection,
+        path: &Path,
+        ask: &mut dyn FnMut(&mut Connection, Synced) -> Result<Option<T>, ClientError>,
+    ) -> Result<Copied<T>, Problem> {
+        let machine = connection.machine().to_owned();
+        let mut sent = Sent { known: true, ..Sent::default() };
+        let mut parts = self.trees.look(path, false)?;
+        let mut asked = |connection: &mut Connection, parts: &[Part]| {
+            let hashes: Vec<TreeHash> = parts.iter().map(Part::hash).collect();
+            ask(connection, synced(&hashes, path, self.user.as_ref())).map_err(|error| error.problem())
+        };
+        // What was sent last is likely there still, and then nothing need be said but that.
+        let likely = |parts: &[Part]| {
+            let mut places = parts.iter().enumerate().map(|(index, part)| (place_of(path, index), part));
+            places.all(|(place, part)| self.lists.last_sent(&machine, &place) == Some(part.hash()))
+        };
+        if likely(&parts)
+            && let Some(answer) = asked(connection, &parts)?
+        {
+            return Ok(Copied { answer, parts, sent });
+        }
+        let lock =
+            Arc::clone(self.sending.lock().unwrap_or_else(PoisonError::into_inner).entry(machine.clone()).or_default());
+        let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..TRIES {
+            let mut whole = true;
+            for (index, part) in parts.iter().enumerate() {
+                match self.send(connection, path, &place_of(path, index), part)? {
+                    Some(one) => {
+                        sent.known &= one.known;
+                        sent.files += one.files;
+                        sent.bytes += one.bytes;
+                    }
+                    None => {
+                        whole = false;
+                        break;
+                    }
+                }
+            }
+            if whole {
+                let lost = || {
+                    Problem::new(ProblemKind::Unavailable, format!("machine {machine} lost the tree that it was sent"))
+                };
+                let answer = asked(connection, &parts)?.ok_or_else(lost)?;
+                return Ok(Copied { answer, parts, sent });
+            }
+            parts = self.trees.look(path, true)?;
+        }
+        Err(Problem::new(
+            ProblemKind::Unavailable,
+            format!("{} changed all the time while it was sent", path.display()),
+        )
+        .hint("sync again once nothing writes there"))
+    }
+
+    /// Sends one part; none where a file is no longer what was listed.
+    fn send(
+        &self,
+        connection: &mut Connection,
+        path: &Path,
+        place: &Path,
+        part: &Part,
+    ) -> Result<Option<Sent>, Problem> {
+        let machine = connection.machine().to_owned();
+        let elsewhere = connection.welcome().elsewhere;
+        let base = self.lists.base(&machine, place);
         let base = base.as_ref().map(|(hash, manifest)| (*hash, manifest));
-        let offer = Offer { root: root.as_fd(), manifest: scan.manifest(), hash: scan.hash, base };
-        match connection.sync_tree(user, offer) {
+        let outcome = part.opened(|open| {
+            let offer = Offer { open, manifest: part.manifest(), hash: part.hash(), packed: elsewhere, base };
+            connection.sync_tree(self.user.as_ref(), offer)
+        });
+        let gone = |errno: rustix::io::Errno| {
+            let message = format!("cannot open the working tree {}", path.display());
+            Problem::new(ProblemKind::NotFound, message).because(errno)
+        };
+        match outcome.map_err(gone)? {
             Ok(sent) => {
-                lists.remember(&machine, tree.root(), &scan);
-                return Ok(SyncedTree { scan, sent });
+                self.lists.remember(&machine, place, part);
+                Ok(Some(sent))
             }
-            Err(TransferError::Local(SendError::Changed(path))) => {
-                changed = path;
-                scan = tree.scan_again(&scan).map_err(|error| error.problem())?;
-            }
-            Err(TransferError::Local(error)) => return Err(told(tree, &error)),
-            Err(TransferError::Machine(error)) => return Err(error.problem()),
+            Err(TransferError::Local(SendError::Changed(_))) => Ok(None),
+            Err(TransferError::Local(error)) => Err(told(path, &error)),
+            Err(TransferError::Machine(error)) => Err(error.problem()),
         }
     }
-    let message = format!("{} changed all the time while it was sent", tree.root().display());
-    Err(Problem::new(ProblemKind::Unavailable, message)
-        .because(format!("{} was another file each time it was read", changed.display()))
-        .hint("sync again once nothing writes there"))
 }
 
-fn told(tree: &Tree, error: &SendError) -> Problem {
+/// Under what name a part was sent: its list is that of no other.
+fn place_of(path: &Path, index: usize) -> PathBuf {
+    if index == 0 { path.to_owned() } else { path.join(".git") }
+}
+
+fn told(path: &Path, error: &SendError) -> Problem {
     let kind = match error {
         SendError::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => ProblemKind::Denied,
         SendError::Read { .. } => ProblemKind::System,
@@ -146,5 +315,5 @@ fn told(tree: &Tree, error: &SendError) -> Problem {
         _ => ProblemKind::Protocol,
     };
     let problem = Problem::from_error(kind, error);
-    problem.because(format!("while the working tree {} was sent", tree.root().display()))
+    problem.because(format!("while the working tree {} was sent", path.display()))
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
@@ -14,6 +14,7 @@ use testyard_protocol::{Exec, Linger, Place, RawText, Role, StreamTarget};
 
 use crate::outcome::{Ended, Output};
 use crate::source::Sources;
+use crate::synced::Copies;
 
 /// How much longer than its deadline a command may take until the machine counts as lost.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
@@ -24,6 +25,7 @@ pub struct WarmMachine {
     name: String,
     socket: PathBuf,
     idle: Mutex<Vec<Link>>,
+    copies: Option<Arc<Copies>>,
 }
 
 /// A kept connection and what was shown over it.
@@ -31,16 +33,17 @@ pub struct WarmMachine {
 pub(crate) struct Link {
     pub(crate) connection: Connection,
     sources: Sources,
+    copies: Option<Arc<Copies>>,
 }
 
 impl Link {
     /// The number of the working tree for an environment that shows it.
-    pub(crate) fn source(&mut self, spec: &EnvironmentSpec, tree: Option<&Path>) -> Result<Option<u32>, ClientError> {
-        match tree {
-            Some(tree) if spec.isolation >= Isolation::Workspace => {
-                self.sources.number(&mut self.connection, tree).map(Some)
-            }
-            _ => Ok(None),
+    pub(crate) fn source(&mut self, spec: &EnvironmentSpec, tree: Option<&Path>) -> Result<Option<u32>, Problem> {
+        let Some(tree) = tree.filter(|_| spec.isolation >= Isolation::Workspace) else { return Ok(None) };
+        let elsewhere = self.connection.welcome().elsewhere;
+        match self.copies.as_deref().filter(|copies| elsewhere || copies.is_copied(tree)) {
+            Some(copies) => self.sources.copied(&mut self.connection, tree, copies).map(Some),
+            None => self.sources.number(&mut self.connection, tree).map(Some).map_err(|error| error.problem()),
         }
     }
 }
@@ -84,7 +87,13 @@ impl WarmMachine {
     /// A machine that is known to run.
     #[must_use]
     pub fn new(name: String, socket: PathBuf) -> Self {
-        Self { name, socket, idle: Mutex::new(Vec::new()) }
+        Self { name, socket, idle: Mutex::new(Vec::new()), copies: None }
+    }
+
+    /// With copies of the trees that it cannot, or shall not, be shown themselves.
+    #[must_use]
+    pub fn with_copies(self, copies: Arc<Copies>) -> Self {
+        Self { copies: Some(copies), ..self }
     }
 
     /// Its name.
@@ -111,7 +120,7 @@ impl WarmMachine {
             None => {
                 let connection =
                     Connection::open(&self.socket, Role::Agent, &self.name).map_err(|error| error.problem())?;
-                Ok(Link { connection, sources: Sources::default() })
+                Ok(Link { connection, sources: Sources::default(), copies: self.copies.clone() })
             }
         }
     }
@@ -127,7 +136,7 @@ impl WarmMachine {
     /// give the environment, `Unavailable` when the machine went away.
     pub fn run(&self, run: EnvironmentRun<'_>, attendance: Attendance<'_>) -> Result<Ended, Problem> {
         let mut link = self.take()?;
-        let source = link.source(run.spec, run.tree).map_err(|error| error.problem())?;
+        let source = link.source(run.spec, run.tree)?;
         if run.linger != Linger::Never {
             link.connection.check_keeping().map_err(|error| error.problem())?;
         }

@@ -17,7 +17,7 @@ use crate::capture::{Capture, CaptureOptions, Captured, Stream};
 use crate::result::Aftermath;
 use crate::schedule::Room;
 use crate::service::{ServiceResult, Services};
-use crate::suite::TestUser;
+use crate::suite::{SyncSettings, TestUser};
 
 /// One attempt of one test.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +63,8 @@ pub struct Job {
     pub artifacts: Vec<String>,
     /// What is done before the suite's first test and after its last, where it says so.
     pub preparation: Option<Arc<Preparation>>,
+    /// What its machine has of the working tree.
+    pub sync: SyncSettings,
     /// How long the environment of a failed test is kept; none ends it.
     pub keep_failed: Option<Duration>,
     /// What runs beside it.

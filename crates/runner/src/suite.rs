@@ -65,6 +65,8 @@ pub struct SuiteFile {
     pub matrix: Range<usize>,
     /// `suite.defaults`: what each test gets unless it says otherwise.
     pub defaults: Settings,
+    /// `sync`: what machines have of the working tree.
+    pub sync: SyncSettings,
     /// `run`: how to run this suite unless the command line says otherwise.
     pub run: RunSettings,
     /// Each `[[service]]`, in order.
@@ -75,6 +77,15 @@ pub struct SuiteFile {
     pub globs: Vec<GlobEntry>,
     /// Each `[[quarantine]]`, in order.
     pub quarantine: Vec<QuarantineEntry>,
+}
+
+/// `sync = { … }`: what machines have of the working tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyncSettings {
+    /// A copy that the machine keeps, also where it could be shown the tree itself.
+    pub always: bool,
+    /// Git's objects and references, beside the files of a copy.
+    pub history: bool,
 }
 
 /// What is done before a suite's tests, and after them.

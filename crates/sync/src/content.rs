@@ -11,6 +11,7 @@ use std::thread;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::time::ClockId;
 
 use crate::manifest::{ContentHash, EntryKind};
 use crate::stamp::Stamp;
@@ -133,4 +134,10 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R 
     });
     blocks.sort_unstable_by_key(|(start, _)| *start);
     blocks.into_iter().flat_map(|(_, results)| results).collect()
+}
+
+/// Now, by the clock that stamps files: the coarse one, never ahead of it.
+pub(crate) fn file_clock_ns() -> i64 {
+    let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
+    (now.tv_sec as i64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as i64)
 }

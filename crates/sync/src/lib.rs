@@ -6,7 +6,7 @@
 //!                                                    walk     folders: who is in the tree
 //!  memory     what is kept between scans, its codec  content  files: what they hold
 //!  git_index  which paths git tracks                 rules    which files say what is ignored
-//!  unhashed   what the hash does not cover
+//!  unhashed   what the hash does not cover           history  git's objects and references
 //! ```
 //!
 //! In a git working tree the hash covers tracked files and untracked ones that are not ignored, as `git status` would
@@ -20,6 +20,7 @@
 
 pub use testyard_trees::manifest;
 
+mod history;
 pub mod tree;
 pub mod watch;
 
@@ -31,6 +32,7 @@ mod stamp;
 mod unhashed;
 mod walk;
 
+pub use history::History;
 pub use manifest::{Changes, ContentHash, Entry, EntryKind, Manifest, TreeHash, TreeHashError};
 pub use tree::{Scan, ScanCost, SyncError, Tree, TreeOptions};
 pub use watch::Watch;

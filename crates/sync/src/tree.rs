@@ -17,10 +17,9 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::time::ClockId;
 use testyard_model::{Problem, ProblemKind};
 
-use crate::content::{Found, in_parallel, look, read};
+use crate::content::{Found, file_clock_ns, in_parallel, look, read};
 use crate::manifest::{Changes, Entry, EntryKind, Manifest, TreeHash};
 use crate::memory::{Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
@@ -411,10 +410,4 @@ fn same_set(a: &[RuleFile], b: &[RuleFile]) -> bool {
         files
     };
     sorted(a) == sorted(b)
-}
-
-/// Now, by the clock that stamps files: the coarse one, never ahead of it.
-fn file_clock_ns() -> i64 {
-    let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
-    (now.tv_sec as i64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as i64)
 }

@@ -1,15 +1,16 @@
 //! The working tree on a machine that keeps a copy of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fd::BorrowedFd;
 use serde::Serialize;
-use testyard_engine::{SentLists, send_tree};
+use testyard_engine::{CopiedTrees, Copies, Part, SentLists};
 use testyard_images::host::{HostOptions, HostView};
-use testyard_machine::client::synced;
+use testyard_machine::client::ClientError;
 use testyard_model::{Problem, ProblemKind, UserSpec};
-use testyard_sync::{Scan, Tree, TreeHash, TreeOptions, Watch};
-use testyard_trees::Sent;
+use testyard_registry::Home;
+use testyard_sync::{History, Scan, Tree, TreeHash, TreeOptions, Watch};
 
 use crate::machine::Machine;
 use crate::run::await_events;
@@ -22,15 +23,25 @@ pub struct SyncRequest {
     pub user: Option<UserSpec>,
     /// Show it on the machine itself, at the tree's own path, beside keeping it for environments.
     pub present: bool,
+    /// Git's objects and references, too.
+    pub history: bool,
 }
 
 /// One working tree, to be synced as often as it changes.
 #[derive(Debug)]
 pub struct TreeSync {
+    one: Arc<One>,
+    copies: Copies,
+    present: bool,
+}
+
+/// The one tree of a [`TreeSync`].
+#[derive(Debug)]
+struct One {
     tree: Tree,
-    lists: SentLists,
-    request: SyncRequest,
-    last: Option<Scan>,
+    history: bool,
+    cache: PathBuf,
+    last: Mutex<Option<Scan>>,
 }
 
 /// What a sync did.
@@ -59,8 +70,6 @@ impl Testyard {
     /// It is not a folder, or not to be entered.
     pub fn tree_sync(&self, path: &Path, request: SyncRequest) -> Result<TreeSync, Problem> {
         let home = &self.options().home;
-        let own = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
-        let mut exclude = own.clone();
         let path = path.canonicalize().map_err(|error| {
             let kind = match error.kind() {
                 std::io::ErrorKind::PermissionDenied => ProblemKind::Denied,
@@ -68,25 +77,65 @@ impl Testyard {
             };
             Problem::new(kind, format!("cannot open the tree {}", path.display())).because(error)
         })?;
-        exclude.extend(secrets_below(&path, own)?);
+        let mut exclude = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
+        exclude.extend(secrets(home)?.into_iter().filter(|hidden| hidden.starts_with(&path)));
         let options = TreeOptions { exclude, ..TreeOptions::for_user(home.sync_folder()) };
         let tree = Tree::open(&path, options).map_err(|error| error.problem())?;
-        let lists = SentLists::new(home.sync_folder().join("sent"));
-        Ok(TreeSync { tree, lists, request, last: None })
+        let cache = history_cache(home, &path);
+        let one = Arc::new(One { tree, history: request.history, cache, last: Mutex::default() });
+        let copies = Copies::new(one.clone(), sent_lists(home), request.user);
+        Ok(TreeSync { one, copies, present: request.present })
     }
 }
 
-/// Secrets of this host that lie in the tree: no machine gets them.
-fn secrets_below(path: &Path, own: Vec<PathBuf>) -> Result<Vec<PathBuf>, Problem> {
-    let view = HostView::load(&HostOptions { own, ..HostOptions::default() }).map_err(|error| error.problem())?;
-    Ok(view.hidden.into_iter().filter(|hidden| hidden.starts_with(path)).collect())
+/// Secrets of this host: no machine gets them.
+pub(crate) fn secrets(home: &Home) -> Result<Vec<PathBuf>, Problem> {
+    let own = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
+    let view = HostView::load(&HostOptions { own, ..HostOptions::default() });
+    Ok(view.map_err(|error| error.problem())?.hidden)
+}
+
+/// What this home remembers of the trees that it sent.
+pub(crate) fn sent_lists(home: &Home) -> SentLists {
+    SentLists::new(home.sync_folder().join("sent"))
+}
+
+/// Where the hashes of a repository's files are remembered.
+pub(crate) fn history_cache(home: &Home, top: &Path) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let key = blake3::hash(top.as_os_str().as_bytes());
+    home.sync_folder().join(format!("{}.history", &key.to_hex()[..32]))
+}
+
+impl CopiedTrees for One {
+    fn is_always_copied(&self, _path: &Path) -> bool {
+        true
+    }
+
+    fn look(&self, _path: &Path, again: bool) -> Result<Vec<Part>, Problem> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = match &*last {
+            Some(scan) if !again => scan.clone(),
+            Some(scan) => self.tree.scan_again(scan).map_err(|error| error.problem())?,
+            None => self.tree.scan().map_err(|error| error.problem())?,
+        };
+        *last = Some(scan.clone());
+        let root = self.tree.root();
+        let mut parts = vec![Part::of_tree(root, root, &scan, &[])];
+        if self.history {
+            let history = History::scan(root, Some(&self.cache)).map_err(|error| error.problem())?;
+            parts.extend(history.map(Arc::new).map(Part::History));
+        }
+        Ok(parts)
+    }
 }
 
 impl TreeSync {
     /// The tree's root.
     #[must_use]
     pub fn root(&self) -> &Path {
-        self.tree.root()
+        self.one.tree.root()
     }
 
     /// Makes the machine's copy what the tree is now.
@@ -95,57 +144,44 @@ impl TreeSync {
     /// `Unavailable` where it changes all the time or the machine went away, `Exhausted` where the machine's disk is
     /// full, `Unsupported` where the machine keeps no trees.
     pub fn sync(&mut self, machine: &mut Machine) -> Result<SyncReport, Problem> {
-        let scan = match &self.last {
-            None => self.tree.scan(),
-            Some(last) => self.tree.scan_again(last),
+        {
+            let mut last = self.one.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(scan) = &*last {
+                *last = Some(self.one.tree.scan_again(scan).map_err(|error| error.problem())?);
+            }
+        }
+        let present = self.present;
+        let copied = self.copies.bring(machine.connection(), self.one.tree.root(), &mut |connection, synced| {
+            if present {
+                return Ok(connection.present_synced(synced)?.then_some(()));
+            }
+            Ok::<_, ClientError>(connection.synced_source(synced)?.map(drop))
+        })?;
+        let left_out = match copied.parts.first() {
+            Some(Part::Tree { scan, .. }) => scan.unhashed.clone(),
+            _ => Vec::new(),
         };
-        let mut scan = scan.map_err(|error| error.problem())?;
-        let name = machine.name().to_string();
-        let told = |error: testyard_machine::client::ClientError| error.problem();
-        let mut sent = Sent { known: true, ..Sent::default() };
-        let user = self.request.user.clone();
-        // What was sent last is likely there still, and then nothing need be said but that.
-        let likely = self.lists.last_sent(&name, self.tree.root()) == Some(scan.hash);
-        let mut there = likely && self.is_there(machine, scan.hash).map_err(told)?;
-        if !there {
-            let synced = send_tree(machine.connection(), &self.tree, scan, &self.lists, user.as_ref())?;
-            (scan, sent) = (synced.scan, synced.sent);
-            there = self.is_there(machine, scan.hash).map_err(told)?;
-        }
-        if !there {
-            return Err(Problem::new(ProblemKind::Unavailable, format!("machine {name} lost the tree that it got")));
-        }
-        let report = SyncReport {
-            path: self.tree.root().to_owned(),
-            hash: scan.hash,
-            files: scan.manifest().entries().len(),
-            sent_files: sent.files,
-            sent_bytes: sent.bytes,
-            known: sent.known,
-            left_out: scan.unhashed.clone(),
-        };
-        self.last = Some(scan);
-        Ok(report)
-    }
-
-    /// Whether the machine has the tree; shows it there where that is asked for.
-    fn is_there(&self, machine: &mut Machine, hash: TreeHash) -> Result<bool, testyard_machine::client::ClientError> {
-        let wanted = synced(&[hash], self.tree.root(), self.request.user.as_ref());
-        if self.request.present {
-            return machine.connection().present_synced(wanted);
-        }
-        Ok(machine.connection().synced_source(wanted)?.is_some())
+        Ok(SyncReport {
+            path: self.one.tree.root().to_owned(),
+            hash: copied.parts[0].hash(),
+            files: copied.parts[0].manifest().entries().len(),
+            sent_files: copied.sent.files,
+            sent_bytes: copied.sent.bytes,
+            known: copied.sent.known,
+            left_out,
+        })
     }
 
     /// Waits until the tree may have changed and has been still for a moment; false once `stop` can be read.
     ///
     /// # Errors
-    /// The kernel gives no watches, or the tree was never synced.
+    /// The kernel gives no watches, or the tree cannot be read.
     pub fn await_change(&self, stop: BorrowedFd<'_>) -> Result<bool, Problem> {
-        let Some(last) = &self.last else { return Ok(true) };
-        let watch = Watch::start(self.tree.root(), last.manifest());
+        let last = self.one.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(last) = last else { return Ok(true) };
+        let watch = Watch::start(self.one.tree.root(), last.manifest());
         // What changed between the scan and the watch.
-        let changes = self.tree.changed_since(last).map_err(|error| error.problem())?;
+        let changes = self.one.tree.changed_since(&last).map_err(|error| error.problem())?;
         if !changes.is_empty() {
             return Ok(true);
         }

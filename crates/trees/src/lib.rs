@@ -20,11 +20,14 @@ pub mod receive;
 pub mod send;
 pub mod store;
 
+mod chunk;
+mod crew;
 mod making;
 mod wire;
+mod work;
 
 pub use list::{Delta, ListError};
 pub use manifest::{Changes, ContentHash, Entry, EntryKind, Manifest, TreeHash, TreeHashError};
 pub use receive::{ReceiveError, Received, receive};
-pub use send::{Offer, SendError, Sent, send};
+pub use send::{Offer, SendError, Sent, open_below, send};
 pub use store::{Owner, Record, Store};

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+use crate::crew::Small;
 use crate::manifest::ContentHash;
+use crate::receive::ReceiveError;
 use crate::store::Owner;
 
 /// A layer's folder.
@@ -17,8 +19,11 @@ use crate::store::Owner;
 pub(crate) struct Layer {
     folder: OwnedFd,
     owner: Option<Owner>,
-    made: HashSet<PathBuf>,
 }
+
+/// The folders that were made below it.
+#[derive(Debug, Default)]
+pub(crate) struct Ways(HashSet<PathBuf>);
 
 /// A file that is being written.
 #[derive(Debug)]
@@ -35,8 +40,11 @@ impl Layer {
         let folder = open_folder(path)?;
         let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let owner = (own != (owner.uid, owner.gid)).then_some(owner);
-        let layer = Self { folder, owner, made: HashSet::new() };
-        layer.give(layer.folder.as_fd())?;
+        let layer = Self { folder, owner };
+        if let Some(Owner { uid, gid }) = layer.owner {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            rustix::fs::chownat(&layer.folder, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
         Ok(layer)
     }
 
@@ -52,12 +60,12 @@ impl Layer {
     }
 
     /// Makes the folders above `path`.
-    pub(crate) fn make_way(&mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn make_way(&self, ways: &mut Ways, path: &Path) -> io::Result<()> {
         let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) else { return Ok(()) };
-        if self.made.contains(parent) {
+        if ways.0.contains(parent) {
             return Ok(());
         }
-        self.make_way(parent)?;
+        self.make_way(ways, parent)?;
         match rustix::fs::mkdirat(&self.folder, parent, Mode::from_raw_mode(0o755)) {
             Ok(()) => {
                 rustix::fs::chmodat(&self.folder, parent, Mode::from_raw_mode(0o755), AtFlags::empty())?;
@@ -66,20 +74,18 @@ impl Layer {
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        self.made.insert(parent.to_owned());
+        ways.0.insert(parent.to_owned());
         Ok(())
     }
 
     /// Makes a link.
-    pub(crate) fn link(&mut self, path: &Path, target: &Path) -> io::Result<()> {
-        self.make_way(path)?;
+    pub(crate) fn link(&self, path: &Path, target: &Path) -> io::Result<()> {
         rustix::fs::symlinkat(target, &self.folder, path)?;
         self.give_name(path)
     }
 
     /// Gives a file of another layer a name here too; false where that is not there or has too many names.
-    pub(crate) fn share(&mut self, from: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
-        self.make_way(path)?;
+    pub(crate) fn share(&self, from: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
         match rustix::fs::linkat(from, path, &self.folder, path, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::MLINK) => Ok(false),
@@ -88,14 +94,12 @@ impl Layer {
     }
 
     /// Marks a path of the layer below as gone.
-    pub(crate) fn hide(&mut self, path: &Path) -> io::Result<()> {
-        self.make_way(path)?;
+    pub(crate) fn hide(&self, path: &Path) -> io::Result<()> {
         Ok(rustix::fs::mknodat(&self.folder, path, FileType::CharacterDevice, Mode::empty(), 0)?)
     }
 
-    /// Begins a file.
-    pub(crate) fn begin(&mut self, path: &Path, executable: bool, time: i64) -> io::Result<Fresh> {
-        self.make_way(path)?;
+    /// Begins a file; the way to it was made.
+    pub(crate) fn begin(&self, path: &Path, executable: bool, time: i64) -> io::Result<Fresh> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = if executable { 0o755 } else { 0o644 };
         let file = rustix::fs::openat(&self.folder, path, flags, Mode::from_raw_mode(mode))?;
@@ -103,10 +107,18 @@ impl Layer {
     }
 
     /// Ends a file; false where it does not hold what it should.
-    pub(crate) fn finish(&self, fresh: Fresh, content: &ContentHash) -> io::Result<bool> {
+    pub(crate) fn finish(&self, mut fresh: Fresh, content: &ContentHash) -> io::Result<bool> {
         if *fresh.hasher.finalize().as_bytes() != content.0 {
             return Ok(false);
         }
+        // A file that ends with a hole.
+        let length = io::Seek::stream_position(&mut fresh.file)?;
+        fresh.file.set_len(length)?;
+        self.settle(&fresh).map(|()| true)
+    }
+
+    /// Gives a file its owner, mode and time.
+    fn settle(&self, fresh: &Fresh) -> io::Result<()> {
         self.give(fresh.file.as_fd())?;
         // Whatever the mask took away.
         rustix::fs::fchmod(&fresh.file, Mode::from_raw_mode(fresh.mode))?;
@@ -114,27 +126,19 @@ impl Layer {
             tv_sec: fresh.time.div_euclid(1_000_000_000),
             tv_nsec: fresh.time.rem_euclid(1_000_000_000) as _,
         };
-        rustix::fs::futimens(&fresh.file, &Timestamps { last_access: time, last_modification: time })?;
-        Ok(true)
+        Ok(rustix::fs::futimens(&fresh.file, &Timestamps { last_access: time, last_modification: time })?)
     }
 
     /// Copies a file from another folder, where it is there and holds what it should.
     pub(crate) fn copy(
-        &mut self,
+        &self,
         from: BorrowedFd<'_>,
         path: &Path,
         executable: bool,
         content: &ContentHash,
     ) -> io::Result<bool> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut source = match rustix::fs::openat(from, path, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(_) => return Ok(false),
-        };
+        let Some(mut source) = open_file(from, path) else { return Ok(false) };
         let facts = rustix::fs::fstat(&source)?;
-        if FileType::from_raw_mode(facts.st_mode) != FileType::RegularFile {
-            return Ok(false);
-        }
         let mut hasher = blake3::Hasher::new();
         io::copy(&mut source, &mut hasher)?;
         if *hasher.finalize().as_bytes() != content.0 {
@@ -153,6 +157,16 @@ impl Layer {
         self.finish(fresh, content)
     }
 
+    /// Makes a whole file.
+    pub(crate) fn make(&self, small: &Small<'_>) -> Result<(), ReceiveError> {
+        let failed = |source| ReceiveError::Write { path: small.path.to_owned(), source };
+        if *blake3::hash(&small.bytes).as_bytes() != small.content.0 {
+            return Err(ReceiveError::Content(small.path.to_owned()));
+        }
+        let mut fresh = self.begin(small.path, small.executable, small.time).map_err(failed)?;
+        fresh.file.write_all(&small.bytes).and_then(|()| self.settle(&fresh)).map_err(failed)
+    }
+
     /// Removes a file that turned out wrong.
     pub(crate) fn discard(&self, path: &Path) {
         let _ = rustix::fs::unlinkat(&self.folder, path, AtFlags::empty());
@@ -165,6 +179,27 @@ impl Fresh {
         self.hasher.update(bytes);
         self.file.write_all(bytes)
     }
+
+    /// Leaves a hole, which reads as zeros.
+    pub(crate) fn skip(&mut self, length: u64) -> io::Result<()> {
+        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut left = length;
+        while left > 0 {
+            let count = left.min(ZEROS.len() as u64);
+            self.hasher.update(&ZEROS[..count as usize]);
+            left -= count;
+        }
+        let length = i64::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        io::Seek::seek(&mut self.file, io::SeekFrom::Current(length)).map(drop)
+    }
+}
+
+/// Opens a regular file below a folder, if it is one.
+pub(crate) fn open_file(folder: BorrowedFd<'_>, path: &Path) -> Option<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(folder, path, flags, Mode::empty()).ok()?;
+    let facts = rustix::fs::fstat(&file).ok()?;
+    (FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile).then(|| File::from(file))
 }
 
 /// Opens a folder to work below it.

@@ -3,27 +3,36 @@
 //! A content is verified against the manifest while it is read. One that is no longer what was listed ends the sending:
 //! the caller looks at the tree again. So a receiver never gets a mix of two states.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::list::{Delta, Input, put_number};
+use crate::chunk::{Mark, Pieces, mark};
+use crate::list::{Delta, Input, ListError, put_number};
 use crate::manifest::{ContentHash, EntryKind, Manifest, TreeHash};
 use crate::wire::{self, Kind, MAGIC, PIECE, WireError, hear, say};
 
+/// How hard packing tries: more costs more time than a network of today gives back.
+const LEVEL: i32 = 1;
+/// So many pieces of old contents are heard of: 16 GiB of them.
+const MOST_PIECES: usize = 1 << 20;
+
 /// What is offered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Offer<'a> {
-    /// The tree's root folder.
-    pub root: BorrowedFd<'a>,
+    /// Opens a file of the tree by its path: never through a link, and never waiting. See [`open_below`].
+    pub open: &'a dyn Fn(&Path) -> rustix::io::Result<OwnedFd>,
     /// What it holds.
     pub manifest: &'a Manifest,
     /// The manifest's hash.
     pub hash: TreeHash,
+    /// Whether to compress what is sent: where bytes cost more than the time to make them fewer.
+    pub packed: bool,
     /// A tree that the receiver is thought to have, with its hash.
     pub base: Option<(TreeHash, &'a Manifest)>,
 }
@@ -76,26 +85,52 @@ pub fn send(offer: Offer<'_>, input: &mut impl Read, output: &mut impl Write) ->
     let mut counted = Counted { output, bytes: 0 };
     let mut out = BufWriter::with_capacity(PIECE, &mut counted);
     out.write_all(MAGIC)?;
-    make_offer(&offer, offer.base, &mut out)?;
+    out.write_all(&[u8::from(offer.packed)])?;
+    let mut sent = if offer.packed {
+        let mut packed = zstd::stream::write::Encoder::new(out, LEVEL)?;
+        // The frame is never ended: everything was flushed, and the receiver may be gone by now.
+        converse(&offer, input, &mut packed)?
+    } else {
+        let sent = converse(&offer, input, &mut out)?;
+        drop(out);
+        sent
+    };
+    sent.bytes = counted.bytes;
+    Ok(sent)
+}
+
+/// The conversation, unpacked.
+fn converse(offer: &Offer<'_>, input: &mut impl Read, out: &mut impl Write) -> Result<Sent, SendError> {
+    make_offer(offer, offer.base, out)?;
     wire::hear_magic(input)?;
     let mut sent = Sent::default();
     let mut body = Vec::new();
     let mut told_whole = false;
+    let mut old = HashMap::new();
+    let mut pieces = 0;
     let reached = loop {
         match hear(input, &mut body)? {
             Kind::Whole if !told_whole && offer.base.is_some() => {
                 told_whole = true;
-                make_offer(&offer, None, &mut out)?;
+                make_offer(offer, None, out)?;
+            }
+            Kind::Old => {
+                let (number, marks) = old_marks(&body, offer.manifest.entries().len()).map_err(WireError::List)?;
+                pieces += marks.len();
+                if pieces > MOST_PIECES {
+                    return Err(WireError::OutOfTurn("too many pieces of old contents").into());
+                }
+                old.insert(number, marks);
             }
             Kind::Need => {
                 let needed = wire::numbers_from(&body, offer.manifest.entries().len()).map_err(WireError::List)?;
                 sent.files = needed.len() as u64;
-                if let Err(error) = contents(&offer, &needed, &mut out) {
+                if let Err(error) = contents(offer, &needed, &old, out) {
                     // So that the receiver keeps what it has, and does not wait for more.
-                    let _ = say(&mut out, Kind::Changed, &[]).and_then(|()| out.flush());
+                    let _ = say(out, Kind::Changed, &[]).and_then(|()| out.flush());
                     return Err(error);
                 }
-                say(&mut out, Kind::End, &[])?;
+                say(out, Kind::End, &[])?;
                 out.flush()?;
                 match hear(input, &mut body)? {
                     Kind::Done => break wire::hash(&mut Input(&body)).map_err(WireError::List)?,
@@ -109,9 +144,27 @@ pub fn send(offer: Offer<'_>, input: &mut impl Read, output: &mut impl Write) ->
             _ => return Err(WireError::OutOfTurn("no answer to an offer").into()),
         }
     };
-    drop(out);
-    sent.bytes = counted.bytes;
     if reached == offer.hash { Ok(sent) } else { Err(SendError::Other(reached)) }
+}
+
+/// The pieces of an old content, by their marks: the number of each, and its length.
+type Marks = HashMap<Mark, (u64, u64)>;
+
+fn old_marks(bytes: &[u8], entries: usize) -> Result<(u32, Marks), ListError> {
+    let mut input = Input(bytes);
+    let number = input.number()?;
+    if number >= entries as u64 {
+        return Err(ListError::Form);
+    }
+    let mut marks = Marks::new();
+    for piece in 0.. {
+        if input.0.is_empty() {
+            break;
+        }
+        let length = input.number()?;
+        marks.entry(input.array()?).or_insert((piece, length));
+    }
+    Ok((number as u32, marks))
 }
 
 fn make_offer(offer: &Offer<'_>, base: Option<(TreeHash, &Manifest)>, out: &mut impl Write) -> Result<(), SendError> {
@@ -142,23 +195,39 @@ impl<W: Write> Write for Counted<'_, W> {
     }
 }
 
-fn contents(offer: &Offer<'_>, needed: &[u32], out: &mut impl Write) -> Result<(), SendError> {
+fn contents(
+    offer: &Offer<'_>,
+    needed: &[u32],
+    old: &HashMap<u32, Marks>,
+    out: &mut impl Write,
+) -> Result<(), SendError> {
     let mut space = vec![0; PIECE];
     for number in needed {
         let entry = &offer.manifest.entries()[*number as usize];
         let EntryKind::File { content, .. } = &entry.kind else {
             return Err(WireError::OutOfTurn("it wants the content of a link").into());
         };
-        one(offer.root, *number, &entry.path, content, &mut space, out)?;
+        let file = Outgoing { number: *number, path: &entry.path, content };
+        match old.get(number) {
+            Some(marks) => file.send_changed(offer, marks, out)?,
+            None => file.send(offer, &mut space, out)?,
+        }
     }
     Ok(())
 }
 
-/// Opens a file of the tree: never through a link, and without waiting for what may have become a pipe.
-fn open(root: BorrowedFd<'_>, path: &Path) -> Result<File, SendError> {
+/// Opens a file below a folder: never through a link, and without waiting for what may have become a pipe.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_below(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    match rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve) {
+    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+}
+
+fn open(offer: &Offer<'_>, path: &Path) -> Result<File, SendError> {
+    match (offer.open)(path) {
         Ok(file) => Ok(File::from(file)),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::XDEV | Errno::STALE) => {
             Err(SendError::Changed(path.to_owned()))
@@ -167,48 +236,111 @@ fn open(root: BorrowedFd<'_>, path: &Path) -> Result<File, SendError> {
     }
 }
 
-/// Sends one content. A small one is verified before anything of it is sent.
-fn one(
-    root: BorrowedFd<'_>,
+/// One content on its way.
+struct Outgoing<'a> {
     number: u32,
-    path: &Path,
-    content: &ContentHash,
-    space: &mut [u8],
-    out: &mut impl Write,
-) -> Result<(), SendError> {
-    let failed = |source| SendError::Read { path: path.to_owned(), source };
-    let mut file = open(root, path)?;
-    let facts = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
-    let size = facts.st_size as u64;
-    let time = (facts.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(facts.st_mtime_nsec as i64);
-    let mut head = Vec::with_capacity(24);
-    put_number(&mut head, u64::from(number));
-    head.extend_from_slice(&time.to_le_bytes());
-    put_number(&mut head, size);
-    let mut hasher = blake3::Hasher::new();
-    let mut left = size;
-    let mut begun = false;
-    loop {
-        // One byte more than is left shows a file that has grown.
-        let wanted = space.len().min(usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1));
-        let count = fill(&mut file, &mut space[..wanted]).map_err(failed)?;
-        hasher.update(&space[..count]);
-        let last = count as u64 >= left;
-        let verified = !last || (count as u64 == left && *hasher.finalize().as_bytes() == content.0);
-        if !verified || (count == 0 && left > 0) {
-            return Err(SendError::Changed(path.to_owned()));
-        }
-        if !std::mem::replace(&mut begun, true) {
-            say(out, Kind::File, &[&head])?;
-        }
-        if count > 0 {
-            say(out, Kind::Piece, &[&space[..count]])?;
-        }
-        left -= count as u64;
-        if last {
-            return Ok(());
+    path: &'a Path,
+    content: &'a ContentHash,
+}
+
+impl Outgoing<'_> {
+    fn failed(&self, source: io::Error) -> SendError {
+        SendError::Read { path: self.path.to_owned(), source }
+    }
+
+    /// The file, its size, and what is said of it before its content.
+    fn open(&self, offer: &Offer<'_>) -> Result<(File, u64, Vec<u8>), SendError> {
+        let file = open(offer, self.path)?;
+        let facts = rustix::fs::fstat(&file).map_err(|errno| self.failed(errno.into()))?;
+        let size = facts.st_size as u64;
+        let time = (facts.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(facts.st_mtime_nsec as i64);
+        let mut head = Vec::with_capacity(24);
+        put_number(&mut head, u64::from(self.number));
+        head.extend_from_slice(&time.to_le_bytes());
+        put_number(&mut head, size);
+        Ok((file, size, head))
+    }
+
+    /// Sends the whole. A small one is verified before anything of it is sent.
+    fn send(&self, offer: &Offer<'_>, space: &mut [u8], out: &mut impl Write) -> Result<(), SendError> {
+        let (mut file, size, head) = self.open(offer)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut left = size;
+        let mut begun = false;
+        loop {
+            // One byte more than is left shows a file that has grown.
+            let wanted = space.len().min(usize::try_from(left).unwrap_or(usize::MAX).saturating_add(1));
+            let count = fill(&mut file, &mut space[..wanted]).map_err(|error| self.failed(error))?;
+            hasher.update(&space[..count]);
+            let last = count as u64 >= left;
+            let verified = !last || (count as u64 == left && *hasher.finalize().as_bytes() == self.content.0);
+            if !verified || (count == 0 && left > 0) {
+                return Err(SendError::Changed(self.path.to_owned()));
+            }
+            if !std::mem::replace(&mut begun, true) {
+                say(out, Kind::File, &[&head])?;
+            }
+            piece(&space[..count], out)?;
+            left -= count as u64;
+            if last {
+                return Ok(());
+            }
         }
     }
+
+    /// Sends what the receiver has not got of it.
+    fn send_changed(&self, offer: &Offer<'_>, old: &Marks, out: &mut impl Write) -> Result<(), SendError> {
+        let (file, size, head) = self.open(offer)?;
+        say(out, Kind::File, &[&head])?;
+        let mut hasher = blake3::Hasher::new();
+        let mut pieces = Pieces::of(file);
+        let (mut total, mut first, mut count) = (0, 0, 0);
+        loop {
+            let bytes = pieces.next().map_err(|error| self.failed(error))?;
+            hasher.update(bytes);
+            total += bytes.len() as u64;
+            let known = if bytes.is_empty() { None } else { old.get(&mark(bytes)) };
+            let known = known.filter(|(_, length)| *length == bytes.len() as u64).map(|(number, _)| *number);
+            if count > 0 && known != Some(first + count) {
+                same(first, std::mem::take(&mut count), out)?;
+            }
+            match known {
+                Some(number) => {
+                    first = if count == 0 { number } else { first };
+                    count += 1;
+                }
+                None => piece(bytes, out)?,
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        if total == size && *hasher.finalize().as_bytes() == self.content.0 {
+            return Ok(());
+        }
+        Err(SendError::Changed(self.path.to_owned()))
+    }
+}
+
+fn same(first: u64, count: u64, out: &mut impl Write) -> io::Result<()> {
+    let mut body = Vec::with_capacity(16);
+    put_number(&mut body, first);
+    put_number(&mut body, count);
+    say(out, Kind::Same, &[&body])
+}
+
+/// Sends a piece of a content; of zeros only how many they are.
+fn piece(bytes: &[u8], out: &mut impl Write) -> io::Result<()> {
+    const WORTH: usize = 4096;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    if bytes.len() >= WORTH && bytes.iter().all(|byte| *byte == 0) {
+        let mut body = Vec::with_capacity(8);
+        put_number(&mut body, bytes.len() as u64);
+        return say(out, Kind::Zeros, &[&body]);
+    }
+    say(out, Kind::Piece, &[bytes])
 }
 
 /// Reads until the space is full or the file at its end.

@@ -13,6 +13,8 @@ use crate::manifest::TreeHash;
 pub(crate) const MAGIC: &[u8; 8] = b"tysync01";
 /// No list is longer: a tree of some millions of files.
 const MOST_LISTED: usize = 512 << 20;
+/// No list of pieces is longer: a file of about 50 GiB.
+pub(crate) const MOST_MARKED: usize = 64 << 20;
 /// So much of a file's content travels at a time.
 pub(crate) const PIECE: usize = 256 << 10;
 /// A message that is not a list is never longer.
@@ -31,8 +33,13 @@ pub(crate) enum Kind {
     File,
     /// A piece of the content that began last.
     Piece,
-    /// A piece, compressed: its size, then a frame of zstd.
-    Packed,
+    /// So many zeros of the content that began last.
+    Zeros,
+    /// Pieces of the receiver's old content, as it named them: the first one's number, and how many.
+    Same,
+    /// What the receiver has in place of an entry's content: its number, then for each piece its length and its mark.
+    /// Before `Need`.
+    Old,
     /// Everything was sent.
     End,
     /// The sender gives up: something changed.
@@ -41,8 +48,19 @@ pub(crate) enum Kind {
     Done,
 }
 
-const KINDS: [Kind; 9] =
-    [Kind::Offer, Kind::Need, Kind::Whole, Kind::File, Kind::Piece, Kind::Packed, Kind::End, Kind::Changed, Kind::Done];
+const KINDS: [Kind; 11] = [
+    Kind::Offer,
+    Kind::Need,
+    Kind::Whole,
+    Kind::File,
+    Kind::Piece,
+    Kind::Zeros,
+    Kind::Same,
+    Kind::Old,
+    Kind::End,
+    Kind::Changed,
+    Kind::Done,
+];
 
 impl Kind {
     fn byte(self) -> u8 {
@@ -52,6 +70,7 @@ impl Kind {
     fn most(self) -> usize {
         match self {
             Self::Offer | Self::Need => MOST_LISTED,
+            Self::Old => MOST_MARKED,
             _ => MOST,
         }
     }

@@ -36,6 +36,9 @@ pub(crate) struct Sync {
     /// Stay, and sync again whenever the tree changes, until interrupted
     #[arg(long, short)]
     watch: bool,
+    /// Send git's objects and references too, without configuration, hooks and credentials
+    #[arg(long)]
+    git_history: bool,
     /// Whom the files belong to there: root or a number [default: the machine's user]
     #[arg(long, short)]
     user: Option<User>,
@@ -53,7 +56,7 @@ impl Sync {
             }
         };
         let home = yard::open()?;
-        let request = SyncRequest { user: self.user.map(|user| user.0), present: true };
+        let request = SyncRequest { user: self.user.map(|user| user.0), present: true, history: self.git_history };
         let mut tree = home.tree_sync(&tree, request)?;
         let mut machine = home.connect(&self.name)?;
         let signals = if self.watch { Some(SignalFd::new(&STOPPING).map_err(local)?) } else { None };

@@ -51,7 +51,7 @@ impl WarmMachine {
         let client = |error: ClientError| ServiceFailure::from(error.problem());
         let mut control = self.take()?;
         let links = services.iter().map(|_| self.take()).collect::<Result<Vec<Link>, Problem>>()?;
-        let source = control.source(spec, tree).map_err(client)?;
+        let source = control.source(spec, tree)?;
         let environment = control.connection.environment(spec).map_err(client)?;
         let states: Vec<Arc<State>> = services.iter().map(|service| State::new(&service.name)).collect();
         let (held, hold) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| client(local("make a pipe")(error)))?;

@@ -66,9 +66,11 @@ impl WarmMachine {
         let mut links = services.iter().map(|_| self.take()).collect::<Result<Vec<Link>, Problem>>()?;
         let states: Vec<Arc<State>> = services.iter().map(|service| State::new(&service.name)).collect();
         let records = || states.iter().map(|state| state.record()).collect::<Vec<_>>();
-        let outcome = match self.begin(&mut control, &run) {
+        // Where this fails, the connections may not be sound, and go.
+        let source = control.source(run.spec, run.tree)?;
+        let outcome = match control.connection.environment(run.spec) {
             Err(error) => Err(Fault::Client(error)),
-            Ok((source, environment)) => {
+            Ok(environment) => {
                 reach(Step::ServiceEnvironment);
                 let place = Where { source, environment };
                 let outcome = serve(run, services, &states, &mut control.connection, &mut links, attendance, &place);
@@ -100,11 +102,6 @@ impl WarmMachine {
             }
         };
         Err(ServiceFailure { problem, services: records() })
-    }
-
-    fn begin(&self, control: &mut Link, run: &EnvironmentRun<'_>) -> Result<(Option<u32>, EnvironmentId), ClientError> {
-        let source = control.source(run.spec, run.tree)?;
-        Ok((source, control.connection.environment(run.spec)?))
     }
 }
 

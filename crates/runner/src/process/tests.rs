@@ -5,6 +5,7 @@ use testyard_model::{EnvironmentLimits, Network};
 
 use super::*;
 use crate::capture::{CaptureOptions, Captured};
+use crate::suite::SyncSettings;
 
 fn job(script: &str) -> Job {
     Job {
@@ -28,6 +29,7 @@ fn job(script: &str) -> Job {
         outputs: Vec::new(),
         artifacts: Vec::new(),
         preparation: None,
+        sync: SyncSettings::default(),
         keep_failed: None,
         services: crate::service::Services::default(),
         capture: CaptureOptions { folder: "/nonexistent".into(), stem: "t".to_owned(), limit: CaptureOptions::LIMIT },

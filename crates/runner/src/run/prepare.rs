@@ -152,6 +152,7 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, node: usize, options:
         outputs: test.outputs.clone(),
         artifacts: test.artifacts.clone(),
         preparation: suite.preparation.clone(),
+        sync: suite.file.sync,
         keep_failed: options.keep_failed,
         services: services(plan, test),
         capture: CaptureOptions {

@@ -28,9 +28,10 @@ macro_rules! with_settings {
 /// The keys of one table.
 pub(super) type Keys = &'static [&'static str];
 
-pub(super) const TOP: Keys = &["format", "suite", "run", "service", "test", "tests", "quarantine"];
+pub(super) const TOP: Keys = &["format", "suite", "sync", "run", "service", "test", "tests", "quarantine"];
 pub(super) const SUITE: Keys =
     &["name", "backend", "image", "matrix", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
+pub(super) const SYNC: Keys = &["always", "git"];
 pub(super) const RUN: Keys = &["jobs", "fail-fast", "no-skip"];
 pub(super) const RESOURCES: Keys = &["cpus", "memory", "pids", "disk", "exclusive"];
 pub(super) const DEFAULTS: Keys = with_settings!();

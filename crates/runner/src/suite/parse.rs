@@ -15,7 +15,9 @@ use super::error::{ConfigError, ConfigFault};
 use super::keys;
 use super::read::{TableReader, shortened};
 use super::source::SuiteSource;
-use super::{CommandLine, FORMAT, GlobEntry, Located, RunSettings, SuiteFile, TestEntry, WrittenPreparation};
+use super::{
+    CommandLine, FORMAT, GlobEntry, Located, RunSettings, SuiteFile, SyncSettings, TestEntry, WrittenPreparation,
+};
 use matrix::read_matrix;
 use quarantine::read_quarantine;
 use services::read_service;
@@ -43,6 +45,7 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     let defaults = defaults.as_ref().map(read_settings).transpose()?.unwrap_or_default();
     let preparation = suite.map(read_preparation).transpose()?.unwrap_or_default();
     let run = top.table("run", "[run]", keys::RUN)?.as_ref().map(read_run).transpose()?.unwrap_or_default();
+    let sync = top.table("sync", "[sync]", keys::SYNC)?.as_ref().map(read_sync).transpose()?.unwrap_or_default();
     let services = top.tables("service", "[[service]]", keys::SERVICE)?;
     let services = services.iter().map(read_service).collect::<Result<_, _>>()?;
     let tests = top.tables("test", "[[test]]", keys::TEST)?.iter().map(read_test).collect::<Result<_, _>>()?;
@@ -59,6 +62,7 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
         variants,
         matrix,
         defaults,
+        sync,
         run,
         services,
         tests,
@@ -68,6 +72,11 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     check::combinations(&file)?;
     super::services::check(&file)?;
     Ok(file)
+}
+
+fn read_sync(table: &TableReader<'_>) -> Result<SyncSettings, ConfigError> {
+    let git = table.word("git", &[("none", false), ("history", true)])?;
+    Ok(SyncSettings { always: table.boolean("always")?.unwrap_or(false), history: git.is_some_and(|git| git.value) })
 }
 
 fn read_format(top: &TableReader<'_>) -> Result<(), ConfigError> {

@@ -34,6 +34,7 @@ pub fn schema() -> Value {
             ("format", described(json!({ "const": FORMAT }), "the version of this format")),
             ("suite", suite),
             ("run", described(run(), "how to run this suite unless the command line says otherwise")),
+            ("sync", described(sync(), "what machines have of the working tree")),
             ("service", array_of(service(), "what tests can have running beside them")),
             ("test", array_of(test(), "tests, one by one")),
             ("tests", array_of(glob(), "a test for each file that matches")),
@@ -44,6 +45,13 @@ pub fn schema() -> Value {
     schema["$schema"] = "http://json-schema.org/draft-07/schema#".into();
     schema["title"] = "testyard.toml".into();
     schema
+}
+
+fn sync() -> Value {
+    let git =
+        described(json!({ "enum": ["none", "history"] }), "history: objects and references, without configuration");
+    let always = described(json!({ "type": "boolean" }), "a copy also where the machine is on this host");
+    object([("always", always), ("git", git)], &[])
 }
 
 fn test() -> Value {

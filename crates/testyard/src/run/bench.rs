@@ -3,7 +3,9 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use testyard_engine::{CopiedTrees, Copies};
 use testyard_images::host::{HostOptions, HostView};
+use testyard_machine::client::caller;
 use testyard_model::{Problem, ProblemKind};
 use testyard_probe::choose_tier;
 use testyard_runner::history::History;
@@ -16,6 +18,7 @@ use super::frozen::prune as prune_frozen;
 use super::keeper::Keeper;
 use super::spread::{Spread, Where};
 use super::{KeptRuns, MachineExecutor, RegistryHistory, SourceMode, Trees, WarmMachines};
+use crate::sync::sent_lists;
 use crate::yard::Testyard;
 
 /// What a run is given.
@@ -59,22 +62,24 @@ impl TestBench {
             let view = HostView::load(&HostOptions { own, ..HostOptions::default() });
             trees = trees.frozen_in(home.frozen_folder(), view.map_err(|error| error.problem())?.hidden);
         }
-        let trees = Arc::new(trees);
+        let trees = Arc::new(trees.copied_in(home, source == SourceMode::Synced));
+        let copied: Arc<dyn CopiedTrees> = trees.clone();
+        let copies = Arc::new(Copies::new(copied, sent_lists(home), Some(caller())));
         recover_all(home);
         let care = Care { journal: Journal::of(home), runs: home.runs_folder(), keeper: Keeper::new(yard.clone()) };
         let care = Arc::new(care);
         let executor: Arc<dyn Executor> = match place {
             Where::Here => {
-                let machines = WarmMachines::new(yard.clone(), auto);
+                let machines = WarmMachines::new(yard.clone(), auto, copies);
                 Arc::new(MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?)
             }
-            Where::Machines(names) => Arc::new(Spread::over(yard, names, None, &report, &trees, &care)?),
+            Where::Machines(names) => Arc::new(Spread::over(yard, names, None, &report, (&trees, &copies), &care)?),
             Where::Slurm(_) => {
                 let mut allocations =
                     allocations.ok_or_else(|| Problem::new(ProblemKind::Bug, "allocations were not asked for"))?;
                 allocations.wait(stop)?;
                 let names = allocations.names();
-                Arc::new(Spread::over(yard, &names, Some(allocations), &report, &trees, &care)?)
+                Arc::new(Spread::over(yard, &names, Some(allocations), &report, (&trees, &copies), &care)?)
             }
         };
         Ok(Self { executor, history: Arc::new(RegistryHistory::new(home)), kept: KeptRuns::of(home), trees })

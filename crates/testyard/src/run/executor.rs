@@ -157,6 +157,7 @@ impl MachineExecutor {
         events: &dyn Fn(JobEvent),
     ) -> JobOutcome {
         let top = trees::top_of(&job.root);
+        self.trees.want(&top, job.sync);
         let tree = self.trees.shown(&top);
         let Ground { spec, beside, ports } = match self.ground(machine, shared, isolation, job, cancel, events) {
             Ok(ground) => ground,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use testyard_backends::slurm::{self, Slurm, job_name};
-use testyard_engine::WarmMachine;
+use testyard_engine::{Copies, WarmMachine};
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{
     BackendName, CommandStatus, ImageReference, Isolation, MachineInfo, MachineName, Problem, ProblemKind, Transport,
@@ -70,7 +70,7 @@ impl Spread {
         names: &[MachineName],
         allocations: Option<Allocations>,
         report: &Report,
-        trees: &Arc<Trees>,
+        (trees, copies): (&Arc<Trees>, &Arc<Copies>),
         care: &Arc<Care>,
     ) -> Result<Self, Problem> {
         let mut parts: Vec<Part> = Vec::with_capacity(names.len());
@@ -82,7 +82,7 @@ impl Spread {
             let info = answering(yard, name)?;
             let room = room_of(&info);
             let backend = info.spec.backend.clone();
-            let machine = Box::new(OneMachine { yard: yard.clone(), info });
+            let machine = Box::new(OneMachine { yard: yard.clone(), info, copies: Arc::clone(copies) });
             let executor = MachineExecutor::new(machine, report.clone(), Arc::clone(trees), Arc::clone(care))?;
             let executor = executor.on_given(backend);
             parts.push(Part { name: name.clone(), room, executor, lost: AtomicBool::new(false) });
@@ -189,6 +189,7 @@ impl Executor for Spread {
 struct OneMachine {
     yard: Testyard,
     info: MachineInfo,
+    copies: Arc<Copies>,
 }
 
 impl OneMachine {
@@ -213,7 +214,8 @@ impl MachineSource for OneMachine {
         }
         let most = if spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };
         let socket = socket_of(self.yard.options().home.runtime(), &self.info.name);
-        Ok((WarmMachine::new(self.info.name.to_string(), socket), most))
+        let machine = WarmMachine::new(self.info.name.to_string(), socket).with_copies(Arc::clone(&self.copies));
+        Ok((machine, most))
     }
 
     fn own_machine(

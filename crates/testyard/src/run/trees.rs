@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::files::is_staging;
@@ -11,9 +11,14 @@ use globset::GlobBuilder;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use testyard_engine::{CopiedTrees, Part};
 use testyard_model::{Problem, ProblemKind};
+use testyard_registry::Home;
 use testyard_runner::job::SourceTree;
-use testyard_sync::{Changes, Manifest, Scan, Tree, TreeOptions, Watch};
+use testyard_runner::suite::SyncSettings;
+use testyard_sync::{Changes, History, Manifest, Scan, Tree, TreeOptions, Watch};
+
+use crate::sync::{history_cache, secrets};
 
 /// A tree in which nothing happened for so long is taken as saved.
 const STILL: Duration = Duration::from_millis(8);
@@ -30,6 +35,8 @@ pub enum SourceMode {
     Live,
     /// An immutable copy of what the tree's hash covers.
     Frozen,
+    /// A copy of the same that each machine keeps, wherever it is.
+    Synced,
 }
 
 /// The trees that a run's suites lie in.
@@ -40,6 +47,11 @@ pub struct Trees {
     frozen: Option<PathBuf>,
     /// Absolute paths of secrets, which stay out of them.
     hidden: Vec<PathBuf>,
+    /// Whether every machine keeps a copy.
+    synced: bool,
+    /// Where hashes of repositories are remembered, by their tops; none without a home.
+    home: Option<Home>,
+    wanted: Mutex<HashMap<PathBuf, SyncSettings>>,
     known: Mutex<HashMap<PathBuf, Known>>,
 }
 
@@ -89,6 +101,8 @@ pub(crate) fn await_events<'w>(
 struct Known {
     tree: Tree,
     scan: Scan,
+    /// What machines are sent of it, once they were.
+    parts: Option<Vec<Part>>,
     watch: Watch,
     changed: bool,
     /// The immutable copy that tests see.
@@ -115,13 +129,40 @@ impl Trees {
     #[must_use]
     pub fn new(cache: PathBuf, exclude: Vec<PathBuf>) -> Self {
         let options = TreeOptions { exclude, ..TreeOptions::for_user(cache) };
-        Self { options, frozen: None, hidden: Vec::new(), known: Mutex::new(HashMap::new()) }
+        Self {
+            options,
+            frozen: None,
+            hidden: Vec::new(),
+            synced: false,
+            home: None,
+            wanted: Mutex::default(),
+            known: Mutex::default(),
+        }
     }
 
     /// Shows tests immutable copies, kept in `folder`, without what is `hidden`: absolute paths of secrets.
     #[must_use]
     pub fn frozen_in(self, folder: PathBuf, hidden: Vec<PathBuf>) -> Self {
         Self { frozen: Some(folder), hidden, ..self }
+    }
+
+    /// Copied to machines of this home: those that are elsewhere, or every one.
+    #[must_use]
+    pub fn copied_in(self, home: &Home, always: bool) -> Self {
+        Self { home: Some(home.clone()), synced: always, ..self }
+    }
+
+    /// What machines are to have of the tree at `top`, as a suite in it says.
+    pub(super) fn want(&self, top: &Path, settings: SyncSettings) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = wanted.entry(top.to_owned()).or_default();
+        all.always |= settings.always;
+        all.history |= settings.history;
+    }
+
+    fn wanted(&self, top: &Path) -> SyncSettings {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.get(top).copied().unwrap_or_default()
     }
 
     /// Looks at the tree around `folder`.
@@ -144,10 +185,12 @@ impl Trees {
                 }
                 None => (None, scan),
             };
-            known.insert(top.clone(), Known { tree, scan, watch, changed: false, frozen, written: HashSet::new() });
+            let written = HashSet::new();
+            let one = Known { tree, scan, parts: None, watch, changed: false, frozen, written };
+            known.insert(top.clone(), one);
         }
         let Known { scan, frozen, .. } = &known[&top];
-        let frozen = frozen.is_some();
+        let frozen = frozen.is_some() || self.synced;
         // What the hash does not cover is not in the copy.
         let named = if frozen { 0 } else { NAMED_UNHASHED };
         let unhashed = scan.unhashed.iter().take(named).map(|path| path.display().to_string()).collect();
@@ -156,7 +199,7 @@ impl Trees {
 
     /// Whether tests see copies.
     pub(super) fn are_frozen(&self) -> bool {
-        self.frozen.is_some()
+        self.frozen.is_some() || self.synced
     }
 
     /// Waits until one of the trees that were looked at has changed and has been still for a moment, or `stop` can be
@@ -180,6 +223,7 @@ impl Trees {
                 changed.extend(others(&changes, &known.written).map(|path| known.tree.root().join(path)));
                 known.watch = Watch::start(known.tree.root(), scan.manifest());
                 known.scan = scan;
+                known.parts = None;
                 known.changed = false;
             }
             if !changed.is_empty() {
@@ -226,12 +270,48 @@ impl Trees {
     pub fn has_changed(&self, folder: &Path) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = known.get_mut(&top_of(folder)).filter(|known| known.frozen.is_none()) else { return false };
-        if !known.changed && known.watch.is_disturbed() {
+        // Tests that see a copy see no change of the tree.
+        if !known.changed && !self.is_always_copied(known.tree.root()) && known.watch.is_disturbed() {
             // A tree that cannot be read any more is not the one that was hashed.
             let changes = known.tree.changed_since(&known.scan);
             known.changed = changes.map_or(true, |changes| others(&changes, &known.written).next().is_some());
         }
         known.changed
+    }
+}
+
+impl CopiedTrees for Trees {
+    fn is_always_copied(&self, path: &Path) -> bool {
+        self.home.is_some() && (self.synced || self.wanted(path).always)
+    }
+
+    fn look(&self, path: &Path, again: bool) -> Result<Vec<Part>, Problem> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let shows = |known: &&mut Known| {
+            known.tree.root() == path || known.frozen.as_ref().is_some_and(|frozen| frozen.path == path)
+        };
+        let missing = || Problem::new(ProblemKind::Bug, format!("{} was never looked at", path.display()));
+        let known = known.values_mut().find(shows).ok_or_else(missing)?;
+        if again {
+            let scan = known.tree.scan_again(&known.scan).map_err(|error| error.problem())?;
+            // What is sent now is another tree than the one that results name.
+            known.changed |= scan.hash != known.scan.hash;
+            known.scan = scan;
+            known.parts = None;
+        }
+        if let Some(parts) = &known.parts {
+            return Ok(parts.clone());
+        }
+        let top = known.tree.root();
+        let hidden = self.home.as_ref().map(secrets).transpose()?.unwrap_or_default();
+        let mut parts = vec![Part::of_tree(path, top, &known.scan, &hidden)];
+        if self.wanted(top).history {
+            let cache = self.home.as_ref().map(|home| history_cache(home, top));
+            let history = History::scan(top, cache.as_deref()).map_err(|error| error.problem())?;
+            parts.extend(history.map(Arc::new).map(Part::History));
+        }
+        known.parts = Some(parts.clone());
+        Ok(parts)
     }
 }
 

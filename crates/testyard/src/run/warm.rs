@@ -1,11 +1,12 @@
 //! The machines that runs use: made at the first need, kept warm between runs, found again by name.
 
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
-use testyard_engine::WarmMachine;
+use testyard_engine::{Copies, WarmMachine};
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{
     BackendName, ImageReference, Isolation, MachineName, MachineSpec, MachineState, Problem, ProblemKind, Span,
@@ -28,14 +29,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct WarmMachines {
     yard: Testyard,
     auto: BackendName,
+    copies: Arc<Copies>,
     made: AtomicU32,
 }
 
 impl WarmMachines {
-    /// In this home; `auto` is the backend where a suite names none.
+    /// In this home; `auto` is the backend where a suite names none, and `copies` are those of working trees.
     #[must_use]
-    pub fn new(yard: Testyard, auto: BackendName) -> Self {
-        Self { yard, auto, made: AtomicU32::new(0) }
+    pub fn new(yard: Testyard, auto: BackendName, copies: Arc<Copies>) -> Self {
+        Self { yard, auto, copies, made: AtomicU32::new(0) }
     }
 
     fn spec(&self, backend: Option<&BackendName>, image: &ImageReference) -> MachineSpec {
@@ -47,6 +49,7 @@ impl WarmMachines {
 
     fn opened(&self, name: &MachineName) -> WarmMachine {
         WarmMachine::new(name.to_string(), socket_of(self.yard.options().home.runtime(), name))
+            .with_copies(Arc::clone(&self.copies))
     }
 
     /// Makes sure that a machine of this name runs, whoever else wants the same at the same time.

@@ -73,7 +73,7 @@ pub(super) struct Execution {
     /// Run again whenever something is saved: what that concerns, and what failed; Ctrl-C ends it
     #[arg(long, conflicts_with = "list")]
     pub(super) watch: bool,
-    /// What tests see: the working tree, or an immutable copy of what its hash covers
+    /// What tests see: the working tree, an immutable copy of what its hash covers, or such a copy on each machine
     #[arg(long, value_name = "MODE", default_value = "live", value_parser = values::source())]
     pub(super) source: SourceMode,
 }
