@@ -48,6 +48,9 @@ impl Agent {
     pub(crate) fn end_environment(&mut self, id: EnvironmentId) {
         let Some(environment) = self.environments.get_mut(&id) else { return };
         environment.state = State::Ending;
+        // Whoever lets a mount namespace go last takes its mounts down, and waits for that: here it would be this process,
+        // for milliseconds. So it is the init, in its own end.
+        environment.namespaces = None;
         let pid = environment.pid;
         // Not waited for: the number is its own.
         let there = self.children.contains_key(&pid);

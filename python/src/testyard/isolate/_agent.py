@@ -99,6 +99,13 @@ class Agent:
             if not self.read(end - time.monotonic()) and time.monotonic() >= end:
                 raise TimedOut(f"the machine's agent did not answer within {seconds:g} seconds")
 
+    def leave(self) -> None:
+        """In a fork: lets go of what came for the parent."""
+        for reply in self._replies.values():
+            for descriptor in reply.descriptors:
+                os.close(descriptor)
+        self._replies = {}
+
     def close(self) -> None:
         """Lets go of everything that this connection holds."""
         self._connection.close()

@@ -99,6 +99,8 @@ class Visit(NamedTuple):
     basetemp: Path
     pages: Pages
     imports: Imports
+    #: Lets go of what other tests have in the parent.
+    leave: Callable[[], None]
     #: Whether there is time before the test begins.
     ahead: bool
     #: Whether it is to tell which pages it wrote.
@@ -106,6 +108,7 @@ class Visit(NamedTuple):
 
     def prepare(self, channel: Channel, output: tuple[int, int]) -> None:
         """Does what can be done before the test begins."""
+        self.leave()
         config = self.item.config
         _redirect(config, output)
         self._settle(config)

@@ -186,7 +186,7 @@ class Runner:
             assert self._telling is not None
             visit = Visit(
                 item, sibling, self._original, self._telling, settings, self._temporary, self._basetemp, self._pages,
-                self._imports, ahead, self._pages.ask(),
+                self._imports, self._leave, ahead, self._pages.ask(),
             )  # fmt: skip
             try:
                 return self._warm.fork(door, limited, visit)
@@ -195,6 +195,12 @@ class Runner:
                 self._yard.release(door)
                 door.close()
         raise TestyardError("a test's process could not be made", causes=[str(last)])
+
+    def _leave(self) -> None:
+        """In a fork: descriptors of others would keep their environments beyond their end."""
+        for test in self._active:
+            test.running.door.close()
+        self._yard.leave()
 
     def _door(self, item: Any) -> tuple[Door, bool]:
         if item.get_closest_marker("testyard") is not None:
@@ -273,9 +279,10 @@ class Runner:
         if not running.ended:
             test.printed = running.printed()
         self._bring_back(test)
+        # Before its end: whoever lets a mount namespace go last takes its mounts down, and waits for that.
+        running.door.close()
         if not test.timed_out:
             self._yard.release(running.door)
-        running.door.close()
         self._leaving.append(running)
 
     def _bring_back(self, test: Test) -> None:
@@ -305,10 +312,10 @@ class Runner:
                 self._discard(test)
 
     def _discard(self, test: Test) -> None:
+        test.running.door.close()
         with contextlib.suppress(TestyardError):
             self._yard.release(test.running.door)
         test.running.kill()
-        test.running.door.close()
         self._leaving.append(test.running)
 
     def _runs_here(self, item: Any) -> Optional[str]:

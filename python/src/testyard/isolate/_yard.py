@@ -97,6 +97,10 @@ class Yard:
         """Ends an environment and every process in it. What it wrote to the tree can be read until the door closes."""
         self._agent.forget({"release": door.identity})
 
+    def leave(self) -> None:
+        """In a fork: lets go of environments that are another's, which it would keep beyond their end."""
+        self._agent.leave()
+
     def close(self) -> None:
         """Lets go of everything."""
         self._agent.close()
