@@ -4,7 +4,7 @@
 //! worker, bare_probe   small forked processes that do what the kernel alone must
 //! machine              a machine without a supervisor, and clients of its agent
 //! environments, peers  rows over that machine
-//! programs             rows over the installed programs, as users start them
+//! programs, networks   rows over the installed programs, as users start them
 //! report               the table and its JSON
 //! ```
 //!
@@ -13,6 +13,7 @@
 mod bare_probe;
 mod environments;
 mod machine;
+mod networks;
 mod orbctl;
 mod peers;
 mod programs;
@@ -31,7 +32,8 @@ pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 
 /// What [`Options::only`] may name.
-pub const PARTS: [&str; 7] = ["fresh", "commands", "throughput", "unprivileged", "peers", "growth", "programs"];
+pub const PARTS: [&str; 8] =
+    ["fresh", "commands", "throughput", "unprivileged", "peers", "growth", "programs", "networks"];
 
 /// How a run is made.
 pub struct Options {
@@ -68,11 +70,14 @@ impl Options {
 /// What stopped the measuring; rows that cannot be measured here are skipped and say why.
 pub fn run(options: &Options) -> Result<Report, Problem> {
     let mut report = Report::new();
-    if options.only.as_deref() != Some("programs") {
+    if !matches!(options.only.as_deref(), Some("programs" | "networks")) {
         environments::rows(options, &options.folder, &mut report.rows)?;
     }
     if options.wants("programs") {
         programs::rows(options, &mut report.rows)?;
+    }
+    if options.wants("networks") {
+        programs::network_rows(options, &mut report.rows)?;
     }
     Ok(report)
 }

@@ -8,7 +8,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::environments::{PAYLOAD, make_folder, resident_mb, told_in_one_line};
 use crate::report::{Goal, Row};
-use crate::{Options, orbctl, suites};
+use crate::{Options, networks, orbctl, suites};
 use testyard_measure::{Contender, Times, alternate, ratio, shown};
 
 /// The command line with a home of its own.
@@ -79,6 +79,22 @@ pub(crate) fn or_skip(
         Ok((figure, detail)) => Row::measured(name, goal, unit, figure, detail),
         Err(problem) => Row::skipped(name, goal, unit, told_in_one_line(&problem)),
     });
+}
+
+/// Measures machines that talk to each other.
+///
+/// # Errors
+/// When the run's own folders cannot be made.
+pub(crate) fn network_rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem> {
+    let home = options.folder.join("n");
+    make_folder(&home)?;
+    let testyard = Testyard { program: options.programs.join("testyard"), home };
+    networks::rows(options, &testyard, &mut |row: Row| {
+        (options.progress)(&row);
+        rows.push(row);
+    });
+    testyard.delete_all();
+    Ok(())
 }
 
 /// Measures them all.

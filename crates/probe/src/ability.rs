@@ -40,7 +40,7 @@ const fn fact(name: &'static str, title: &'static str, look: fn(&HostFacts) -> O
     Ability { name, title, deadline: SHORT, how: How::Fact(look) }
 }
 
-static ABILITIES: [Ability; 34] = [
+static ABILITIES: [Ability; 35] = [
     fact("root", "root of the host", facts::root),
     process("user-namespace", "user namespaces with one id", SHORT, namespaces::user),
     process("user-namespace-range", "user namespaces with a range of ids", SHORT, namespaces::user_range),
@@ -48,6 +48,7 @@ static ABILITIES: [Ability; 34] = [
     process("mount-namespace", "mount namespaces", SHORT, namespaces::mount),
     process("pid-namespace", "pid namespaces", SHORT, namespaces::pid),
     process("network-namespace", "network namespaces", SHORT, namespaces::network),
+    process("machine-network", "networks of machines", SHORT, namespaces::machine_network),
     process("ipc-namespace", "IPC namespaces", SHORT, namespaces::ipc),
     process("uts-namespace", "host name namespaces", SHORT, namespaces::uts),
     process("cgroup-namespace", "cgroup namespaces", SHORT, namespaces::cgroup),

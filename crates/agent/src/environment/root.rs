@@ -11,6 +11,7 @@ use testyard_linux::files::{self, CopyOptions};
 use testyard_linux::mount::{self, Attributes, Layer, OverlaySpec, RootMount, TmpfsOptions};
 use testyard_linux::{Error, Result};
 
+use crate::network;
 use crate::place::{Roots, Submount};
 use crate::start::staging::DEVICES;
 
@@ -103,6 +104,9 @@ pub(crate) fn mount_environment(spec: &EnvironmentRoot<'_>) -> Result<OwnedFd> {
         mount_exposed(base, &spec.roots.shared)?;
     }
     mount_exposed(base, &spec.roots.exposed)?;
+    if let Some(names) = &spec.roots.names {
+        network::show_hosts(&network::etc_of(base)?, &names.hosts)?;
+    }
     mount::pivot_into(base, RootMount::Mounted)?;
     Ok(kept)
 }

@@ -11,6 +11,8 @@ use testyard_linux::{Error, user};
 use testyard_machine::backend::MachinePlace;
 use testyard_protocol::start::{COPY, IdRange, REMOVE, WITH_GRANTED};
 
+use super::ids::{self, Sort};
+
 /// How many ids a machine takes beside its user's own.
 const COUNT: u32 = 65_535;
 
@@ -28,6 +30,17 @@ pub(super) fn find() -> Option<IdRange> {
         ranges.into_iter().find(|range| range.count >= COUNT).map(|range| range.start)
     };
     Some(IdRange::Granted { uids: first("/etc/subuid")?, gids: first("/etc/subgid")?, count: COUNT })
+}
+
+/// What a machine with a network of its own lacks where nothing is granted.
+pub(super) fn limit(place: &MachinePlace) -> Option<String> {
+    let ordinary = !rustix::process::geteuid().is_root() && !place.spec.network.is_host();
+    let lacking = ordinary && ids::sort_of(&place.spec) == Sort::Single;
+    lacking.then(|| {
+        "one id: services that change to users of their own do not run, until newuidmap is installed (package uidmap) and \
+         /etc/subuid and /etc/subgid grant 65535 ids to this user"
+            .to_owned()
+    })
 }
 
 /// Removes what is in a folder under a name.

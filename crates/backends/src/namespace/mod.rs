@@ -81,6 +81,7 @@ impl Backend for Namespace {
             limits.push("no limits on memory, processes and processor time: no cgroup here is writable".to_owned());
         }
         limits.extend(ids::limit(place));
+        limits.extend(granted::limit(place));
         limits.extend(store::limit(place));
         let start = AgentStart {
             machine: place.id.to_string(),

@@ -334,6 +334,14 @@ impl Group {
         Ok(())
     }
 
+    /// Lets the groups in this one have every controller that it has: version 2 wants to be told, and takes it only from a
+    /// group without processes. What is refused is left out.
+    pub fn hand_on_controllers(&self) {
+        if self.version == Version::Two {
+            self.folders.iter().for_each(v2::hand_on_controllers);
+        }
+    }
+
     /// The processes in the group and the groups below it, each once. Those of other pid namespaces are not seen.
     ///
     /// # Errors

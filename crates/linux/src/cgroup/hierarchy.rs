@@ -145,7 +145,9 @@ impl Hierarchy {
             .collect()
     }
 
-    pub(super) fn is_v2(&self) -> bool {
+    /// Whether it is of version 2.
+    #[must_use]
+    pub fn is_v2(&self) -> bool {
         matches!(self, Self::V2(_))
     }
 }

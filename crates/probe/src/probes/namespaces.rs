@@ -4,7 +4,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
-use testyard_linux::namespace::{IdMap, loopback_up, set_host_name};
+use testyard_linux::interfaces::{FarEnd, Interfaces};
+use testyard_linux::namespace::{IdMap, Kind, loopback_up, open, set_host_name, unshare};
 use testyard_linux::process::{CloneFlags, Credentials, become_user, set_no_new_privileges};
 use testyard_linux::{mount, seccomp as filter};
 
@@ -76,6 +77,29 @@ pub(crate) fn network() -> Outcome {
         let address = listener.local_addr().step("asking for the port")?;
         TcpStream::connect(address).step("connecting over the own loopback")?;
         Ok(Done::new("a connection went over a loopback of its own"))
+    })
+    .map_err(needs_privilege)
+}
+
+/// What machines with a network of their own take: a bridge, linked to an interface in another namespace.
+pub(crate) fn machine_network() -> Outcome {
+    inside(CloneFlags::NEWNET, &Users::least(), || {
+        // It speaks of this namespace also from the next one.
+        let bridge = Interfaces::open()?;
+        let linked = || -> testyard_linux::Result<()> {
+            bridge.make_bridge("members")?;
+            unshare(CloneFlags::NEWNET)?;
+            let network = open(None, Kind::Network)?;
+            let far = FarEnd { network: network.as_fd(), name: "net0", hardware: [2, 0, 0, 0, 0, 1] };
+            bridge.make_pair("port", "members", far)?;
+            Interfaces::open()?.set_up("net0", true)
+        };
+        linked().map_err(|error| {
+            let unknown = error.errno() == rustix::io::Errno::OPNOTSUPP;
+            let lacking = Lacking::from(error);
+            if unknown { lacking.provide(provide::as_root("modprobe -a bridge veth")) } else { lacking }
+        })?;
+        Ok(Done::new("a bridge in one network namespace was linked to an interface in another"))
     })
     .map_err(needs_privilege)
 }
