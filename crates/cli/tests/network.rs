@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use testkit::{Ability, Output, TestHome, User, wait_until};
+use testkit::{Ability, Output, TestHome, wait_until};
 
 /// Skips where only this crate was built.
 macro_rules! home {
@@ -108,7 +108,20 @@ fn must_create(home: &TestHome, machine: &str, more: &[&str]) {
     assert_eq!(created.code, 0, "{created}");
 }
 
-fn machines_work_together(home: &TestHome) {
+fn networks_left(home: &TestHome) -> usize {
+    std::fs::read_dir(home.state().join("networks")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn machines_of_a_network_work_together() {
+    let home = home!(TestHome::new());
+    work_together(&home);
+    home.must_run(&["delete", "n1", "n2", "n3", "n4", "--force"]);
+    assert_eq!(networks_left(&home), 0);
+    home.finish();
+}
+
+fn work_together(home: &TestHome) {
     for machine in ["n1", "n2", "n3"] {
         must_create(home, machine, &["--common", "/home", "--publish", "9000"]);
     }
@@ -176,29 +189,6 @@ fn machines_work_together(home: &TestHome) {
     let _server = Server::start(home, "n1");
     assert_eq!(ask(home, "n4", "n1", "5"), all_came());
     assert_eq!(fetch(published(home, "n1")), MANY);
-}
-
-fn networks_left(home: &TestHome) -> usize {
-    std::fs::read_dir(home.state().join("networks")).map_or(0, Iterator::count)
-}
-
-#[test]
-fn machines_of_a_network_work_together() {
-    let home = home!(TestHome::new());
-    machines_work_together(&home);
-    home.must_run(&["delete", "n1", "n2", "n3", "n4", "--force"]);
-    assert_eq!(networks_left(&home), 0);
-    home.finish();
-}
-
-#[test]
-fn an_ordinary_users_machines_work_together() {
-    let Some(user) = User::ordinary().filter(|_| testkit::user::is_root()) else {
-        testkit::skip!("an ordinary user's machines of a network", host: "the round of the ordinary user does this");
-    };
-    let home = home!(TestHome::of(user));
-    machines_work_together(&home);
-    home.finish();
 }
 
 #[test]

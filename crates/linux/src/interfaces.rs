@@ -105,6 +105,17 @@ impl Interfaces {
         self.ask(Message::link(libc::RTM_NEWLINK, 0, index, Some(up)), "change the state of", name)
     }
 
+    /// Sets an interface's hardware address, also the one that it has: the kernel then forgets what it knew of its
+    /// neighbours, and tells them where `arp_notify` is set.
+    ///
+    /// # Errors
+    /// As [`Interfaces::set_up`].
+    pub fn set_hardware(&self, name: &str, hardware: [u8; 6]) -> Result<()> {
+        let mut message = Message::link(libc::RTM_NEWLINK, 0, self.known(name)?, None);
+        message.bytes(libc::IFLA_ADDRESS, &hardware);
+        self.ask(message, "announce", name)
+    }
+
     /// Gives an interface an address.
     ///
     /// # Errors

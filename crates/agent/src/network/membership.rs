@@ -60,7 +60,11 @@ impl Membership {
 
     /// Cuts the machine off, or brings it back.
     pub(crate) fn link(&self, connected: bool) -> Result<(), Problem> {
-        self.port.set_connected(&self.joined.as_ref().ok_or_else(not_joined)?.hub, connected)
+        let (joined, plugged) = self.joined.as_ref().zip(self.plugged.as_ref()).ok_or_else(not_joined)?;
+        match connected {
+            true => self.port.reconnect(&joined.hub, plugged.machine.as_fd(), self.start.address),
+            false => self.port.cut(&joined.hub),
+        }
     }
 
     /// What is to be waited for.

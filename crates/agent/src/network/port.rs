@@ -10,6 +10,10 @@ use testyard_model::{InterfaceAddress, Problem};
 use super::hub::{BRIDGE, Hub, unavailable};
 use super::{INTERFACE, in_child};
 
+/// How often a machine that is back says so.
+const ANNOUNCED: u32 = 3;
+const MOMENT: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+
 /// A machine's port, by the name of its near end.
 pub(crate) struct Port {
     name: String,
@@ -44,9 +48,31 @@ impl Port {
         })
     }
 
-    /// Cuts the machine off from the others, or brings it back. Nothing in it can undo that.
-    pub(crate) fn set_connected(&self, hub: &Hub, connected: bool) -> std::result::Result<(), Problem> {
-        self.at_the_bridge(hub, |bridge| bridge.set_up(&self.name, connected))
+    /// Brings the machine back. What it and the others took for unreachable meanwhile they look for anew.
+    pub(crate) fn reconnect(
+        &self,
+        hub: &Hub,
+        machine: BorrowedFd<'_>,
+        address: InterfaceAddress,
+    ) -> std::result::Result<(), Problem> {
+        self.at_the_bridge(hub, |bridge| {
+            bridge.set_up(&self.name, true)?;
+            namespace::enter(machine, CloneFlags::NEWNET)?;
+            let own = Interfaces::open()?;
+            // Without it only this side forgets; the others find out within a second or two.
+            let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_notify"), "1");
+            for _ in 0..ANNOUNCED {
+                own.set_hardware(INTERFACE, address.hardware())?;
+                // The kernel notices a moment later that there is a carrier. Nothing is polled.
+                let _ = rustix::event::poll(&mut [], Some(&MOMENT));
+            }
+            Ok(())
+        })
+    }
+
+    /// Cuts the machine off from the others. Nothing in it can undo that.
+    pub(crate) fn cut(&self, hub: &Hub) -> std::result::Result<(), Problem> {
+        self.at_the_bridge(hub, |bridge| bridge.set_up(&self.name, false))
     }
 
     fn at_the_bridge(
