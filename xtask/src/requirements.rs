@@ -12,7 +12,7 @@ struct Requirement {
     why: &'static str,
 }
 
-const REQUIREMENTS: [Requirement; 25] = [
+const REQUIREMENTS: [Requirement; 26] = [
     Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
     Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
     Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
@@ -37,6 +37,7 @@ const REQUIREMENTS: [Requirement; 25] = [
     Requirement { package: "openssl", program: "openssl", why: "images pulled from an encrypted server" },
     Requirement { package: "busybox-static", program: "busybox", why: "images that are small and run" },
     Requirement { package: "runc", program: "runc", why: "a container runtime in the pytest fixture `vm`" },
+    Requirement { package: "openssh-server", program: "sshd", why: "machines behind SSH" },
     Requirement { package: "curl", program: "curl", why: "servers in the pytest fixture `vm`" },
     Requirement { package: "elfutils", program: "eu-stack", why: "stacks of tests that hang" },
     Requirement { package: "zsh", program: "zsh", why: "completions are read by the shell itself" },

@@ -75,7 +75,7 @@ struct Flags {
 
 fn main() -> ExitCode {
     testyard_linux::step::prepare();
-    if let Some(code) = own_process() {
+    if let Some(code) = asked_by_ssh().or_else(own_process) {
         return code;
     }
     // Before clap: asked hundreds of times, and with flags of its own.
@@ -134,6 +134,20 @@ fn own_process() -> Option<ExitCode> {
         "probe-child" => testyard_probe::probe_child(&words.next().unwrap_or_default()),
         _ => None,
     }
+}
+
+/// The answer to a question of `ssh`, which started this program to ask it.
+fn asked_by_ssh() -> Option<ExitCode> {
+    let question = std::env::args().nth(1).unwrap_or_default();
+    let answer = testyard::answer_ssh(&question)?;
+    Some(finished(answer.and_then(|word| {
+        let mut line = word.into_bytes();
+        line.push(b'\n');
+        let written = rustix::io::write(rustix::stdio::stdout(), &line);
+        written.map(drop).map_err(|errno| {
+            testyard_model::Problem::new(testyard_model::ProblemKind::System, "ssh takes no answer").because(errno)
+        })
+    })))
 }
 
 /// What came of a process of our own: said where it logs.

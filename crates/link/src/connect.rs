@@ -244,8 +244,7 @@ impl Talk {
 
     /// Keeps what the process says as errors; false at its end.
     fn hear_errors(&mut self) -> bool {
-        let Some(errors) = &self.errors else { return true };
-        rustix::io::ioctl_fionbio(errors, true).is_ok_and(|()| hear(errors.as_fd(), &mut self.said))
+        self.errors.as_ref().is_none_or(|errors| hear(errors.as_fd(), &mut self.said))
     }
 
     /// Sends a program.
@@ -328,6 +327,10 @@ impl Talk {
 
 /// Keeps the end of what is said; false at its end.
 pub(crate) fn hear(errors: BorrowedFd<'_>, said: &mut Vec<u8>) -> bool {
+    // One that would wait is not heard.
+    if rustix::io::ioctl_fionbio(errors, true).is_err() {
+        return true;
+    }
     let mut buffer = [0; 4096];
     loop {
         match rustix::io::read(errors, &mut buffer) {

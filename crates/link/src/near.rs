@@ -468,7 +468,6 @@ impl Near {
     fn hear_errors(&mut self) {
         if let Phase::Up { errors: held, said, .. } = &mut self.phase
             && let Some(errors) = held
-            && rustix::io::ioctl_fionbio(&*errors, true).is_ok()
             && !connect::hear(errors.as_fd(), said)
         {
             *held = None;

@@ -1,0 +1,139 @@
+//! What a machine behind SSH does: all that any machine does.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::process::Stdio;
+
+use testkit::output::Output;
+use testkit::wait::wait_until;
+
+use crate::server::{PATIENCE, Server, ready, server};
+
+#[test]
+fn a_host_is_a_machine_like_any_other() {
+    let server = server!();
+    server.create("gpu");
+    commands(&server);
+    files(&server);
+    terminals(&server);
+    life(&server);
+    server.finish();
+}
+
+fn commands(server: &Server) {
+    let seen = server.sh("gpu", "echo out; echo err >&2; exit 7");
+    assert_eq!((seen.code, seen.stdout.as_str(), seen.stderr.as_str()), (7, "out\n", "err\n"));
+    let mut command = server.script("gpu", "cat; echo end");
+    let input = server.home.work().join("input");
+    fs::write(&input, "through standard input\n").expect("a file");
+    command.stdin(fs::File::open(&input).expect("a file"));
+    assert_eq!(Output::of(&mut command, PATIENCE).stdout, "through standard input\nend\n");
+    let late = server.home.run_cli(&["exec", "gpu", "--timeout", "200ms", "--", "sleep", "100"]);
+    assert_eq!(late.code, 124, "{late}");
+    let killed = server.sh("gpu", "kill -9 $$");
+    assert_eq!(killed.code, 128 + 9);
+    assert_eq!(server.home.run_cli(&["exec", "gpu", "--", "there-is-no-such-program"]).code, 127);
+    // Much output arrives whole, before the end is told.
+    assert_eq!(server.sh("gpu", "seq 300000 | tail -c 2000000").stdout.len(), 1_988_895);
+    let place = server.home.run_cli(&["env", "run", "gpu", "--isolation", "workspace", "--", "pwd"]).expect_success();
+    assert!(place.stdout.contains("/workspaces/"), "{place}");
+    // A signal reaches the command there.
+    let mut command = server.home.cli(&[
+        "exec",
+        "gpu",
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo got it; exit 3' TERM; echo on; sleep 60 & wait",
+    ]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    assert!(wait_until(PATIENCE, || server.sh("gpu", "pgrep -x sleep > /dev/null").code == 0));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(3));
+}
+
+fn files(server: &Server) {
+    let work = server.home.work();
+    let tree = work.join("tree");
+    fs::create_dir_all(tree.join("deep/er")).expect("a folder");
+    fs::write(tree.join("deep/er/file"), "content").expect("a file");
+    fs::write(tree.join("run"), "#!/bin/sh\necho ran\n").expect("a file");
+    fs::set_permissions(tree.join("run"), fs::Permissions::from_mode(0o755)).expect("ours");
+    std::os::unix::fs::symlink("deep/er/file", tree.join("link")).expect("a link");
+    let there = server.far().join("tree");
+    server.home.must_run(&["push", "gpu", "tree", there.to_str().expect("text")]);
+    assert_eq!(server.sh("gpu", "cat ~/tree/link; ~/tree/run").stdout, "contentran\n");
+    server.home.must_run(&["pull", "gpu", there.to_str().expect("text"), "back"]);
+    assert_eq!(fs::read_to_string(work.join("back/link")).expect("a file"), "content");
+    assert_eq!(fs::metadata(work.join("back/run")).expect("a file").mode() & 0o777, 0o755);
+    let refused = server.home.run_cli(&["pull", "gpu", "/there/is/nothing", "nothing"]);
+    assert_ne!(refused.code, 0, "{refused}");
+}
+
+fn terminals(server: &Server) {
+    let shell = server.home.program("testyard").display().to_string();
+    let script = format!("{shell} exec -t gpu -- sh -c 'tty; stty size; echo done'");
+    let mut command = server.home.command("script");
+    command.args(["-qec", &format!("stty rows 33 columns 77; {script}"), "/dev/null"]);
+    let seen = Output::of(&mut command, PATIENCE);
+    assert!(seen.stdout.contains("/dev/pts/") && seen.stdout.contains("33 77"), "{seen}");
+}
+
+fn life(server: &Server) {
+    let delivered = server.programs();
+    assert_eq!(delivered.len(), 1, "{delivered:?}");
+    let inode = fs::metadata(delivered[0].join("testyard")).expect("a program").ino();
+    let cache = fs::metadata(delivered[0].parent().expect("the cache")).expect("a folder");
+    assert_eq!(cache.mode() & 0o777, 0o700);
+    server.home.must_run(&["stop", "gpu"]);
+    assert!(server.sessions().is_empty());
+    let stopped = server.sh("gpu", "true");
+    assert_eq!((stopped.code, stopped.stderr.lines().next()), (2, Some("error: machine gpu is stopped")));
+    server.home.must_run(&["start", "gpu"]);
+    server.create("second");
+    assert_eq!(fs::metadata(delivered[0].join("testyard")).expect("a program").ino(), inode, "it was sent again");
+    assert_eq!(server.home.must_run(&["list", "--names"]), "gpu\nsecond\n");
+    server.home.must_run(&["delete", "gpu", "second"]);
+}
+
+#[test]
+fn programs_of_others_are_not_run() {
+    ready!();
+    // The next place for programs is not the host's.
+    let server = Server::with("", "mount -t tmpfs none /var/tmp");
+    let cache = server.far().join(".cache");
+    // A folder that others may write to, with a program in it.
+    let open = cache.join("testyard-programs");
+    fs::create_dir_all(&open).expect("a folder");
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).expect("ours");
+    if testkit::user::is_root() {
+        // There is another place for them.
+        server.create("gpu");
+        assert_eq!(fs::read_dir(&open).expect("a folder").count(), 0);
+        server.home.must_run(&["delete", "gpu"]);
+    }
+    fs::remove_dir(&open).expect("it is empty");
+    if testkit::user::is_root() {
+        // A link to somewhere.
+        std::os::unix::fs::symlink("/tmp", &open).expect("a link");
+        server.create("gpu");
+        server.home.must_run(&["delete", "gpu"]);
+        fs::remove_file(&open).expect("a link");
+    }
+    // A program of the right name and other content is replaced.
+    server.create("gpu");
+    server.home.must_run(&["delete", "gpu"]);
+    let program = server.programs()[0].join("testyard");
+    fs::write(&program, "#!/bin/sh\ntouch ~/hostile\n").expect("ours");
+    // Versions that nobody has used for long go.
+    for old in ["a", "b", "c", "d", "e", "f"] {
+        fs::create_dir(open.join(old)).expect("a new folder");
+    }
+    server.create("gpu");
+    assert!(!server.far().join("hostile").exists());
+    assert!(fs::metadata(&program).expect("a program").len() > 1_000_000);
+    assert_eq!(server.programs().len(), 4, "{:?}", server.programs());
+    server.home.must_run(&["delete", "gpu"]);
+    server.finish();
+}
