@@ -277,6 +277,8 @@ fn told(error: &ReceiveError) -> Problem {
 /// In the child: removes what no record names.
 fn sweep(folder: &Path) -> Result<(), Problem> {
     process::close_range_from(3, &[]).map_err(|error| error.problem())?;
+    // Nobody waits for it, and somebody may for what else goes on here.
+    let _ = rustix::process::nice(19);
     let remove = |folder: &Path, name: &str| {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if let Ok(folder) = rustix::fs::open(folder, flags, Mode::empty()) {

@@ -151,7 +151,7 @@ fn history_travels_without_what_could_be_a_secret() {
 fn suite(home: &TestHome, sync: &str, tests: &str) -> PathBuf {
     let folder = home.work().join("suite");
     std::fs::create_dir(&folder).expect("the home is empty");
-    let text = format!("format = 1\n[suite]\nname = \"s\"\nbackend = \"namespace\"\n[sync]\n{sync}\n{tests}");
+    let text = format!("format = 1\n[suite]\nname = \"s\"\n[sync]\n{sync}\n{tests}");
     std::fs::write(folder.join("testyard.toml"), text).expect("a file");
     folder
 }
@@ -185,4 +185,27 @@ fn a_suite_runs_on_copies_and_its_outputs_come_back() {
     assert_eq!(result(&second, "t")["result"], "passed", "{second}");
     assert_eq!(std::fs::read_to_string(folder.join("out")).expect("it came back"), "two");
     assert_ne!(result(&first, "u")["tree"], result(&second, "u")["tree"]);
+}
+
+#[test]
+fn a_machine_elsewhere_keeps_the_tree_and_runs_tests_on_it() {
+    let ground = ground!();
+    ground.home.must_run(&["create", "far", "--backend", "command", "--through", "env", "--inside", "namespace"]);
+    ground.write("value", "one");
+    let told = |arguments: &[&str]| ground.home.run_cli(arguments).expect_success().json();
+    assert_eq!(told(&["sync", "far", "tree", "--json"])["sync"]["sent_files"], 1);
+    ground.write("value", "two");
+    // That host's view of this path is this host's: what is seen is the copy.
+    let value = ground.tree.join("value").display().to_string();
+    assert_eq!(ground.home.must_run(&["exec", "far", "--", "cat", &value]), "one");
+    let again = told(&["sync", "far", "tree", "--json"]);
+    assert_eq!(again["sync"]["sent_files"], 1, "{again}");
+    assert_eq!(ground.home.must_run(&["exec", "far", "--", "cat", &value]), "two");
+
+    let tests = "[[test]]\nname = \"t\"\noutputs = [\"out\"]\ncommand = \"cat value | tee out\"";
+    let folder = suite(&ground.home, "", tests);
+    std::fs::write(folder.join("value"), "three").expect("a file");
+    let report = ground.home.run_cli(&["run", "suite", "--json", "--on", "far"]).json();
+    assert_eq!(report["results"][0]["result"], "passed", "{report}");
+    assert_eq!(std::fs::read_to_string(folder.join("out")).expect("it came back"), "three");
 }

@@ -61,7 +61,11 @@ impl Sync {
         let mut machine = home.connect(&self.name)?;
         let signals = if self.watch { Some(SignalFd::new(&STOPPING).map_err(local)?) } else { None };
         report(&tree.sync(&mut machine)?, output)?;
-        let Some(signals) = signals else { return DONE };
+        let Some(signals) = signals else {
+            // What is known of many files takes its time to let go of, and this process ends here.
+            std::mem::forget(tree);
+            return DONE;
+        };
         while tree.await_change(signals.as_fd())? {
             report(&tree.sync(&mut machine)?, output)?;
         }
