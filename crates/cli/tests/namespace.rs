@@ -134,3 +134,30 @@ fn what_is_exposed_is_written_to_only_where_that_was_asked_for() {
     assert!(home.must_run(&["info", "rw"]).contains(&writable));
     home.finish();
 }
+
+#[test]
+fn what_is_exposed_read_only_shows_each_change_at_once() {
+    let home = home!();
+    let data = home.work().join("data");
+    std::fs::create_dir(&data).expect("the home is ours");
+    let version = data.join("version");
+    let replace = |content: &str| {
+        let new = data.join("new");
+        std::fs::write(&new, content).expect("the home is ours");
+        // As editors and version control save: the old file goes, and one of another inode is there.
+        std::fs::rename(&new, &version).expect("the home is ours");
+    };
+    replace("one");
+    let exposed = format!("{}:ro", text(&data));
+    home.must_run(&["create", "m", "--backend", "namespace", "--expose", &exposed]);
+    for content in ["one", "two", "three"] {
+        replace(content);
+        assert_eq!(home.must_run(&["exec", "m", "--", "cat", text(&version)]), content);
+        assert_eq!(home.must_run(&["env", "run", "m", "--", "cat", text(&version)]), content);
+    }
+    let write = ["exec", "m", "--user", "root", "--", "sh", "-c", "echo inside > \"$0\"", text(&version)];
+    assert_ne!(home.run_cli(&write).code, 0, "it is read-only");
+    assert_eq!(std::fs::read_to_string(&version).expect("it stays"), "three");
+    assert!(home.must_run(&["info", "m"]).contains(&exposed));
+    home.finish();
+}

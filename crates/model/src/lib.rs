@@ -19,7 +19,7 @@ pub mod user;
 
 pub use environment::{EnvironmentLimits, EnvironmentSpec, Isolation, Network, Usage};
 pub use exit::{CommandStatus, ExitCode};
-pub use machine::{BackendName, Exposure, ImageReference, ImageReferenceError, MachineInfo, MachineSpec};
+pub use machine::{Access, BackendName, Exposure, ImageReference, ImageReferenceError, MachineInfo, MachineSpec};
 pub use names::{EnvironmentId, MachineId, MachineName, NameError};
 pub use network::{HostEntry, InterfaceAddress, MachineNetwork, NetworkName, PrivateNetwork, Publish};
 pub use problem::{Problem, ProblemKind};

@@ -165,35 +165,53 @@ impl fmt::Display for ImageReference {
     }
 }
 
-/// A path of the host that a machine is shown: `/srv/data`, or `/srv/data:rw` to write to the host's own files there.
+/// How a path of the host is shown to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Access {
+    /// Copy-on-write as the file system that it lies in, and read-only where that is not seen. What the host changes
+    /// there may be seen late, or not at all.
+    CopyOnWrite,
+    /// The host's own files, read-only: what the host changes there is seen at once.
+    ReadOnly,
+    /// The host's own files: what is written there is written on the host.
+    Writable,
+}
+
+impl Access {
+    const ALL: [Self; 3] = [Self::CopyOnWrite, Self::ReadOnly, Self::Writable];
+
+    /// What stands behind the path.
+    fn ending(self) -> &'static str {
+        match self {
+            Self::CopyOnWrite => ":cow",
+            Self::ReadOnly => ":ro",
+            Self::Writable => ":rw",
+        }
+    }
+}
+
+/// A path of the host that a machine is shown: `/srv/data`, `/srv/data:ro` for the host's own files, read-only, or
+/// `/srv/data:rw` to write to them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Exposure {
     /// Where it is on the host and in the machine.
     pub path: PathBuf,
-    /// Whether what is written there is written on the host. Else it is read-only, or copy-on-write as the file system
-    /// that it lies in.
-    pub writable: bool,
+    /// How it is shown.
+    pub access: Access,
 }
 
 /// No path was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a path to show: write an absolute path, and `:rw` behind it to write to the host's own files")]
+#[error("{0:?} is not a path to show: write an absolute path, and `:ro` or `:rw` behind it for the host's own files")]
 pub struct ExposureError(String);
 
 impl FromStr for Exposure {
     type Err = ExposureError;
 
     fn from_str(text: &str) -> Result<Self, ExposureError> {
-        let (path, writable) = match (text.strip_suffix(":rw"), text.strip_suffix(":ro")) {
-            (Some(path), _) => (path, true),
-            (None, Some(path)) => (path, false),
-            (None, None) => (text, false),
-        };
-        if path.starts_with('/') {
-            Ok(Self { path: path.into(), writable })
-        } else {
-            Err(ExposureError(text.to_owned()))
-        }
+        let ended = |access: Access| Some((text.strip_suffix(access.ending())?, access));
+        let (path, access) = Access::ALL.into_iter().find_map(ended).unwrap_or((text, Access::CopyOnWrite));
+        if path.starts_with('/') { Ok(Self { path: path.into(), access }) } else { Err(ExposureError(text.to_owned())) }
     }
 }
 
@@ -201,11 +219,11 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.path.display();
         // A path whose own name ends like that is told from it by what follows.
-        let ends = [":rw", ":ro"].iter().any(|end| self.path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
-        match (self.writable, ends) {
-            (true, _) => write!(f, "{shown}:rw"),
-            (false, true) => write!(f, "{shown}:ro"),
-            (false, false) => write!(f, "{shown}"),
+        let bytes = self.path.as_os_str().as_encoded_bytes();
+        let ends = Access::ALL.iter().any(|access| bytes.ends_with(access.ending().as_bytes()));
+        match self.access {
+            Access::CopyOnWrite if !ends => write!(f, "{shown}"),
+            access => write!(f, "{shown}{}", access.ending()),
         }
     }
 }
@@ -381,19 +399,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exposed_is_read_only_unless_asked() {
-        for (text, path, writable, shown) in [
-            ("/srv", "/srv", false, "/srv"),
-            ("/srv:ro", "/srv", false, "/srv"),
-            ("/srv:rw", "/srv", true, "/srv:rw"),
-            ("/a:rw:ro", "/a:rw", false, "/a:rw:ro"),
-            ("/a:rw:rw", "/a:rw", true, "/a:rw:rw"),
+    fn what_is_exposed_is_written_only_where_asked() {
+        for (text, path, access, shown) in [
+            ("/srv", "/srv", Access::CopyOnWrite, "/srv"),
+            ("/srv:cow", "/srv", Access::CopyOnWrite, "/srv"),
+            ("/srv:ro", "/srv", Access::ReadOnly, "/srv:ro"),
+            ("/srv:rw", "/srv", Access::Writable, "/srv:rw"),
+            ("/a:rw:ro", "/a:rw", Access::ReadOnly, "/a:rw:ro"),
+            ("/a:rw:rw", "/a:rw", Access::Writable, "/a:rw:rw"),
+            ("/a:ro:cow", "/a:ro", Access::CopyOnWrite, "/a:ro:cow"),
         ] {
             let read: Exposure = text.parse().expect(text);
-            assert_eq!((read.path.as_path(), read.writable), (std::path::Path::new(path), writable), "{text}");
+            assert_eq!((read.path.as_path(), read.access), (std::path::Path::new(path), access), "{text}");
             assert_eq!(read.to_string(), shown);
         }
-        for bad in ["", ":rw", "srv", "srv:rw"] {
+        for bad in ["", ":rw", "srv", "srv:rw", ":ro"] {
             assert!(bad.parse::<Exposure>().is_err(), "{bad}");
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use testyard_images::{HostOptions, HostView, MaskEffect, MaskEntry, write_mask_layer};
 use testyard_linux::{Error, mount};
 use testyard_machine::backend::{BackendError, MachinePlace};
+use testyard_model::{Access, Exposure};
 use testyard_protocol::start::SubmountStart;
 
 /// A view for the tree, and what is mounted over it.
@@ -29,10 +30,11 @@ pub(super) fn apart(
     let table = mount::mount_table(None).map_err(failed)?;
     let has_mounts = |path: &Path| table.iter().any(|one| one.point != path && one.point.starts_with(path));
     let skipped = |path: &Path| whole.skipped.iter().any(|(point, _)| path.starts_with(point));
-    let writable = |path: &Path| place.spec.expose.iter().any(|one| one.writable && one.path == path);
+    let as_it_is = |one: &Exposure| one.access != Access::CopyOnWrite;
+    let shown = |path: &Path| place.spec.expose.iter().any(|one| as_it_is(one) && one.path == path);
     let simple = |path: &Path| is_own_folder(path) && !has_mounts(path) && !skipped(path);
-    // What is to be written to is shown as it is, after all else.
-    let read: Vec<PathBuf> = options.expose.iter().filter(|path| !writable(path)).cloned().collect();
+    // What is the host's own is mounted after all else.
+    let read: Vec<PathBuf> = options.expose.iter().filter(|path| !shown(path)).cloned().collect();
     let (built_in, mounted) = separate(&read, simple);
     let view = HostView::load(&HostOptions { expose: built_in, ..options.clone() }).map_err(|error| error.problem())?;
     let entries: Vec<MaskEntry> = whole.masks().cloned().collect();

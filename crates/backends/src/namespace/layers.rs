@@ -7,7 +7,7 @@ use testyard_images::store::{ImageConfig, Ownership, Store};
 use testyard_images::{HostOptions, HostView, write_mask_layer};
 use testyard_linux::{Error, files};
 use testyard_machine::backend::{BackendError, MachinePlace};
-use testyard_model::{Exposure, ImageReference, Problem, ProblemKind};
+use testyard_model::{Access, Exposure, ImageReference, Problem, ProblemKind};
 use testyard_protocol::start::{ExposedStart, LayerStart, SubmountStart};
 
 use super::ids::{self, Sort};
@@ -128,15 +128,15 @@ fn host_layers(place: &MachinePlace) -> Result<Layers, BackendError> {
     }
 }
 
-/// Exposed paths on file systems that are not seen otherwise, and those that are to be written to: what is seen of the
-/// others is copy-on-write.
+/// Exposed paths on file systems that are not seen otherwise, and those that are the host's own files: what is seen of
+/// the others is copy-on-write.
 fn exposed_elsewhere(place: &MachinePlace, view: &HostView) -> Vec<ExposedStart> {
     let skipped = |path: &Path| view.skipped.iter().any(|(point, _)| path.starts_with(point));
-    place.spec.expose.iter().filter(|one| one.writable || skipped(&one.path)).map(shown).collect()
+    place.spec.expose.iter().filter(|one| one.access != Access::CopyOnWrite || skipped(&one.path)).map(shown).collect()
 }
 
 fn shown(one: &Exposure) -> ExposedStart {
-    ExposedStart { path: one.path.clone(), writable: one.writable }
+    ExposedStart { path: one.path.clone(), writable: one.access == Access::Writable }
 }
 
 fn make(path: &Path) -> Result<(), Error> {

@@ -53,8 +53,9 @@ pub(crate) struct Create {
     /// Make root inside this host's root; needs root
     #[arg(long)]
     privileged: bool,
-    /// Show a path of the host that would be masked or left out, read-only or, with :rw, as it is; may be repeated
-    #[arg(long, value_name = "PATH[:rw]")]
+    /// Show a path of the host: with :ro the host's own files, read-only, with :rw also to write to, else as a machine
+    /// sees its host; may be repeated
+    #[arg(long, value_name = "PATH[:ro|:rw]")]
     expose: Vec<Exposure>,
     /// Pass this variable of yours to its commands; may be repeated
     #[arg(long, value_name = "NAME")]
