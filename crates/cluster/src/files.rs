@@ -207,6 +207,7 @@ pub fn sshd_config(layout: &Layout) -> String {
         "Port {SSH_PORT}\nHostKey /etc/ssh/ssh_host_ed25519_key\nPidFile /run/sshd.pid\n\
          UsePAM no\nUseDNS no\nPermitRootLogin no\nPubkeyAuthentication yes\nPasswordAuthentication {passwords}\n\
          KbdInteractiveAuthentication no\nPrintMotd no\nX11Forwarding no\nAcceptEnv LANG LC_*\n\
+         PermitUserEnvironment yes\n\
          MaxStartups 4096\nMaxSessions 4096\nLoginGraceTime 60\n\
          Subsystem sftp internal-sftp\n"
     )

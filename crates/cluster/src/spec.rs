@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use testyard_model::{ByteSize, ImageReference};
+use testyard_model::{ByteSize, Exposure, ImageReference};
 
 use crate::names::{NameError, UserName, check_partition};
 
@@ -76,6 +76,9 @@ pub struct ClusterSpec {
     /// What its nodes start from.
     #[serde(default = "usual_image")]
     pub image: ImageReference,
+    /// Paths of this host that every node sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<Exposure>,
 }
 
 /// Somebody with a home in the cluster.
@@ -207,6 +210,7 @@ impl ClusterSpec {
             users: usual_users(),
             ssh_port: None,
             image: usual_image(),
+            expose: Vec::new(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Holding machines for another process: they end when everybody who holds them is gone, however that came.
+//! Holding machines and clusters for another process: they end when everybody who holds them is gone, however that came.
 //!
 //! A holder is a process of its own, `testyard hold`, so that it can still delete when the process it holds for was
 //! killed. What it holds is a lease each; when it is killed too, the abandoned leases tell the reaper.
@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::event::{Timespec, poll};
+use testyard_cluster::{ClusterInfo, ClusterName, ClusterSpec};
 use testyard_model::{MachineId, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind};
 use testyard_registry::{Lease, Registry, Released};
 
@@ -17,12 +18,14 @@ use crate::yard::Testyard;
 /// How often a machine is looked at that lives on for environments which are kept.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// The machines that one process holds.
+/// The machines and clusters that one process holds.
 #[derive(Debug)]
 pub struct Holder<'y> {
     yard: &'y Testyard,
     purpose: String,
     held: BTreeMap<MachineName, (MachineId, Lease)>,
+    /// By their first nodes, which are what is held of them.
+    clusters: BTreeMap<ClusterName, (MachineId, Lease)>,
     /// Let go by the last who held them, while environments in them are kept.
     waiting: Vec<(MachineId, Lease)>,
 }
@@ -31,7 +34,13 @@ impl<'y> Holder<'y> {
     /// Holds nothing yet. `purpose` is for people: who it holds for.
     #[must_use]
     pub fn new(yard: &'y Testyard, purpose: &str) -> Self {
-        Self { yard, purpose: purpose.to_owned(), held: BTreeMap::new(), waiting: Vec::new() }
+        Self {
+            yard,
+            purpose: purpose.to_owned(),
+            held: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
     }
 
     /// Holds a machine that is there; one that is held already is no error.
@@ -82,6 +91,51 @@ impl<'y> Holder<'y> {
         }
     }
 
+    /// Holds a cluster that is there and ready; one that is held already is no error.
+    ///
+    /// # Errors
+    /// There is no such cluster, it is not ready, or its last holder has let it go (`WrongState`).
+    pub fn hold_cluster(&mut self, name: &ClusterName) -> Result<ClusterInfo, Problem> {
+        let (info, id, lease) = self.yard.clusters().hold(name, &self.purpose)?;
+        if self.clusters.get(name).is_some_and(|(held, _)| *held == id) {
+            lease.release(&self.yard.registry()?).map_err(|error| error.problem())?;
+        } else {
+            self.clusters.insert(name.clone(), (id, lease));
+        }
+        Ok(info)
+    }
+
+    /// Creates a cluster and holds it, so that none is ever left.
+    ///
+    /// # Errors
+    /// As [`crate::Clusters::create`]; nothing is held then.
+    pub fn create_cluster(&mut self, name: &ClusterName, spec: &ClusterSpec) -> Result<ClusterInfo, Problem> {
+        let (info, id, lease) = self.yard.clusters().create_held(name, spec, &self.purpose)?;
+        self.clusters.insert(name.clone(), (id, lease));
+        Ok(info)
+    }
+
+    /// Lets a cluster go; deletes it where nobody else holds it, and says so.
+    ///
+    /// # Errors
+    /// It is not held here, or could not be deleted: the reaper tries again.
+    pub fn release_cluster(&mut self, name: &ClusterName) -> Result<bool, Problem> {
+        let Some((id, lease)) = self.clusters.remove(name) else {
+            return Err(Problem::new(ProblemKind::WrongState, format!("cluster {name} is not held here"))
+                .hint(format!("hold it first: hold-cluster {name}")));
+        };
+        let registry = self.yard.registry()?;
+        match registry.let_go(&id, lease).map_err(|error| error.problem())? {
+            Released::Shared => Ok(false),
+            Released::Last(lease) => {
+                self.yard.clusters().delete(name)?;
+                lease.release(&registry).map_err(|error| error.problem())?;
+                registry.forget_abandoned_leases().map_err(|error| error.problem())?;
+                Ok(true)
+            }
+        }
+    }
+
     /// Writes down that an environment of a machine is about to be kept: the machine lives as long.
     ///
     /// # Errors
@@ -92,8 +146,11 @@ impl<'y> Holder<'y> {
 
     /// Lets everything go. Returns what could not be deleted; the reaper tries again.
     pub fn release_all(&mut self) -> Vec<Problem> {
+        let clusters: Vec<ClusterName> = self.clusters.keys().cloned().collect();
+        let mut problems: Vec<Problem> = clusters.iter().filter_map(|name| self.release_cluster(name).err()).collect();
         let names: Vec<MachineName> = self.held.keys().cloned().collect();
-        names.iter().filter_map(|name| self.release(name).err()).collect()
+        problems.extend(names.iter().filter_map(|name| self.release(name).err()));
+        problems
     }
 
     /// Whether machines wait for environments that are kept in them.

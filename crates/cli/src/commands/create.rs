@@ -92,14 +92,7 @@ impl Create {
     }
 
     fn spec(self) -> Result<MachineSpec, Problem> {
-        for Exposure { path, .. } in &self.expose {
-            if !path.exists() {
-                let message = format!("--expose {} does not exist", path.display());
-                return Err(
-                    Problem::new(ProblemKind::NotFound, message).hint("make it first, or check how it is spelled")
-                );
-            }
-        }
+        exposed_exist(&self.expose)?;
         if let Some(memory) = self.memory.filter(|memory| *memory < LEAST_MEMORY) {
             let message = format!("no machine can live in --memory {memory}");
             return Err(Problem::new(ProblemKind::Usage, message).hint(format!("give it at least {LEAST_MEMORY}")));
@@ -134,6 +127,17 @@ impl Create {
             remote,
         })
     }
+}
+
+/// Refuses a path to show that is not there.
+pub(super) fn exposed_exist(exposed: &[Exposure]) -> Result<(), Problem> {
+    for Exposure { path, .. } in exposed {
+        if !path.exists() {
+            let message = format!("--expose {} does not exist", path.display());
+            return Err(Problem::new(ProblemKind::NotFound, message).hint("make it first, or check how it is spelled"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether it is an absolute path, without `..`, below the root and none of the machine's own system file systems.

@@ -7,10 +7,12 @@ use clap::Parser as _;
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 use testyard::{Holder, KeptName};
+use testyard_cluster::ClusterName;
 use testyard_linux::process;
 use testyard_linux::signal::{self, Signal};
 use testyard_model::{ExitCode, MachineName, Problem, ProblemKind, Span};
 
+use super::cluster::CreateCluster;
 use super::create::Create;
 use super::{DONE, Outcome};
 use crate::output::Output;
@@ -23,6 +25,9 @@ use crate::yard;
 ///     hold NAME                       holds a machine that is there
 ///     create ["NAME", "--image", …]   creates one, with the arguments of `testyard create`, and holds it
 ///     release NAME                    lets it go; deletes it where nobody else holds it
+///     hold-cluster NAME               the same three for clusters, with the arguments of
+///     create-cluster ["slurm", …]     `testyard cluster create`
+///     release-cluster NAME
 ///     keep MACHINE/eNUMBER 1h TEST    writes down that an environment is kept, so that its machine is too
 ///
 /// At the end of standard input everything is let go, and a machine that nobody else holds is
@@ -47,6 +52,14 @@ pub(crate) struct Hold {
 struct CreateAlone {
     #[command(flatten)]
     create: Create,
+}
+
+/// The arguments of `cluster create`, on their own.
+#[derive(Debug, clap::Parser)]
+#[command(name = "cluster create", disable_help_flag = true)]
+struct CreateClusterAlone {
+    #[command(flatten)]
+    create: CreateCluster,
 }
 
 impl Hold {
@@ -84,10 +97,7 @@ fn answer(holder: &mut Holder<'_>, line: &str) -> Result<serde_json::Value, Prob
             Ok(json!({ "held": machine.name, "machine": yard::with_socket(&machine)? }))
         }
         "create" => {
-            let words: Vec<String> = serde_json::from_str(rest)
-                .map_err(|error| usage(format!("`create` takes its arguments as a JSON list: {error}")))?;
-            let words = std::iter::once("create".to_owned()).chain(words);
-            let parsed = CreateAlone::try_parse_from(words).map_err(|error| refused(&error))?;
+            let parsed = CreateAlone::try_parse_from(words(word, rest)?).map_err(|error| refused(&error))?;
             let (name, spec) = parsed.create.parts()?;
             let machine = holder.create(&name, &spec)?;
             Ok(json!({ "held": machine.name, "machine": yard::with_socket(&machine)? }))
@@ -95,6 +105,21 @@ fn answer(holder: &mut Holder<'_>, line: &str) -> Result<serde_json::Value, Prob
         "release" => {
             let name = name(rest)?;
             let deleted = holder.release(&name)?;
+            Ok(json!({ "released": name, "deleted": deleted }))
+        }
+        "hold-cluster" => {
+            let cluster = holder.hold_cluster(&cluster_name(rest)?)?;
+            Ok(json!({ "held": cluster.name, "cluster": cluster }))
+        }
+        "create-cluster" => {
+            let parsed = CreateClusterAlone::try_parse_from(words(word, rest)?).map_err(|error| refused(&error))?;
+            let (name, spec) = parsed.create.parts()?;
+            let cluster = holder.create_cluster(&name, &spec)?;
+            Ok(json!({ "held": cluster.name, "cluster": cluster }))
+        }
+        "release-cluster" => {
+            let name = cluster_name(rest)?;
+            let deleted = holder.release_cluster(&name)?;
             Ok(json!({ "released": name, "deleted": deleted }))
         }
         "keep" => {
@@ -105,8 +130,20 @@ fn answer(holder: &mut Holder<'_>, line: &str) -> Result<serde_json::Value, Prob
             holder.keep(&environment, test, duration.0.max(Duration::from_secs(1)))?;
             Ok(json!({ "kept": environment.to_string(), "enter": format!("testyard env enter {environment}") }))
         }
-        _ => Err(usage(format!("`{word}` is none of hold, create, release, keep")).hint("testyard hold --help")),
+        _ => Err(usage(format!("`{word}` is none of hold, create, release, keep, and hold-cluster and its kind"))
+            .hint("testyard hold --help")),
     }
+}
+
+/// The command's own name, then the arguments that were given as a JSON list.
+fn words(word: &str, list: &str) -> Result<Vec<String>, Problem> {
+    let words: Vec<String> = serde_json::from_str(list)
+        .map_err(|error| usage(format!("`{word}` takes its arguments as a JSON list: {error}")))?;
+    Ok(std::iter::once(word.to_owned()).chain(words).collect())
+}
+
+fn cluster_name(text: &str) -> Result<ClusterName, Problem> {
+    text.trim().parse().map_err(|error| usage(format!("{error}")))
 }
 
 fn name(text: &str) -> Result<MachineName, Problem> {

@@ -7,6 +7,7 @@ use testyard_model::{MachineId, MachineInfo, Problem};
 use testyard_registry::{ClusterRow, Registry};
 
 use super::claim::{Claim, is_claimed};
+use super::holding::{end_unheld, lost_its_holders};
 use super::secrets::Folder;
 use super::{is_of, layout_of, making};
 use crate::yard::Testyard;
@@ -37,14 +38,14 @@ pub(super) fn remove(yard: &Testyard, registry: &Registry, claim: Claim) -> Resu
     claim.release(registry)
 }
 
-fn machines_of(yard: &Testyard, cluster: &str) -> Result<Vec<MachineId>, Problem> {
+pub(super) fn machines_of(yard: &Testyard, cluster: &str) -> Result<Vec<MachineId>, Problem> {
     let machines = yard.machines().list()?;
     Ok(machines.into_iter().filter(|machine| is_of(machine, cluster)).map(|machine| machine.id).collect())
 }
 
 /// Removes what a dead command left of a cluster; false where there is nothing to do.
 pub(super) fn recover(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Result<bool, Problem> {
-    if !is_left(yard, registry, row)? {
+    if !is_left(yard, registry, row)? || !end_unheld(yard, registry, row)? {
         return Ok(false);
     }
     let claim = Claim::take(registry, row.clone(), "remove what was left of the cluster")?;
@@ -58,7 +59,10 @@ fn is_left(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Result<boo
     }
     Ok(match ClusterState::from_word(&row.state) {
         Some(ClusterState::Creating | ClusterState::Deleting) => true,
-        Some(ClusterState::Running | ClusterState::Stopped) => machines_of(yard, &row.id)?.is_empty(),
+        Some(ClusterState::Running | ClusterState::Stopped) => {
+            let machines = machines_of(yard, &row.id)?;
+            machines.is_empty() || lost_its_holders(registry, &machines)?
+        }
         // Of a newer version: not ours to judge.
         None => false,
     })

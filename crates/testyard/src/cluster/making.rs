@@ -47,6 +47,7 @@ pub(super) fn machine_spec(layout: &Layout, network: &str, node: &Node) -> Resul
     };
     Ok(MachineSpec {
         image: spec.image.clone(),
+        expose: spec.expose.clone(),
         privileged: spec.cgroups,
         network: MachineNetwork::Private(network),
         ..MachineSpec::new(BackendName::namespace())

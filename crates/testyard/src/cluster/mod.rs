@@ -7,6 +7,7 @@
 mod changing;
 mod claim;
 mod ending;
+mod holding;
 mod faults;
 mod making;
 mod node;

@@ -2,10 +2,11 @@
 
 use testyard_cluster::spec::Partition;
 use testyard_cluster::{ClusterKind, ClusterName, ClusterSpec, User, UserName};
-use testyard_model::{ByteSize, ImageReference, Problem, ProblemKind};
+use testyard_model::{ByteSize, Exposure, ImageReference, Problem, ProblemKind};
 
 use super::Outcome;
 use super::change::tell;
+use crate::commands::create::exposed_exist;
 use crate::output::Output;
 use crate::yard;
 
@@ -65,6 +66,9 @@ pub(crate) struct Create {
     /// What its nodes start from: host, where it has the programs, or an image such as slurm
     #[arg(long, short, default_value = "host")]
     image: ImageReference,
+    /// Show a path of this host on every node, as `testyard create --expose` does; may be repeated
+    #[arg(long, value_name = "PATH[:ro|:rw]")]
+    expose: Vec<Exposure>,
 }
 
 impl Create {
@@ -74,7 +78,9 @@ impl Create {
         tell(&cluster, "created", output)
     }
 
-    fn parts(self) -> Result<(ClusterName, ClusterSpec), Problem> {
+    /// Its name, and what it is to be.
+    pub(crate) fn parts(self) -> Result<(ClusterName, ClusterSpec), Problem> {
+        exposed_exist(&self.expose)?;
         let user = |name| User { name, password: self.password.clone() };
         let spec = ClusterSpec {
             kind: ClusterKind::Slurm,
@@ -89,6 +95,7 @@ impl Create {
             partitions: self.partitions,
             ssh_port: self.ssh_port,
             image: self.image,
+            expose: self.expose,
             ..ClusterSpec::new(self.nodes)
         };
         spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;

@@ -12,6 +12,8 @@ use crate::describe::{age, now_ms};
 use crate::output::{Output, table};
 use crate::yard;
 
+pub(crate) use create::Create as CreateCluster;
+
 /// Clusters: machines on one network of their own, with Slurm on them.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
