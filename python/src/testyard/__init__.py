@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from ._process import PIPE as PIPE
     from ._process import Completed as Completed
     from ._process import Process as Process
+    from .cluster import Cluster as Cluster
+    from .cluster import ClusterInfo as ClusterInfo
     from .environment import Change as Change
     from .environment import Environment as Environment
     from .errors import BinaryNotFound as BinaryNotFound
     from .errors import Busy as Busy
+    from .errors import ClusterExists as ClusterExists
+    from .errors import ClusterNotFound as ClusterNotFound
     from .errors import CommandFailed as CommandFailed
     from .errors import CommandNotStarted as CommandNotStarted
     from .errors import CommandTimedOut as CommandTimedOut
@@ -47,10 +51,13 @@ if TYPE_CHECKING:
 # Where each name is; it is imported at its first use, so that `import testyard` costs next to nothing.
 _HOMES = {
     "_process": ("DEVNULL", "PIPE", "Completed", "Process"),
+    "cluster": ("Cluster", "ClusterInfo"),
     "environment": ("Change", "Environment"),
     "errors": (
         "BinaryNotFound",
         "Busy",
+        "ClusterExists",
+        "ClusterNotFound",
         "CommandFailed",
         "CommandNotStarted",
         "CommandTimedOut",

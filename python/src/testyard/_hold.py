@@ -40,6 +40,27 @@ def create(arguments: Sequence[str]) -> dict[str, Any]:
     return _ask(f"create {json.dumps(list(arguments))}", arguments[0])["machine"]  # type: ignore[no-any-return]
 
 
+def create_cluster(arguments: Sequence[str]) -> dict[str, Any]:
+    """`testyard cluster create ARGUMENTS`, kind and name first, held from before anything of it is made.
+
+    Raises what creating raises."""
+    import json
+
+    return _ask(f"create-cluster {json.dumps(list(arguments))}", _CLUSTER + arguments[1])["cluster"]  # type: ignore[no-any-return]
+
+
+def hold_cluster(name: str) -> dict[str, Any]:
+    """Holds the cluster of this name; holding twice is holding once. The cluster, as the program's JSON has it.
+
+    Raises ClusterNotFound, and WrongState where its last holder has just let it go and it is ending."""
+    return _ask(f"hold-cluster {name}", _CLUSTER + name)["cluster"]  # type: ignore[no-any-return]
+
+
+def unhold_cluster(name: str) -> bool:
+    """Lets it go; whether it was deleted, because nobody else holds it. Not holding it is no error."""
+    return unhold(_CLUSTER + name)
+
+
 def unhold(name: str) -> bool:
     """Lets it go; whether it was deleted, because nobody else holds it. Not holding it is no error."""
     keeper = _holder_of(name)
@@ -48,7 +69,7 @@ def unhold(name: str) -> bool:
     with keeper.lock:
         keeper.held.discard(name)
         try:
-            return bool(keeper.ask(f"release {name}").get("deleted"))
+            return bool(keeper.ask(_line("release", name)).get("deleted"))
         except (ConnectionLost, WrongState):
             # The keeper was killed: what nobody holds is deleted by the next command that looks around. Or another
             # thread was faster.
@@ -114,7 +135,7 @@ class _Keeper:
         names, self.held = self.held, set()
         for name in names:
             try:
-                self.ask(f"hold {name}")
+                self.ask(_line("hold", name))
             except ConnectionLost:
                 raise
             except TestyardError:
@@ -173,6 +194,15 @@ class _Keeper:
                     stream.close()
 
 
+def _line(word: str, name: str) -> str:
+    """The request about what is held under this name."""
+    if name.startswith(_CLUSTER):
+        return f"{word}-cluster {name[len(_CLUSTER) :]}"
+    return f"{word} {name}"
+
+
+# What is held under a name that begins so is a cluster: no machine's name has a blank.
+_CLUSTER = "cluster "
 # One for each machine that is being made or deleted at the same time, at most this many.
 _MOST = 8
 _keepers: list[_Keeper] = []

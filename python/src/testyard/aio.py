@@ -11,6 +11,7 @@ import asyncio
 import functools
 from typing import Any, AsyncIterator, Callable, Generic, Optional, TypeVar
 
+from . import cluster as _cluster
 from . import environment as _environment
 from . import image as _image
 from . import machine as _machine
@@ -21,7 +22,7 @@ from ._process import Process as _Process
 from ._protocol import Command
 from .errors import CommandFailed, CommandNotStarted, CommandTimedOut
 
-__all__ = ["Environment", "Image", "Machine", "Pool", "Process"]
+__all__ = ["Cluster", "Environment", "Image", "Machine", "Pool", "Process"]
 
 _Inner = TypeVar("_Inner", bound=Any)
 _PlaceInner = TypeVar("_PlaceInner", bound=_Place)
@@ -332,3 +333,68 @@ class Pool(_Face[_pool.Pool]):
 
     async def __aexit__(self, *_: object) -> None:
         await _call(self.blocking.close)
+
+
+class Cluster(_Face[_cluster.Cluster]):
+    """A cluster."""
+
+    @classmethod
+    async def create(cls, name: Optional[str] = None, **options: Any) -> Cluster:
+        """As `testyard.Cluster.create`."""
+        return cls(await _call(_cluster.Cluster.create, name, **options))
+
+    @classmethod
+    async def get(cls, name: str) -> Cluster:
+        """As `testyard.Cluster.get`."""
+        return cls(await _call(_cluster.Cluster.get, name))
+
+    @classmethod
+    async def ensure(cls, name: str, **options: Any) -> Cluster:
+        """As `testyard.Cluster.ensure`."""
+        return cls(await _call(_cluster.Cluster.ensure, name, **options))
+
+    @staticmethod
+    async def list() -> list[_cluster.ClusterInfo]:
+        """All clusters of this home."""
+        return await _call(_cluster.Cluster.list)
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.blocking.name
+
+    @property
+    def ssh(self) -> _cluster.SshAddress:
+        """Where its first node takes SSH connections."""
+        return self.blocking.ssh
+
+    async def nodes(self) -> tuple[Machine, ...]:
+        """Its nodes, the first one being the controller."""
+        return tuple(Machine(node) for node in await _call(lambda: self.blocking.nodes))
+
+    async def info(self) -> _cluster.ClusterInfo:
+        """What there is to know about it now."""
+        return await _call(self.blocking.info)
+
+    async def run(self, command: Command, *, node: Optional[str] = None, **options: Any) -> Completed:
+        """As `testyard.Cluster.run`. A caller that is cancelled ends the command."""
+        place, options = await _call(self.blocking._where, node, options)
+        return await Machine(place).run(command, **options)
+
+    async def scale(self, nodes: int) -> None:
+        """As `testyard.Cluster.scale`."""
+        await _call(self.blocking.scale, nodes)
+
+    async def fork(self, new: Optional[str] = None) -> Cluster:
+        """As `testyard.Cluster.fork`."""
+        return Cluster(await _call(self.blocking.fork, new))
+
+    async def delete(self, missing_ok: bool = False) -> None:
+        """Deletes it with all that is in it."""
+        await _call(self.blocking.delete, missing_ok)
+
+    async def __aenter__(self) -> Cluster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _call(self.blocking.__exit__, None, None, None)

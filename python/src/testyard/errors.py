@@ -89,6 +89,16 @@ class MachineExists(TestyardError):
     kind = "already-exists"
 
 
+class ClusterNotFound(NotFound):
+    """There is no cluster of that name."""
+
+
+class ClusterExists(TestyardError):
+    """The cluster's name is taken."""
+
+    kind = "already-exists"
+
+
 class WrongState(TestyardError):
     """The thing exists, but its state forbids this: a stopped machine, say."""
 
@@ -226,6 +236,10 @@ def from_problem(problem: Mapping[str, Any]) -> TestyardError:
     cls = _KINDS.get(kind, InfrastructureError)
     if kind == "not-found" and message.startswith("there is no machine"):
         cls = MachineNotFound
+    if kind == "not-found" and message.startswith("there is no cluster"):
+        cls = ClusterNotFound
+    if kind == "already-exists" and "cluster" in message.split(" ")[:3]:
+        cls = ClusterExists
     if kind == "wrong-state" and ("busy" in message or " running in" in message):
         cls = Busy
     return cls(message, causes=problem.get("causes", ()), hints=problem.get("hints", ()), kind=kind)

@@ -23,7 +23,7 @@ use crate::unprivileged::Stage;
 pub(crate) use wheel::run as wheel;
 
 /// The environments whose requirements contradict those of `main`.
-const OTHERS: [&str; 3] = ["flow-0.0.3", "flow-3", "slurm-sdk"];
+const OTHERS: [&str; 4] = ["flow-0.0.3", "flow-3", "slurm-sdk", "cluster"];
 
 /// Tests mostly wait: two at once take little more than half the time. Arguments that follow may say otherwise.
 const AT_ONCE: [&str; 4] = ["-n", "2", "--dist", "worksteal"];

@@ -15,19 +15,34 @@ from ..isolate._options import add_options as add_isolation
 from ._options import add_options, can_be_wrong
 
 if TYPE_CHECKING:
-    from testyard import Machine, Ports
+    from testyard import Cluster, Machine, Ports
+    from testyard.live import LiveSource
     from testyard.vms import TestVMManager, VmName
 
     from ._marker import Wishes
     from ._places import Folder, IsolatedEnv, Vm
     from ._session import Session
 
-__all__ = ["isolated_env", "machine", "ports", "test_vm", "test_vm_manager", "vm", "vm_pool", "workspace"]
+__all__ = [
+    "cluster_mode",
+    "isolated_env",
+    "machine",
+    "ports",
+    "sdk_on_cluster",
+    "slurm_cluster",
+    "test_vm",
+    "test_vm_manager",
+    "vm",
+    "vm_pool",
+    "workspace",
+]
 
 SIGNATURE = (
     "testyard(needs, image, backend, limits, network, user, isolation, source): what a test's machine and environment "
     "must be; see docs/pytest.md"
 )
+INTEGRATION = "integration: the test runs on the cluster; see fixture `cluster_mode` in docs/clusters-python.md"
+WHEEL = "wheel_packaging: the test builds and installs its wheel on the cluster; see fixture `cluster_mode`"
 _SESSION = pytest.StashKey["Session"]()
 _WISHES = pytest.StashKey["Wishes"]()
 
@@ -40,7 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker, and refuses options that mean nothing."""
-    config.addinivalue_line("markers", SIGNATURE)
+    for marker in (SIGNATURE, INTEGRATION, WHEEL):
+        config.addinivalue_line("markers", marker)
     if can_be_wrong(config):
         from ._settings import settings_of
 
@@ -171,3 +187,29 @@ def vm_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., list[VmNam
     from . import _fixtures
 
     yield from _fixtures.vm_pool(request)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(request: pytest.FixtureRequest) -> Cluster:
+    """The run's Slurm cluster, shared by all tests and all workers: a `testyard.Cluster`. It ends with the run."""
+    from . import _clusters
+
+    return _clusters.slurm_cluster(request)
+
+
+@pytest.fixture(scope="session")
+def sdk_on_cluster(request: pytest.FixtureRequest, slurm_cluster: Cluster) -> LiveSource:
+    """The project on the run's cluster, importable in each job: a `testyard.live.LiveSource`, in the mode of
+    `testyard_cluster_mode`."""
+    from . import _clusters
+
+    return _clusters.sdk_on_cluster(request)
+
+
+@pytest.fixture
+def cluster_mode(request: pytest.FixtureRequest) -> str:
+    """Where the test runs, and how its source gets there: `local` without a marker, `wheel` with `wheel_packaging`,
+    else, with `integration`, the mode of `testyard_cluster_mode`, the project being there."""
+    from . import _clusters
+
+    return _clusters.cluster_mode(request)

@@ -20,6 +20,7 @@ from ._settings import Settings, near
 if TYPE_CHECKING:
     from testyard import Machine
 
+    from ._clusters import Clusters
     from ._marker import Wishes
     from ._places import RecordedPlace
 
@@ -40,10 +41,20 @@ class Session:
         #: The places that each running test has, for what is told when it fails.
         self.places: dict[str, list[RecordedPlace]] = {}
         self._kinds: dict[str, int] = {}
+        self._clusters: Optional[Clusters] = None
         #: How many processes run tests side by side, as far as this host has processors for them.
         self.workers = max(1, min(int((worker or {}).get("workercount", 1)), os.cpu_count() or 1))
         # A child of a fork has machines' names, but holds none of them and deletes nothing at its end.
         self._process = os.getpid()
+
+    @property
+    def clusters(self) -> Clusters:
+        """The run's cluster, and what is live on it."""
+        if self._clusters is None:
+            from ._clusters import Clusters
+
+            self._clusters = Clusters(self.run, self.settings)
+        return self._clusters
 
     def image_for(self, image: str) -> str:
         """The image to use for this one, which is there: itself, or what the project says stands in for it."""
@@ -143,6 +154,8 @@ class Session:
             return
         for machine in machines.values():
             machine.close()
+        if self._clusters is not None:
+            self._clusters.close()
         if held:
             from testyard import _hold
 

@@ -7,6 +7,8 @@ from typing import NamedTuple, Optional
 
 import pytest
 
+from ._cluster_settings import ClusterSettings, cluster_settings_of
+
 BACKENDS = ("auto", "namespace", "host")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
@@ -29,6 +31,8 @@ class Settings(NamedTuple):
     source: bool
     #: The folder that the ini file is in.
     root: str
+    #: What `slurm_cluster` is to be.
+    cluster: ClusterSettings
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -56,6 +60,7 @@ def settings_of(config: pytest.Config) -> Settings:
         no_skip=bool(config.getoption("testyard_no_skip") or config.getini("testyard_no_skip")),
         source=bool(config.getini("testyard_source")),
         root=str(config.rootpath),
+        cluster=cluster_settings_of(config, said),
     )
 
 

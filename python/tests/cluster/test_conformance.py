@@ -1,0 +1,37 @@
+"""Public suites and clients of Slurm on a cluster, in the bounded form that every run of the tests affords."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from support import skip
+from testyard import Cluster
+
+from .conftest import CONFORMANCE
+
+#: Of the suite of slurm-sdk: the services, and a job over SSH that brings its wheel along.
+SOME = "test_slurm_services_running or test_submit_job_over_ssh"
+
+
+def conforms(suite: str, lab: Cluster, variables: dict[str, str], *arguments: str) -> str:
+    command = [str(CONFORMANCE / "run.py"), suite, "--cluster", lab.name, *arguments]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=280)
+    if done.returncode == 77:
+        skip(f"{suite} could not be fetched: pip must reach its registry")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("suite", ["submitit", "simple-slurm", "dask-jobqueue"])
+def test_a_public_client_submits_waits_cancels_and_reads(suite: str, lab: Cluster, variables: dict[str, str]) -> None:
+    assert suite in conforms(suite, lab, variables)
+
+
+def test_some_of_the_integration_suite_of_slurm_sdk(lab: Cluster, variables: dict[str, str]) -> None:
+    told = conforms(
+        "slurm-sdk", lab, variables, "--", "tests/integration/test_slurm_container.py", "-k", SOME, "-o", "addopts="
+    )
+    assert "2 passed" in told, told

@@ -1,0 +1,78 @@
+"""The fixtures of clusters, in runs of the real pytest in a home of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from support import Home, needs_program, needs_root
+from testyard import Cluster
+
+PROJECT = """
+import os
+import pytest
+
+SHOW = "import mine; print(mine.VERSION)"
+
+
+def test_fast(cluster_mode):
+    assert cluster_mode == "local"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("number", range(4))
+def test_on_the_cluster(cluster_mode, sdk_on_cluster, slurm_cluster, number):
+    assert cluster_mode == "bind" == sdk_on_cluster.mode
+    done = slurm_cluster.run(["srun", "-N2", "python", "-c", SHOW], env=sdk_on_cluster.env)
+    assert done.stdout == "1\\n1\\n"
+    print("RAN ON", slurm_cluster.name, slurm_cluster.info().created_ms, os.environ.get("PYTEST_XDIST_WORKER"))
+
+
+@pytest.mark.wheel_packaging
+def test_of_the_wheel(cluster_mode, slurm_cluster):
+    assert cluster_mode == "wheel"
+    assert slurm_cluster.run("srun hostname").returncode == 0
+"""
+
+
+def pytest_in(home: Home, *options: str) -> subprocess.CompletedProcess[str]:
+    (home.work / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider --strict-markers\n")
+    (home.work / "src").mkdir(exist_ok=True)
+    (home.work / "src" / "mine.py").write_text("VERSION = 1\n")
+    (home.work / "test_it.py").write_text(textwrap.dedent(PROJECT))
+    # As a project that others may read.
+    for folder in (home.path, home.work, home.work / "src"):
+        folder.chmod(0o755)
+    return home.run([sys.executable, "-m", "pytest", "-rP", *options], timeout=240)
+
+
+def test_markers_choose_where_a_test_runs_and_workers_share_one_cluster(home: Home) -> None:
+    needs_root()
+    needs_program("slurmctld")
+    done = pytest_in(home, "-n", "2", "--dist", "worksteal")
+    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
+    ran = {tuple(line.split()[2:4]) for line in done.stdout.splitlines() if line.startswith("RAN ON")}
+    assert len(ran) == 1, ran
+    assert Cluster.list() == [] and home.machines() == []
+
+
+def test_a_local_test_makes_no_cluster(home: Home) -> None:
+    done = pytest_in(home, "-k", "fast")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (home.state / "registry.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "option, told",
+    [
+        ("--testyard-cluster-mode=bound", "did you mean 'bind'"),
+        ("--testyard-cluster-nodes=0", "no number of 1 to 64"),
+        ("--testyard-cluster-ssh-port=high", "no number of 1 to 65535"),
+    ],
+)
+def test_what_means_nothing_is_refused(home: Home, option: str, told: str) -> None:
+    done = pytest_in(home, option)
+    assert done.returncode == 4 and told in done.stderr, done.stdout + done.stderr
