@@ -15,6 +15,7 @@ use testyard_model::{
 use crate::cancel::Cancel;
 use crate::capture::{Capture, CaptureOptions, Captured, Stream};
 use crate::result::Aftermath;
+use crate::cluster::SuiteCluster;
 use crate::schedule::Room;
 use crate::service::{ServiceResult, Services};
 use crate::suite::{SyncSettings, TestUser};
@@ -69,6 +70,9 @@ pub struct Job {
     pub keep_failed: Option<Duration>,
     /// What runs beside it.
     pub services: Services,
+    /// The suite's cluster, where it uses that: it is made by the first job that does, and goes with the run. The
+    /// executor adds `TESTYARD_CLUSTER` and its kind to the variables.
+    pub cluster: Option<Arc<SuiteCluster>>,
     /// Where output goes that is too much to hold.
     pub capture: CaptureOptions,
 }

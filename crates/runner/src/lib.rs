@@ -8,6 +8,7 @@
 //! dispatch what happens when something has happened     (pure)
 //! run      threads and channels around the dispatcher
 //! service  what runs beside a test                       (pure)
+//! cluster  what a test may reach besides                 (pure)
 //! job      the Executor that does the work; process is the one for plain processes
 //! report   terminal, JUnit, JSON lines                  (a thread of its own)
 //! ```
@@ -18,6 +19,7 @@ pub mod backoff;
 pub mod cancel;
 pub mod capture;
 pub mod clock;
+pub mod cluster;
 pub mod dispatch;
 pub mod filter;
 pub mod history;

@@ -23,6 +23,7 @@ pub use shard::{Shard, ShardBy, ShardError, ShardInfo};
 use crate::filter::Facts;
 use crate::history::{History, Known, TestKey};
 use crate::job::{Ability, Preparation};
+use crate::cluster::SuiteCluster;
 use crate::service::{Service, ServiceScope};
 use crate::suite::{ConfigFault, Located, RunSettings, SuiteFile, TestUser, nearest};
 
@@ -120,6 +121,8 @@ pub struct PlannedTest {
     pub known: Option<Known>,
     /// The services that it uses, in the order of their start.
     pub services: Vec<Arc<Service>>,
+    /// The suite's cluster, where it uses that.
+    pub cluster: Option<Arc<SuiteCluster>>,
 }
 
 impl Plan {

@@ -4,6 +4,7 @@
 //! that a later step may refuse keeps its place in the text, so that the refusal can point at it.
 
 mod check;
+mod cluster;
 mod error;
 mod keys;
 mod parse;
@@ -18,6 +19,8 @@ mod variant;
 use std::ops::Range;
 
 use testyard_model::{BackendName, ImageReference};
+
+use crate::cluster::SuiteCluster;
 
 pub(crate) use check::PLACEHOLDERS;
 pub(crate) use error::nearest;
@@ -69,6 +72,8 @@ pub struct SuiteFile {
     pub sync: SyncSettings,
     /// `run`: how to run this suite unless the command line says otherwise.
     pub run: RunSettings,
+    /// `cluster`: what tests that ask for it can reach.
+    pub cluster: Option<SuiteCluster>,
     /// Each `[[service]]`, in order.
     pub services: Vec<ServiceEntry>,
     /// Each `[[test]]`, in order.

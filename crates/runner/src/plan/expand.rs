@@ -102,7 +102,8 @@ fn test(
         Some(folder) => existing_folder(&file.source, root, folder)?,
     };
     let isolation = settings.isolation.as_ref().map_or_else(Isolation::default, |level| level.value);
-    let network = if isolation < Isolation::Namespace {
+    let uses_cluster = settings.cluster.as_ref().is_some_and(|used| used.value);
+    let network = if isolation < Isolation::Namespace || uses_cluster {
         Network::Host
     } else {
         settings.network.as_ref().map_or_else(Network::default, |network| network.value)
@@ -142,6 +143,7 @@ fn test(
         repetition: None,
         known: None,
         services: used(file, services, settings.services.as_deref().unwrap_or_default()),
+        cluster: file.cluster.clone().filter(|_| uses_cluster).map(Arc::new),
     };
     test.set_needs(settings.needs);
     Ok(test)

@@ -32,6 +32,7 @@ fn job(script: &str) -> Job {
         sync: SyncSettings::default(),
         keep_failed: None,
         services: crate::service::Services::default(),
+        cluster: None,
         capture: CaptureOptions { folder: "/nonexistent".into(), stem: "t".to_owned(), limit: CaptureOptions::LIMIT },
     }
 }

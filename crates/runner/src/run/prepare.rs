@@ -155,6 +155,7 @@ pub(super) fn job(plan: &Plan, index: usize, attempt: u32, node: usize, options:
         sync: suite.file.sync,
         keep_failed: options.keep_failed,
         services: services(plan, test),
+        cluster: test.cluster.clone(),
         capture: CaptureOptions {
             folder: options.output.clone(),
             stem: stem(index, &test.name, attempt),

@@ -11,6 +11,7 @@ use testyard_model::{BackendName, ImageReference, Span};
 use toml_edit::Document;
 
 use super::check;
+use super::cluster::read_cluster;
 use super::error::{ConfigError, ConfigFault};
 use super::keys;
 use super::read::{TableReader, shortened};
@@ -46,6 +47,7 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     let preparation = suite.map(read_preparation).transpose()?.unwrap_or_default();
     let run = top.table("run", "[run]", keys::RUN)?.as_ref().map(read_run).transpose()?.unwrap_or_default();
     let sync = top.table("sync", "[sync]", keys::SYNC)?.as_ref().map(read_sync).transpose()?.unwrap_or_default();
+    let cluster = top.table("cluster", "[cluster]", keys::CLUSTER)?.as_ref().map(read_cluster).transpose()?;
     let services = top.tables("service", "[[service]]", keys::SERVICE)?;
     let services = services.iter().map(read_service).collect::<Result<_, _>>()?;
     let tests = top.tables("test", "[[test]]", keys::TEST)?.iter().map(read_test).collect::<Result<_, _>>()?;
@@ -64,6 +66,7 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
         defaults,
         sync,
         run,
+        cluster,
         services,
         tests,
         globs,
@@ -71,6 +74,7 @@ pub fn parse(text: &str, path: &Path) -> Result<SuiteFile, ConfigError> {
     };
     check::combinations(&file)?;
     super::services::check(&file)?;
+    super::cluster::check(&file)?;
     Ok(file)
 }
 

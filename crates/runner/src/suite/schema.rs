@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 use testyard_model::{Isolation, Network};
 
+use super::cluster::{MOST_CPUS, MOST_NODES};
 use super::services::SIGNALS;
 use super::{FORMAT, keys};
 
@@ -35,6 +36,7 @@ pub fn schema() -> Value {
             ("suite", suite),
             ("run", described(run(), "how to run this suite unless the command line says otherwise")),
             ("sync", described(sync(), "what machines have of the working tree")),
+            ("cluster", described(cluster(), "what tests that ask for it can reach")),
             ("service", array_of(service(), "what tests can have running beside them")),
             ("test", array_of(test(), "tests, one by one")),
             ("tests", array_of(glob(), "a test for each file that matches")),
@@ -109,6 +111,27 @@ fn service() -> Value {
     )
 }
 
+fn cluster() -> Value {
+    let text = |what| described(json!({ "type": "string", "minLength": 1 }), what);
+    let flag = |what| described(json!({ "type": "boolean" }), what);
+    object(
+        [
+            ("kind", described(json!({ "const": "slurm" }), "what runs it")),
+            ("nodes", described(whole(1, MOST_NODES), "how many nodes it has")),
+            ("cpus", described(whole(1, MOST_CPUS), "processors that each node declares")),
+            ("memory", size("memory that each node declares")),
+            ("partitions", described(words(), "its partitions: debug, or long:1-2 for some nodes only")),
+            ("accounting", flag("jobs are accounted for")),
+            ("outbound", flag("its nodes reach what this host reaches")),
+            ("user", text("who logs in")),
+            ("password", text("what opens it")),
+            ("image", text("what its nodes start from")),
+            ("source", flag("every node sees the working tree, read-only; else true")),
+        ],
+        &[],
+    )
+}
+
 fn quarantine() -> Value {
     let text = |what| described(json!({ "type": "string", "minLength": 1 }), what);
     object(
@@ -172,14 +195,16 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("inputs", described(words(), "patterns of files that it depends on, for --changed-since and --watch")),
         ("slow-after", span("after how long it is called slow")),
         ("services", described(words(), "the services that run beside it")),
+        ("cluster", described(json!({ "type": "boolean" }), "whether it uses the suite's cluster")),
     ]
 }
 
+fn size(what: &str) -> Value {
+    let text = json!({ "type": "string", "examples": ["512M", "2G"] });
+    described(json!({ "anyOf": [text, { "type": "integer", "minimum": 1 }] }), what)
+}
+
 fn resources() -> Value {
-    let size = |what| {
-        let text = json!({ "type": "string", "examples": ["512M", "2G"] });
-        described(json!({ "anyOf": [text, { "type": "integer", "minimum": 1 }] }), what)
-    };
     let cpus = json!({ "type": "number", "exclusiveMinimum": 0 });
     object(
         [
@@ -263,6 +288,7 @@ mod tests {
             ("test.resources", keys::RESOURCES),
             ("tests", keys::GLOB),
             ("quarantine", keys::QUARANTINE),
+            ("cluster", keys::CLUSTER),
             ("service", keys::SERVICE),
             ("service.ready", keys::READY),
             ("service.stop", keys::STOP),

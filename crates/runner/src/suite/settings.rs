@@ -51,6 +51,8 @@ pub struct Settings {
     pub slow_after_ms: Option<u64>,
     /// The services that it uses, by name; none written is not the same as none used.
     pub services: Option<Vec<Located<String>>>,
+    /// Whether it uses the suite's cluster.
+    pub cluster: Option<Located<bool>>,
 }
 
 /// `resources = { … }`.
@@ -99,6 +101,7 @@ impl Settings {
             inputs: joined(&defaults.inputs, own.inputs, PartialEq::eq),
             slow_after_ms: own.slow_after_ms.or(defaults.slow_after_ms),
             services: own.services.or_else(|| defaults.services.clone()),
+            cluster: own.cluster.or_else(|| defaults.cluster.clone()),
         }
     }
 }

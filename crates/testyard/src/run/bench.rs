@@ -11,6 +11,7 @@ use testyard_probe::choose_tier;
 use testyard_runner::history::History;
 use testyard_runner::job::Executor;
 
+use super::clusters::Clusters;
 use super::aftermath::Care;
 use super::allocation::Allocations;
 use super::files::{Journal, recover_all};
@@ -71,7 +72,8 @@ impl TestBench {
         let executor: Arc<dyn Executor> = match place {
             Where::Here => {
                 let machines = WarmMachines::new(yard.clone(), auto, copies);
-                Arc::new(MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?)
+                let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
+                Arc::new(executor.with_clusters(Clusters::new(yard.clone())))
             }
             Where::Machines(names) => Arc::new(Spread::over(yard, names, None, &report, (&trees, &copies), &care)?),
             Where::Slurm(_) => {

@@ -24,6 +24,7 @@ use testyard_runner::process::ProcessExecutor;
 use testyard_runner::suite::TestUser;
 
 use super::aftermath::{Care, Ended as After, linger_of};
+use super::clusters::Clusters;
 use super::pace::Pace;
 use super::preparing::Preparations;
 use super::services::{self, Shared};
@@ -81,6 +82,8 @@ pub struct MachineExecutor {
     pace: Pace,
     /// The backend of the one machine on which all tests run, those without any isolation too.
     given: Option<BackendName>,
+    /// Where the tests of this run can reach clusters of this host.
+    clusters: Option<Clusters>,
 }
 
 impl MachineExecutor {
@@ -107,7 +110,13 @@ impl MachineExecutor {
             shared: Shared::default(),
             pace: Pace::of_host(),
             given: None,
+            clusters: None,
         })
+    }
+
+    /// Its tests can have clusters, which are reached on this host.
+    pub(super) fn with_clusters(self, clusters: Clusters) -> Self {
+        Self { clusters: Some(clusters), ..self }
     }
 
     /// Over one given machine of this backend, on which also those tests run that ask for no isolation.
@@ -340,10 +349,34 @@ impl Executor for MachineExecutor {
 
     fn finish(&self) -> Vec<Problem> {
         self.shared.end();
-        self.preparations.restore(&self.trees)
+        let mut problems = self.preparations.restore(&self.trees);
+        problems.extend(self.clusters.iter().flat_map(Clusters::end));
+        problems
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
+        let Some(wanted) = &job.cluster else { return self.run_job(job, cancel, events) };
+        let Some(clusters) = &self.clusters else {
+            return JobOutcome::Skipped(Refusal {
+                missing: "a cluster".to_owned(),
+                reason: "a test that runs on another machine cannot reach a cluster of this host".to_owned(),
+                hint: Some("run this suite without --on".to_owned()),
+            });
+        };
+        events(JobEvent::Preparing(format!("cluster of {} nodes", wanted.nodes)));
+        match clusters.told(job, wanted, &trees::top_of(&job.root)) {
+            Ok(job) => self.run_job(&job, cancel, events),
+            Err(problem) if problem.kind == ProblemKind::Unsupported => {
+                let refusal = refusal(job, &problem);
+                JobOutcome::Skipped(Refusal { missing: "a cluster".to_owned(), ..refusal })
+            }
+            Err(problem) => JobOutcome::Infrastructure(problem),
+        }
+    }
+}
+
+impl MachineExecutor {
+    fn run_job(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
         if job.isolation == Isolation::None && self.given.is_none() {
             if self.trees.are_frozen() {
                 return JobOutcome::Skipped(unfrozen(job));

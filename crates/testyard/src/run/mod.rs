@@ -3,6 +3,7 @@
 mod aftermath;
 mod allocation;
 mod bench;
+mod clusters;
 mod executor;
 mod files;
 mod frozen;

@@ -34,6 +34,7 @@ pub(super) fn read_settings(table: &TableReader<'_>) -> Result<Settings, ConfigE
         inputs: read_inputs(table)?,
         slow_after_ms: slow_after.map(millis),
         services: table.get("services").map(|_| read_words(table, "services")).transpose()?,
+        cluster: table.boolean("cluster")?.map(|value| Located { value, span: table.span_of("cluster") }),
     })
 }
 

@@ -272,6 +272,33 @@ fn the_documented_file_is_valid_and_names_every_key() {
 }
 
 #[test]
+fn a_cluster_is_one_that_tests_can_reach() {
+    let page = include_str!("../../../../../docs/suite.md");
+    let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).expect("the page has an example");
+    for key in keys::CLUSTER {
+        assert!(example.contains(key), "docs/suite.md does not show `{key}`");
+    }
+    let with = |rest: &str| read(&format!("format = 1\n[[test]]\nname = \"t\"\ncommand = \"x\"\n{rest}"));
+    let cluster = with("cluster = true\n[cluster]\nnodes = 2").expect("valid").cluster.expect("it is written");
+    assert_eq!((cluster.nodes, cluster.source, cluster.cpus), (2, true, None));
+    for (rest, expected, line) in [
+        ("cluster = true", "this suite has no cluster", 5),
+        (
+            "cluster = true\nnetwork = \"none\"\n[cluster]",
+            "a test reaches the suite's cluster on the host's loopback, and this one has another network",
+            5,
+        ),
+        ("[cluster]\nkind = \"pbs\"", "`kind`: \"pbs\" is no kind of cluster", 6),
+    ] {
+        let error = with(rest).expect_err(rest);
+        assert_eq!((error.fault().to_string().as_str(), error.place().0), (expected, line), "{rest}");
+    }
+    for wrong in ["nodes = 0", "nodes = 65", "cpus = 0", "node = 1", "memory = \"much\""] {
+        assert!(with(&format!("[cluster]\n{wrong}")).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn a_matrix_is_every_combination_less_the_excluded_and_with_the_included() {
     let with = |matrix: &str| {
         read(&format!("format = 1\n[suite]\nmatrix = {{ {matrix} }}\n[[test]]\nname=\"t\"\ncommand=\"x\"\n"))

@@ -1,0 +1,55 @@
+//! A suite's cluster, through the real binary: its tests share one, which goes with the run.
+
+use testkit::TestHome;
+
+const SUITE: &str = r#"format = 1
+[suite]
+name = "s"
+[cluster]
+nodes = 2
+password = "secret"
+[[test]]
+name = "greeted"
+command = ["bash", "-c", "exec 3<>/dev/tcp/$TESTYARD_CLUSTER_HOST/$TESTYARD_CLUSTER_PORT && head -c 8 <&3 && echo \" $TESTYARD_CLUSTER $TESTYARD_CLUSTER_NODES $TESTYARD_CLUSTER_USER $TESTYARD_CLUSTER_PASSWORD\""]
+cluster = true
+[[test]]
+name = "also"
+command = "echo $TESTYARD_CLUSTER"
+cluster = true
+[[test]]
+name = "without"
+command = "test -z \"$TESTYARD_CLUSTER\""
+"#;
+
+#[test]
+fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
+    if !testkit::programs::are_built() {
+        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+    }
+    for program in ["/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged", "/usr/sbin/sshd"] {
+        if !std::path::Path::new(program).exists() {
+            testkit::skip!(module_path!(), "Slurm is not installed: apt-get install slurmctld slurmd munge openssh-server");
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        testkit::skip!(module_path!(), "a cluster's nodes need a range of ids");
+    }
+    let home = TestHome::new();
+    std::fs::write(home.work().join("testyard.toml"), SUITE).expect("the home is ours");
+    let output = home.run_cli(&["run", "--json", "--no-skip"]);
+    assert_eq!(output.code, 0, "{output}");
+    let results = output.json()["results"].as_array().cloned().unwrap_or_default();
+    let printed = |name: &str| {
+        let found = results.iter().find(|result| result["name"] == name).expect(name);
+        found["stdout"]["text"].as_str().unwrap_or_default().trim().to_owned()
+    };
+    let greeted = printed("greeted");
+    let words: Vec<&str> = greeted.split_whitespace().collect();
+    let [banner, cluster, first, last, user, password] = words[..] else { panic!("{greeted}: {output}") };
+    assert_eq!((banner, user, password), ("SSH-2.0-", "slurm", "secret"));
+    assert_eq!((first, last), (&*format!("{cluster}-1"), &*format!("{cluster}-2")));
+    assert_eq!(printed("also"), cluster, "it is one for all");
+    let left = home.run_cli(&["cluster", "list", "--json"]).expect_success().json();
+    assert_eq!(left["clusters"], serde_json::json!([]));
+    home.finish();
+}
