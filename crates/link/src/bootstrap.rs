@@ -43,7 +43,8 @@ const SCRIPT: &str = concat!(
     "for o in \"$d\"/.new.*; do kill -0 ${o##*.} 2> /dev/null || rm -rf \"$o\"; done; ",
     "u=$d/.new.$$; mkdir \"$u\" || { say full \"$d\"; exit 75; }; trap gone EXIT HUP TERM; ",
     "take testyard $a $s; say one; take testyard-agent $b $t; ",
-    "rm -rf \"$p\"; mv \"$u\" \"$p\" || { say full \"$d\"; exit 75; }; trap - EXIT HUP TERM; ",
+    "if whole \"$p\"; then gone; else rm -rf \"$p\"; mv \"$u\" \"$p\" || { say full \"$d\"; exit 75; }; fi; ",
+    "trap - EXIT HUP TERM; ",
     "ls -1t \"$d\" | tail -n +@K@ | while read -r o; do rm -rf \"$d/$o\"; done; fi; ",
     "say go; exec \"$p/testyard\" far",
 );

@@ -202,6 +202,14 @@ impl Slurm {
     #[must_use]
     pub fn ending(&self, machine: &str, id: u64) -> Option<Problem> {
         let words = ["scontrol".to_owned(), "show".to_owned(), "job".to_owned(), id.to_string(), "-o".to_owned()];
+        for _ in 0..20 {
+            let shown = self.run(&words, "").ok()?.output;
+            // Until its node has done with it, only that is told.
+            if !shown.contains("JobState=COMPLETING") {
+                return job::ending(machine, &shown);
+            }
+            pause(Duration::from_millis(100));
+        }
         job::ending(machine, &self.run(&words, "").ok()?.output)
     }
 }
