@@ -77,7 +77,9 @@ fn make(home: &Path, start: &FarStart) -> Result<Made, Problem> {
     let name: MachineName = start.name.parse().map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
     // Should the keeper be killed, its supervisor ends what nobody is connected to.
     let spec = MachineSpec { idle: Some(Span(std::time::Duration::from_millis(start.grace_ms))), ..start.spec.clone() };
-    let info = yard.machines().create(&name, &spec)?;
+    let (info, lease) = yard.machines().create_held(&name, &spec, "a link")?;
+    // Held as long as this process lives: until then the machine is not idle, however rarely it is used.
+    std::mem::forget(lease);
     let socket = socket_of(yard.options().home.runtime(), &name);
     let watch = yard.machines().watch(&info.id)?;
     Ok(Made { limits: info.limits, socket, watch })

@@ -1,0 +1,229 @@
+//! Allocations of a Slurm cluster as machines, and runs over its nodes: real slurmctld, slurmd and munge, in namespaces
+//! of the test's own.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use testkit::{Output, TestHome, wait_until};
+
+const DEADLINE: Duration = Duration::from_secs(90);
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm/cluster.sh");
+
+/// A cluster, and a home whose commands run on its controller's host.
+struct Cluster {
+    home: TestHome,
+    folder: PathBuf,
+    namespaces: Child,
+    inside: String,
+}
+
+/// What is missing to have one.
+fn lacks() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("only root has namespaces with several users".to_owned());
+    }
+    if !testkit::programs::are_built() {
+        return Some("the agent is not built: cargo build -p testyard-agent".to_owned());
+    }
+    let programs = ["/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged", "/usr/bin/srun"];
+    let missing = programs.into_iter().find(|program| !std::path::Path::new(program).exists())?;
+    Some(format!("{missing} is not installed: apt-get install slurm-wlm munge"))
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let home = TestHome::new();
+        let folder = home.path().join("cluster");
+        std::fs::create_dir(&folder).expect("the home is empty");
+        // Munge and the nodes' users pass through it.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(home.path(), open).expect("it is ours");
+        let mut command = home.command("/usr/bin/unshare");
+        command.args(["--mount", "--net", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+        let log = std::fs::File::create(folder.join("log.txt")).expect("a file");
+        let errors = log.try_clone().expect("a descriptor");
+        command.args(["/bin/bash", SCRIPT]).arg(&folder).stdout(log).stderr(errors);
+        let namespaces = command.spawn().expect("unshare starts");
+        let up = wait_until(DEADLINE, || folder.join("up").exists());
+        assert!(up, "{}", std::fs::read_to_string(folder.join("log.txt")).unwrap_or_default());
+        let pid = namespaces.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it lives");
+        Self { home, folder, namespaces, inside: children.trim().to_owned() }
+    }
+
+    /// A command on the controller's host, with this home's environment.
+    fn command(&self, program: &str) -> Command {
+        let mut command = self.home.command("/usr/bin/nsenter");
+        command.args(["--target", &self.inside, "--mount", "--net", "--uts", "--pid"]);
+        command.arg(format!("--wdns={}", self.home.work().display())).arg(program);
+        command
+    }
+
+    fn testyard(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(self.home.program("testyard").to_str().expect("text"));
+        command.args(arguments);
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> Output {
+        Output::of(&mut self.testyard(arguments), DEADLINE)
+    }
+
+    #[track_caller]
+    fn must_run(&self, arguments: &[&str]) -> String {
+        self.run(arguments).expect_success().stdout
+    }
+
+    fn must(&self, program: &str, arguments: &[&str]) -> String {
+        Output::of(self.command(program).args(arguments), DEADLINE).expect_success().stdout
+    }
+
+    fn queue(&self) -> String {
+        self.must("squeue", &["--noheader", "--states=PENDING,RUNNING", "-o", "%A %j %N"])
+    }
+
+    /// The processes of a node's slurmd and of the jobs on it, as a power cut would end them.
+    fn kill_node(&self, node: &str) {
+        let job = self.queue().lines().find(|line| line.ends_with(node)).expect("a job there").to_owned();
+        let job = job.split(' ').next().expect("a number").to_owned();
+        let script = format!(
+            "all() {{ echo $1; for child in $(pgrep -P $1); do all $child; done; }}\n\
+             roots=$(cat {0}/state/{node}.process; pgrep -f 'slurmstepd: .{job}[.]')\n\
+             for pid in $(pgrep -x testyard); do\n\
+             tr '\\0' '\\n' < /proc/$pid/environ | grep -qx SLURM_JOB_ID={job} && roots=\"$roots $pid\"; done\n\
+             kill -9 $(for root in $roots; do all $root; done | sort -u) 2> /dev/null; true",
+            self.folder.display()
+        );
+        self.must("sh", &["-c", &script]);
+    }
+
+    fn suite(&self, tests: &str) {
+        let folder = self.home.work().join("suite");
+        std::fs::create_dir(&folder).expect("the home is empty");
+        std::fs::write(folder.join("testyard.toml"), format!("format = 1\n[suite]\nname = \"s\"\n{tests}"))
+            .expect("a suite");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for name in ["g1", "g2"] {
+            let _ = self.testyard(&["delete", name, "--force"]).output();
+        }
+        let _ = self.namespaces.kill();
+        let _ = self.namespaces.wait();
+    }
+}
+
+#[test]
+fn an_allocation_is_a_machine_that_ends_with_its_job() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    let allocation = |name: &'static str| {
+        [
+            &["create", name, "--backend", "slurm-allocation", "--partition", "debug", "--time", "30m"][..],
+            &["--cpus", "1", "--memory", "100M"],
+        ]
+        .concat()
+    };
+    cluster.must_run(&allocation("g1"));
+    let info = cluster.must_run(&["info", "g1"]);
+    assert!(info.contains("1 processors, 100M memory"), "{info}");
+    assert_eq!(cluster.must_run(&["exec", "g1", "--", "echo", "there"]), "there\n");
+    cluster.must_run(&["delete", "g1"]);
+    assert_eq!(cluster.queue(), "", "its job goes with it");
+
+    // A job that somebody else ends is the machine's end, and the cause is Slurm's.
+    cluster.must_run(&allocation("g2"));
+    let job = cluster.queue().split(' ').next().expect("a number").to_owned();
+    cluster.must("scancel", &[&job]);
+    let mut info = String::new();
+    let failed = wait_until(DEADLINE, || {
+        info = cluster.run(&["info", "g2"]).stdout;
+        info.contains("failed") && !info.contains("has just ended")
+    });
+    assert!(failed && info.contains("the allocation of machine g2 has ended"), "{info}");
+    cluster.must_run(&["delete", "g2"]);
+
+    for (arguments, message) in [
+        (&["--partition", "nope"][..], "the Slurm cluster has no partition nope"),
+        (&["--memory", "900G"], "no node of partition"),
+        (&["--cpus", "99", "--wait", "1s"], "Slurm's reason: "),
+    ] {
+        let output = cluster.run(&[&["create", "g1", "--backend", "slurm-allocation"], arguments].concat());
+        assert!(output.code != 0 && output.stderr.contains(message), "{arguments:?}: {output}");
+        assert_eq!(cluster.queue(), "", "{arguments:?}");
+    }
+    assert!(!cluster.run(&["list"]).stdout.contains("g1"));
+}
+
+#[test]
+fn two_hundred_tests_over_three_nodes_of_which_one_dies_have_two_hundred_results() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    let mut tests = String::from("prepare = \"echo made > made\"\n");
+    for index in 0..200 {
+        // Those that tell the time of the kill wait until they are tried again.
+        let held = if index < 3 { "if test $TESTYARD_ATTEMPT = 1; then sleep 4; fi; " } else { "" };
+        let code = if index % 10 == 0 { 3 } else { 0 };
+        tests.push_str(&format!(
+            "[[test]]\nname = \"t{index}\"\ncommand = \"grep -q made made && {held}exit {code}\"\nisolation = \"namespace\"\n"
+        ));
+    }
+    cluster.suite(&tests);
+    let events = cluster.home.work().join("events.jsonl");
+    let report = format!("jsonl={}", events.display());
+    let mut command =
+        cluster.testyard(&["run", "suite", "--on", "slurm:debug", "--nodes", "3", "--json", "--report", &report]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let began = wait_until(DEADLINE, || {
+        let events = std::fs::read_to_string(&events).unwrap_or_default();
+        let running =
+            |index: &i32| events.contains(&format!("\"test-environment\",\"suite\":\"s\",\"name\":\"t{index}\""));
+        (0..3).all(|index| running(&index))
+    });
+    if began {
+        cluster.kill_node("n2");
+    }
+    let output = child.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(began, "{errors}");
+    let results: Value = serde_json::from_slice(&output.stdout).expect(&errors);
+    let results = results["results"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<&str> = results.iter().filter_map(|result| result["name"].as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!((results.len(), names.len()), (200, 200), "none is lost and none is there twice");
+    for result in &results {
+        let fails = result["name"].as_str().is_some_and(|name| name.ends_with('0'));
+        assert_eq!(result["result"], if fails { "failed" } else { "passed" }, "{result}\n{errors}");
+    }
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let again = results.iter().filter(|result| result["attempts"].as_array().is_some_and(|all| all.len() > 1));
+    assert!(again.count() > 0 && errors.contains("is lost"), "{errors}");
+    let gone = wait_until(DEADLINE, || cluster.queue().is_empty());
+    assert!(gone, "{}", cluster.queue());
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_no_job() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    cluster.suite("[[test]]\nname = \"long\"\ncommand = \"sleep 1000\"\nisolation = \"workspace\"\n");
+    let mut command = cluster.testyard(&["run", "suite", "--on", "slurm", "--jobs", "1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    assert!(wait_until(DEADLINE, || cluster.queue().contains("testyard-")));
+    child.kill().expect("ours");
+    child.wait().expect("ours");
+    let gone = wait_until(DEADLINE, || cluster.queue().is_empty());
+    assert!(gone, "{}", cluster.queue());
+}
