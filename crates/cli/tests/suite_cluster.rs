@@ -28,7 +28,10 @@ fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
     }
     for program in ["/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged", "/usr/sbin/sshd"] {
         if !std::path::Path::new(program).exists() {
-            testkit::skip!(module_path!(), "Slurm is not installed: apt-get install slurmctld slurmd munge openssh-server");
+            testkit::skip!(
+                module_path!(),
+                "Slurm is not installed: apt-get install slurmctld slurmd munge openssh-server"
+            );
         }
     }
     if !rustix::process::geteuid().is_root() {

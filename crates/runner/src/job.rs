@@ -14,8 +14,8 @@ use testyard_model::{
 
 use crate::cancel::Cancel;
 use crate::capture::{Capture, CaptureOptions, Captured, Stream};
-use crate::result::Aftermath;
 use crate::cluster::SuiteCluster;
+use crate::result::Aftermath;
 use crate::schedule::Room;
 use crate::service::{ServiceResult, Services};
 use crate::suite::{SyncSettings, TestUser};

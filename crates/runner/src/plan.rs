@@ -20,10 +20,10 @@ pub use error::PlanError;
 pub use select::{ChangedInputs, Selection};
 pub use shard::{Shard, ShardBy, ShardError, ShardInfo};
 
+use crate::cluster::SuiteCluster;
 use crate::filter::Facts;
 use crate::history::{History, Known, TestKey};
 use crate::job::{Ability, Preparation};
-use crate::cluster::SuiteCluster;
 use crate::service::{Service, ServiceScope};
 use crate::suite::{ConfigFault, Located, RunSettings, SuiteFile, TestUser, nearest};
 

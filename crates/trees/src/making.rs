@@ -182,7 +182,7 @@ impl Fresh {
 
     /// Leaves a hole, which reads as zeros.
     pub(crate) fn skip(&mut self, length: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut left = length;
         while left > 0 {
             let count = left.min(ZEROS.len() as u64);

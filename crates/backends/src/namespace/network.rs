@@ -289,7 +289,9 @@ fn copy(place: &MachinePlace, original: &Path, target: &Path) -> Result<(), Erro
     let open = |path: &Path| {
         rustix::fs::open(path, flags, FileMode::empty()).map_err(|error| Error::new("open", path.display(), error))
     };
-    let beside = target.with_added_extension("copy");
+    let mut beside = target.as_os_str().to_owned();
+    beside.push(".copy");
+    let beside = PathBuf::from(beside);
     let granted = ids::sort_of(&place.spec) == Sort::Granted;
     if let (Some(parent), Some(name)) = (beside.parent(), beside.file_name())
         && beside.exists()

@@ -17,11 +17,14 @@ const LOOKS: [Duration; 2] = [Duration::from_millis(40), Duration::from_secs(2)]
 /// How long a cancelled job may take to be gone: until then its node is killing it.
 const GONE: Duration = Duration::from_secs(60);
 
+/// A command line that leads to another host, and the variables that it wants.
+type Way = (Vec<OsString>, Vec<(OsString, OsString)>);
+
 /// Where Slurm's commands are.
 #[derive(Debug, Clone)]
 pub struct Slurm {
     /// What leads to the host on which they are, and its variables; nothing where that is this one.
-    way: Option<(Vec<OsString>, Vec<(OsString, OsString)>)>,
+    way: Option<Way>,
 }
 
 fn pause(span: Duration) {

@@ -29,8 +29,7 @@ macro_rules! with_settings {
 /// The keys of one table.
 pub(super) type Keys = &'static [&'static str];
 
-pub(super) const TOP: Keys =
-    &["format", "suite", "sync", "run", "cluster", "service", "test", "tests", "quarantine"];
+pub(super) const TOP: Keys = &["format", "suite", "sync", "run", "cluster", "service", "test", "tests", "quarantine"];
 pub(super) const SUITE: Keys =
     &["name", "backend", "image", "matrix", "defaults", "prepare", "restore", "inputs", "prepare-timeout"];
 pub(super) const SYNC: Keys = &["always", "git"];
@@ -44,18 +43,7 @@ pub(super) const MATRIX: Keys = &["image", "backend", "env", "exclude", "include
 pub(super) const VARIANT: Keys = &["image", "backend", "env"];
 pub(super) const SERVICE: Keys =
     &["name", "command", "env", "cwd", "user", "ready", "scope", "after", "stop", "may-end"];
-pub(super) const CLUSTER: Keys = &[
-    "kind",
-    "nodes",
-    "cpus",
-    "memory",
-    "partitions",
-    "accounting",
-    "outbound",
-    "user",
-    "password",
-    "image",
-    "source",
-];
+pub(super) const CLUSTER: Keys =
+    &["kind", "nodes", "cpus", "memory", "partitions", "accounting", "outbound", "user", "password", "image", "source"];
 pub(super) const READY: Keys = &["port", "log", "command", "timeout"];
 pub(super) const STOP: Keys = &["signal", "timeout"];

@@ -7,8 +7,8 @@
 mod changing;
 mod claim;
 mod ending;
-mod holding;
 mod faults;
+mod holding;
 mod making;
 mod node;
 mod resting;

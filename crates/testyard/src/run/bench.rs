@@ -11,9 +11,9 @@ use testyard_probe::choose_tier;
 use testyard_runner::history::History;
 use testyard_runner::job::Executor;
 
-use super::clusters::Clusters;
 use super::aftermath::Care;
 use super::allocation::Allocations;
+use super::clusters::Clusters;
 use super::files::{Journal, recover_all};
 use super::frozen::prune as prune_frozen;
 use super::keeper::Keeper;

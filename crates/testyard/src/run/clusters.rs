@@ -37,7 +37,8 @@ impl Clusters {
 
     /// The job with what it is told of its suite's cluster, which is ready then. `top` is the working tree.
     pub(super) fn told(&self, job: &Job, wanted: &SuiteCluster, top: &Path) -> Result<Job, Problem> {
-        let slot = Arc::clone(self.made.lock().unwrap_or_else(PoisonError::into_inner).entry(job.root.clone()).or_default());
+        let slot =
+            Arc::clone(self.made.lock().unwrap_or_else(PoisonError::into_inner).entry(job.root.clone()).or_default());
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         // A passing trouble is tried again by the next test.
         if !matches!(&*slot, Some(Ok(_))) && !matches!(&*slot, Some(Err(problem)) if !problem.kind.is_transient()) {
@@ -76,7 +77,9 @@ impl Clusters {
 fn fresh_name() -> Result<ClusterName, Problem> {
     let mut bits = [0_u8; 4];
     getrandom(&mut bits)?;
-    format!("suite-{:08x}", u32::from_ne_bytes(bits)).parse().map_err(|error| Problem::from_error(ProblemKind::Bug, &error))
+    format!("suite-{:08x}", u32::from_ne_bytes(bits))
+        .parse()
+        .map_err(|error| Problem::from_error(ProblemKind::Bug, &error))
 }
 
 fn getrandom(bits: &mut [u8]) -> Result<(), Problem> {

@@ -192,9 +192,8 @@ impl MachineExecutor {
             started: &mut || events(JobEvent::Started { environment: label.clone() }),
             running: runs.as_mut().map(|runs| runs as &mut dyn FnMut()),
         };
-        let served = services::run(machine, run, job, attendance, events);
-        // Those that the suite shares are as they are at the end of this test.
-        let served = services::with_shared(served, beside.as_deref());
+        // Services that the suite shares are as they are at the end of this test.
+        let served = services::with_shared(services::run(machine, run, job, attendance, events), beside.as_deref());
         let Served { ended, services } = match served {
             Ok(served) => served,
             Err(failure) => return self.not_run(machine, job, &spec, failure),
