@@ -13,5 +13,5 @@ mod warm;
 
 pub use outcome::{Ended, Output};
 pub use services::{LogEnd, Readiness, Served, Service, ServiceFailure, ServiceRecord, SharedServices};
-pub use synced::{Copied, CopiedTrees, Copies, Part, SentLists};
+pub use synced::{Ask, Copied, CopiedTrees, Copies, Part, SentLists};
 pub use warm::{Attendance, EnvironmentRun, WarmMachine};

@@ -65,6 +65,9 @@ pub struct Copies {
     sending: Mutex<HashMap<String, Arc<Mutex<()>>>>,
 }
 
+/// What is asked of a machine about a tree that it has; none where it has not got it.
+pub type Ask<'a, T> = dyn FnMut(&mut Connection, Synced) -> Result<Option<T>, ClientError> + 'a;
+
 /// A tree that a machine has now.
 #[derive(Debug)]
 pub struct Copied<T> {
@@ -217,7 +220,7 @@ impl Copies {
         &self,
         connection: &mut Connection,
         path: &Path,
-        ask: &mut dyn FnMut(&mut Connection, Synced) -> Result<Option<T>, ClientError>,
+        ask: &mut Ask<'_, T>,
     ) -> Result<Copied<T>, Problem> {
         let machine = connection.machine().to_owned();
         let mut sent = Sent { known: true, ..Sent::default() };

@@ -129,7 +129,6 @@ impl History {
         let content = crate::manifest::ContentHash(*blake3::hash(&config).as_bytes());
         entries.push(Entry { path: config_path.clone(), kind: EntryKind::File { executable: false, content } });
         places.insert(config_path, None);
-        let mut entries = entries;
         entries.sort_by(|a, b| crate::manifest::by_bytes(&a.path, &b.path));
         let manifest = Manifest::new(entries);
         let hash = manifest.hash();

@@ -166,7 +166,6 @@ impl MachineExecutor {
         events: &dyn Fn(JobEvent),
     ) -> JobOutcome {
         let top = trees::top_of(&job.root);
-        self.trees.want(&top, job.sync);
         let tree = self.trees.shown(&top);
         let Ground { spec, beside, ports } = match self.ground(machine, shared, isolation, job, cancel, events) {
             Ok(ground) => ground,
@@ -228,6 +227,7 @@ impl MachineExecutor {
         events: &dyn Fn(JobEvent),
     ) -> Result<Ground, ServiceFailure> {
         let top = trees::top_of(&job.root);
+        self.trees.want(&top, job.sync);
         let layer = self.preparations.layer(machine, job, &self.trees, cancel, events)?;
         self.preparations.remember(shared, job, &top, layer.as_deref());
         let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
