@@ -222,7 +222,8 @@ fn a_run_that_is_killed_leaves_no_job() {
     let mut command = cluster.testyard(&["run", "suite", "--on", "slurm", "--jobs", "1"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
     assert!(wait_until(DEADLINE, || cluster.queue().contains("testyard-")));
-    child.kill().expect("ours");
+    // Within the process namespace of this cluster.
+    cluster.must("pkill", &["-KILL", "-f", "testyard run suite"]);
     child.wait().expect("ours");
     let gone = wait_until(DEADLINE, || cluster.queue().is_empty());
     assert!(gone, "{}", cluster.queue());

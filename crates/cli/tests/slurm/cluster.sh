@@ -12,6 +12,8 @@ ip addr add 10.9.0.1/24 dev cluster0
 ip link set cluster0 up
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/munge
+# What is kept on nodes is this cluster's own.
+mount -t tmpfs -o mode=1777 tmpfs /var/tmp
 mkdir "$folder"/{etc,state,spool,log,munge}
 printf '127.0.0.1 localhost\n10.9.0.1 controller n1 n2 n3\n' > "$folder/hosts"
 mount --bind "$folder/hosts" /etc/hosts

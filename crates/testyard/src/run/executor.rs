@@ -166,6 +166,7 @@ impl MachineExecutor {
         events: &dyn Fn(JobEvent),
     ) -> JobOutcome {
         let top = trees::top_of(&job.root);
+        self.trees.want(&top, job.sync);
         let tree = self.trees.shown(&top);
         let Ground { spec, beside, ports } = match self.ground(machine, shared, isolation, job, cancel, events) {
             Ok(ground) => ground,
@@ -192,8 +193,8 @@ impl MachineExecutor {
             running: runs.as_mut().map(|runs| runs as &mut dyn FnMut()),
         };
         // Services that the suite shares are as they are at the end of this test.
-        let served = services::with_shared(services::run(machine, run, job, attendance, events), beside.as_deref());
-        let Served { ended, services } = match served {
+        let served = services::run(machine, run, job, attendance, events);
+        let Served { ended, services } = match services::with_shared(served, beside.as_deref()) {
             Ok(served) => served,
             Err(failure) => return self.not_run(machine, job, &spec, failure),
         };
@@ -227,7 +228,6 @@ impl MachineExecutor {
         events: &dyn Fn(JobEvent),
     ) -> Result<Ground, ServiceFailure> {
         let top = trees::top_of(&job.root);
-        self.trees.want(&top, job.sync);
         let layer = self.preparations.layer(machine, job, &self.trees, cancel, events)?;
         self.preparations.remember(shared, job, &top, layer.as_deref());
         let spec = EnvironmentSpec { layer, ..spec_of(job, isolation, &top) };
