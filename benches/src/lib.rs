@@ -11,6 +11,7 @@
 //! Absolute times say as much about the host as about Testyard: each row compares contenders that took turns.
 
 mod bare_probe;
+mod clusters;
 mod environments;
 mod machine;
 mod networks;
@@ -32,8 +33,8 @@ pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 
 /// What [`Options::only`] may name.
-pub const PARTS: [&str; 8] =
-    ["fresh", "commands", "throughput", "unprivileged", "peers", "growth", "programs", "networks"];
+pub const PARTS: [&str; 9] =
+    ["fresh", "commands", "throughput", "unprivileged", "peers", "growth", "programs", "networks", "clusters"];
 
 /// How a run is made.
 pub struct Options {
@@ -70,7 +71,7 @@ impl Options {
 /// What stopped the measuring; rows that cannot be measured here are skipped and say why.
 pub fn run(options: &Options) -> Result<Report, Problem> {
     let mut report = Report::new();
-    if !matches!(options.only.as_deref(), Some("programs" | "networks")) {
+    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters")) {
         environments::rows(options, &options.folder, &mut report.rows)?;
     }
     if options.wants("programs") {
@@ -78,6 +79,9 @@ pub fn run(options: &Options) -> Result<Report, Problem> {
     }
     if options.wants("networks") {
         programs::network_rows(options, &mut report.rows)?;
+    }
+    if options.wants("clusters") {
+        programs::over_clusters(options, &mut report.rows)?;
     }
     Ok(report)
 }

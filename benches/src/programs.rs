@@ -8,7 +8,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::environments::{PAYLOAD, make_folder, resident_mb, told_in_one_line};
 use crate::report::{Goal, Row};
-use crate::{Options, networks, orbctl, suites};
+use crate::{Options, clusters, networks, orbctl, suites};
 use testyard_measure::{Contender, Times, alternate, ratio, shown};
 
 /// The command line with a home of its own.
@@ -128,6 +128,20 @@ pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem
     }
     suites::rows(options, &testyard, &mut row);
     // Nothing of a run's stays, also where a row failed half way.
+    testyard.delete_all();
+    Ok(())
+}
+
+/// Those over clusters, in a home of their own.
+pub(crate) fn over_clusters(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem> {
+    let home = options.folder.join("c");
+    make_folder(&home)?;
+    let testyard = Testyard { program: options.programs.join("testyard"), home };
+    let mut row = |row: Row| {
+        (options.progress)(&row);
+        rows.push(row);
+    };
+    clusters::rows(options, &testyard, &mut row);
     testyard.delete_all();
     Ok(())
 }

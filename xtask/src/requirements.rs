@@ -12,7 +12,7 @@ struct Requirement {
     why: &'static str,
 }
 
-const REQUIREMENTS: [Requirement; 26] = [
+const REQUIREMENTS: [Requirement; 36] = [
     Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
     Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
     Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
@@ -37,12 +37,26 @@ const REQUIREMENTS: [Requirement; 26] = [
     Requirement { package: "openssl", program: "openssl", why: "images pulled from an encrypted server" },
     Requirement { package: "busybox-static", program: "busybox", why: "images that are small and run" },
     Requirement { package: "runc", program: "runc", why: "a container runtime in the pytest fixture `vm`" },
-    Requirement { package: "openssh-server", program: "sshd", why: "machines behind SSH" },
+    Requirement { package: "openssh-server", program: "sshd", why: "machines behind SSH, and clusters" },
     Requirement { package: "curl", program: "curl", why: "servers in the pytest fixture `vm`" },
     Requirement { package: "elfutils", program: "eu-stack", why: "stacks of tests that hang" },
     Requirement { package: "zsh", program: "zsh", why: "completions are read by the shell itself" },
     Requirement { package: "fish", program: "fish", why: "completions are read by the shell itself" },
     Requirement { package: "python3-pytest", program: "pytest-3", why: "examples/shapes" },
+    Requirement { package: "slurmctld", program: "slurmctld", why: "clusters" },
+    Requirement { package: "slurmd", program: "slurmd", why: "clusters" },
+    Requirement { package: "slurm-client", program: "srun", why: "clusters" },
+    Requirement { package: "munge", program: "munged", why: "clusters" },
+    Requirement { package: "openssh-client", program: "ssh", why: "logins to clusters" },
+    Requirement { package: "slurmdbd", program: "slurmdbd", why: "clusters with accounting" },
+    Requirement {
+        package: "slurm-wlm-mysql-plugin",
+        program: "accounting_storage_mysql.so",
+        why: "clusters with accounting",
+    },
+    Requirement { package: "mariadb-server", program: "mariadbd", why: "clusters with accounting" },
+    Requirement { package: "slurmrestd", program: "slurmrestd", why: "clusters that answer HTTP" },
+    Requirement { package: "slurm-wlm-jwt-plugin", program: "auth_jwt.so", why: "clusters that answer HTTP" },
     Requirement { package: "python3-venv", program: "python3", why: "examples/real makes a virtual environment" },
 ];
 
@@ -115,6 +129,11 @@ fn present(requirement: &Requirement) -> bool {
             command.args(["-c", "import ensurepip, venv"]).stderr(Stdio::null());
             command.status().is_ok_and(|status| status.success())
         }
+        // So has a plugin: its file is looked for.
+        _ if requirement.program.ends_with(".so") => std::fs::read_dir("/usr/lib").is_ok_and(|folders| {
+            let plugin = |folder: std::fs::DirEntry| folder.path().join("slurm-wlm").join(requirement.program);
+            folders.flatten().any(|folder| plugin(folder).exists())
+        }),
         _ => has_program(requirement.program),
     }
 }

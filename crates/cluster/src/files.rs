@@ -73,6 +73,7 @@ pub fn slurm_conf(layout: &Layout) -> String {
          SlurmctldLogFile=/var/log/slurm/slurmctld.log\n\
          SlurmdLogFile=/var/log/slurm/slurmd.log\n\
          MpiDefault=none\n\
+         MailProg=/bin/true\n\
          SwitchType=switch/none\n\
          SlurmdParameters=config_overrides\n\
          ReturnToService=2\n\

@@ -48,6 +48,9 @@ pub struct NodeSetup {
 /// The first user id of those whom the image does not know.
 const FIRST_ID: u32 = 5000;
 
+/// With what the script ends where a node has too few ids: its daemons run as different users.
+pub const TOO_FEW_IDS: u8 = 4;
+
 /// With what the script ends where programs are missing; their names are on its error output.
 pub const MISSING_PROGRAMS: u8 = 3;
 
@@ -61,14 +64,25 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("bash", "bash"),
 ];
 
+/// What accounting needs.
+const ACCOUNTING: [(&str, &str); 3] = [
+    ("slurmdbd", "slurmdbd"),
+    ("mariadbd", "mariadb-server"),
+    ("/usr/lib/*/slurm-wlm/accounting_storage_mysql.so", "slurm-wlm-mysql-plugin"),
+];
+
+/// What HTTP needs.
+const REST: [(&str, &str); 2] =
+    [("slurmrestd", "slurmrestd"), ("/usr/lib/*/slurm-wlm/auth_jwt.so", "slurm-wlm-jwt-plugin")];
+
 /// What the controller needs beside that.
 fn programs_of_controller(layout: &Layout) -> Vec<(&'static str, &'static str)> {
     let mut programs = vec![("slurmctld", "slurmctld")];
     if layout.spec.accounting {
-        programs.extend([("slurmdbd", "slurmdbd"), ("mariadbd", "mariadb-server")]);
+        programs.extend(ACCOUNTING);
     }
     if layout.spec.slurmrestd {
-        programs.push(("slurmrestd", "slurmrestd"));
+        programs.extend(REST);
     }
     programs
 }
@@ -76,13 +90,28 @@ fn programs_of_controller(layout: &Layout) -> Vec<(&'static str, &'static str)> 
 /// The package that a missing program comes from.
 #[must_use]
 pub fn package_of(program: &str) -> Option<&'static str> {
-    let others = [
-        ("slurmctld", "slurmctld"),
-        ("slurmdbd", "slurmdbd"),
-        ("mariadbd", "mariadb-server"),
-        ("slurmrestd", "slurmrestd"),
-    ];
-    PROGRAMS.iter().chain(&others).find(|(name, _)| *name == program).map(|(_, package)| *package)
+    let controller = [("slurmctld", "slurmctld")];
+    let mut all = PROGRAMS.iter().chain(&controller).chain(&ACCOUNTING).chain(&REST);
+    all.find(|(name, _)| *name == program).map(|(_, package)| *package)
+}
+
+/// Ends the script where the node cannot be one: before anything is written.
+fn checks(layout: &Layout, node: &Node) -> String {
+    let mut programs = PROGRAMS.to_vec();
+    if node.is_controller() {
+        programs.extend(programs_of_controller(layout));
+    }
+    let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
+    format!(
+        "read -r inside outside count < /proc/self/uid_map\n[ $count -ge 65536 ] || exit {TOO_FEW_IDS}\n\
+         missing=\nset -f\nfor one in {names}; do\nset +f\n\
+         case $one in\n\
+         /*) for found in $one; do [ -e $found ] || missing=\"$missing $found\"; done;;\n\
+         *) command -v $one >/dev/null || missing=\"$missing $one\";;\n\
+         esac\ndone\n\
+         [ -z \"$missing\" ] || {{ set -f; echo $missing >&2; exit {MISSING_PROGRAMS}; }}\n",
+        names = names.join(" "),
+    )
 }
 
 /// The script of one node.
@@ -91,17 +120,7 @@ pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
     let mut text = String::from(
         "set -eu\numask 022\nexport LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
     );
-    let mut programs = PROGRAMS.to_vec();
-    if node.is_controller() {
-        programs.extend(programs_of_controller(layout));
-    }
-    let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
-    let _ = write!(
-        text,
-        "missing=\nfor one in {names}; do command -v $one >/dev/null || missing=\"$missing $one\"; done\n\
-         [ -z \"$missing\" ] || {{ echo $missing >&2; exit {MISSING_PROGRAMS}; }}\n",
-        names = names.join(" "),
-    );
+    text.push_str(&checks(layout, node));
     text.push_str(FOLDERS);
     if setup.forget {
         text.push_str("rm -rf /var/lib/slurm/slurmctld/* /var/lib/slurm/slurmd/* /var/log/slurm/*\n");
@@ -121,7 +140,15 @@ pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
         text.push_str(&file_lines(file));
     }
     for number in 0..layout.spec.gpus {
-        let _ = writeln!(text, ": > /dev/testyard-gpu{number}; chmod 666 /dev/testyard-gpu{number}");
+        // Slurm wants a device, and nothing in a node may make one: so it is one that is there, under another name.
+        let _ = writeln!(
+            text,
+            "[ -c /dev/testyard-gpu{number} ] || {{ : > /dev/testyard-gpu{number}; \
+             mount --bind /dev/null /dev/testyard-gpu{number}; }}"
+        );
+    }
+    if layout.spec.accounting && node.is_controller() {
+        text.push_str(DATABASE);
     }
     if node.is_controller() {
         for account in &setup.accounts {
@@ -146,6 +173,13 @@ chmod 700 /etc/munge /var/lib/munge /var/log/munge
 chmod 755 /run/munge
 chown slurm:slurm /var/lib/slurm /var/lib/slurm/slurmctld /var/lib/slurm/database /var/log/slurm /run/mysqld
 chmod 700 /run/mysqld /var/lib/slurm/database
+";
+
+/// Of the tables that a database has for itself, the accounts need those of stored procedures alone. All of them would take
+/// seconds to make.
+const DATABASE: &str = "\
+{ echo 'CREATE DATABASE IF NOT EXISTS mysql;'; echo 'USE mysql;'
+grep -hE '^CREATE TABLE IF NOT EXISTS (proc|event) ' /usr/share/mysql/*_system_tables.sql; } > /var/lib/slurm/database.sql
 ";
 
 /// Whoever is in the image keeps the ids there, and gets a home and a shell.
@@ -228,7 +262,7 @@ mod tests {
         let scripts = scripts(&ClusterSpec::new(2));
         assert!(scripts[0].contains("home=/home/slurm") && !scripts[1].contains("home=/home/slurm"));
         assert!(scripts.iter().all(|text| text.contains("slurm:$6$salt$hash:19000")));
-        assert!(scripts[0].contains("slurmctld; do") && !scripts[1].contains("slurmctld; do"));
+        assert!(scripts[0].contains(" slurmctld; do") && !scripts[1].contains(" slurmctld; do"));
     }
 
     #[test]

@@ -32,6 +32,15 @@ pub enum Readiness {
     Later,
 }
 
+/// `slurmrestd` ends where it finds what answers for accounts, and no accounts.
+const WITHOUT_ACCOUNTS: &str = "\
+only=
+grep -q accounting_storage/slurmdbd /etc/slurm/slurm.conf || for one in /usr/lib/*/slurm-wlm/openapi_v*.so; do
+name=${one##*/openapi_}
+only=\"-s openapi/${name%.so}\"
+done
+";
+
 impl Daemon {
     /// Its program's name.
     #[must_use]
@@ -52,7 +61,7 @@ impl Daemon {
             Self::Database => concat!(
                 "setpriv --reuid=slurm --regid=slurm --clear-groups mariadbd --no-defaults",
                 " --datadir=/var/lib/slurm/database --socket=/run/mysqld/mysqld.sock --pid-file=/run/mysqld/mysqld.pid",
-                " --skip-networking --skip-grant-tables --skip-name-resolve --innodb-buffer-pool-size=64M",
+                " --init-file=/var/lib/slurm/database.sql --skip-networking --skip-grant-tables --skip-name-resolve --innodb-buffer-pool-size=64M",
                 " --innodb-log-file-size=16M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0",
                 " --innodb-flush-method=nosync --aria-log-file-size=8M",
             ),
@@ -60,13 +69,14 @@ impl Daemon {
             Self::Controller => "slurmctld -D",
             Self::Node => "slurmd -D",
             Self::Rest => concat!(
-                "setpriv --reuid=nobody --regid=nogroup --clear-groups",
-                " env SLURM_JWT=daemon slurmrestd -a rest_auth/jwt 0.0.0.0:6820",
+                "env SLURM_JWT=daemon setpriv --reuid=nobody --regid=nogroup --clear-groups",
+                " slurmrestd -a rest_auth/jwt $only 0.0.0.0:6820",
             ),
         };
         format!(
             "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C\n\
-             exec {command} >>{log} 2>&1 </dev/null\n",
+             {first}exec {command} >>{log} 2>&1 </dev/null\n",
+            first = if self == Self::Rest { WITHOUT_ACCOUNTS } else { "" },
             log = self.output(),
         )
     }

@@ -23,6 +23,8 @@ use crate::tree::TreeCache;
 pub struct Release {
     /// The suite, as the archive calls it.
     pub suite: String,
+    /// Packages beside those that every image has, separated by commas.
+    pub packages: &'static str,
 }
 
 /// Numbers and their code names. A number not here is refused: nobody can guess a code name.
@@ -41,8 +43,13 @@ const UBUNTU: [(&str, &str); 6] = [
 ];
 /// The newest of Ubuntu's releases that are kept for long.
 const LATEST_UBUNTU: &str = "noble";
+/// The release whose Slurm clusters are tested with.
+const USUAL_SLURM: &str = "bookworm";
 /// Beside minbase: what nearly every test of a machine calls.
 const INCLUDED: &str = "ca-certificates,iproute2,procps,sudo";
+/// What nodes of a Slurm cluster are made of. Their daemons are never started while the image is built.
+const SLURM: &str = "slurmctld,slurmd,slurm-client,slurm-wlm-basic-plugins,slurm-wlm-mysql-plugin,slurm-wlm-jwt-plugin,\
+                     slurmdbd,slurmrestd,munge,openssh-server,openssh-client,mariadb-server,python3-venv,python3-pip,rsync";
 /// Raised when the same release would be built differently.
 const RECIPE: u32 = 2;
 /// Where Ubuntu's keys are, on its own hosts and where their package is installed.
@@ -61,15 +68,22 @@ impl Release {
         let (numbers, suites): (&[(&str, &str)], &[&str]) = match name.as_str() {
             "debian" => (&RELEASES, &SUITES),
             "ubuntu" => (&UBUNTU, &[]),
+            // Of Debian: `slurm:13` is what that release has.
+            "slurm" => (&RELEASES, &[]),
             _ => return None,
         };
+        let packages = if name == "slurm" { SLURM } else { "" };
         let code_name = numbers.iter().find(|(number, code_name)| number == tag || code_name == tag);
         let suite = match code_name {
             Some((_, code_name)) => Some(*code_name),
-            None if tag == "latest" => Some(if name == "debian" { "stable" } else { LATEST_UBUNTU }),
+            None if tag == "latest" => Some(match name.as_str() {
+                "debian" => "stable",
+                "ubuntu" => LATEST_UBUNTU,
+                _ => USUAL_SLURM,
+            }),
             None => suites.iter().copied().find(|suite| suite == tag),
         };
-        Some(suite.map(|suite| Self { suite: suite.to_owned() }).ok_or_else(|| BuildError::Release {
+        Some(suite.map(|suite| Self { suite: suite.to_owned(), packages }).ok_or_else(|| BuildError::Release {
             reference: reference.clone(),
             known: numbers.iter().map(|(number, _)| *number).collect::<Vec<_>>().join(", "),
         }))
@@ -86,7 +100,7 @@ impl fmt::Display for Release {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Not the name of a distribution that can be built.
-    #[error("{0} cannot be built: only releases of Debian and Ubuntu can, such as debian:12")]
+    #[error("{0} cannot be built: only releases of Debian and Ubuntu can, such as debian:12, and slurm")]
     Unknown(ImageReference),
     /// A distribution's, but no release of it.
     #[error("{reference} is not a release; known are {known} and their code names")]
@@ -296,7 +310,8 @@ impl Read for EndedWell<'_> {
 
 /// Names what is built and how: equal keys, equal images.
 fn key(release: &Release) -> String {
-    let text = format!("{RECIPE} mmdebstrap minbase {INCLUDED} {} {}", release.suite, std::env::consts::ARCH);
+    let more = if release.packages.is_empty() { String::new() } else { format!(" {}", release.packages) };
+    let text = format!("{RECIPE} mmdebstrap minbase {INCLUDED} {} {}{more}", release.suite, std::env::consts::ARCH);
     hexadecimal(&Sha256::digest(text)[..16])
 }
 
@@ -358,6 +373,7 @@ fn start(release: &Release, temporary: Option<&Path>) -> Result<Child, BuildErro
     }
     command
         .args(["--variant=minbase", "--format=tar", "--include", INCLUDED])
+        .args((!release.packages.is_empty()).then(|| format!("--include={}", release.packages)))
         .env("LC_ALL", "C.UTF-8")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .arg(&release.suite)
@@ -425,9 +441,13 @@ mod tests {
             ("ubuntu:22.04", "jammy"),
             ("ubuntu:noble", "noble"),
             ("ubuntu", "noble"),
+            ("slurm", "bookworm"),
+            ("slurm:13", "trixie"),
         ] {
             assert_eq!(release(reference), Some(Ok(suite.to_owned())), "{reference}");
         }
+        let of = |text: &str| Release::of(&text.parse().expect("a reference")).expect("known").expect("a release");
+        assert!(of("slurm").packages.contains("slurmctld") && key(&of("slurm")) != key(&of("debian:12")));
         assert_eq!(release("mine:1"), None);
         assert_eq!(release("host"), None);
         let refused = release("debian:99").expect("a distribution").expect_err("no release");

@@ -80,6 +80,9 @@ pub(super) fn set_up(yard: &Testyard, layout: &Layout, node: &Node, setup: &Node
 
 fn of_node(mut problem: Problem, node: &Node) -> Problem {
     problem.message = format!("node {}: {}", node.name, problem.message);
+    if problem.hints.iter().any(|hint| hint.contains("--publish")) {
+        problem.hints = vec!["take another port, or leave --ssh-port out for a free one".to_owned()];
+    }
     problem
 }
 

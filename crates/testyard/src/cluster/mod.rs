@@ -52,6 +52,10 @@ impl Clusters<'_> {
     /// daemon did not come up: then its own last words are among the causes.
     pub fn create(&self, name: &ClusterName, spec: &ClusterSpec) -> Result<ClusterInfo, Problem> {
         spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
+        // Known beforehand of them; of root inside somebody else's container a node says so itself.
+        if !rustix::process::geteuid().is_root() {
+            return Err(node::too_few_ids(&format!("a node of an ordinary user's cluster {name}")));
+        }
         let registry = self.yard.registry()?;
         self.create_by(&registry, name, spec, |row| self.make(row, name, spec))
     }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use testyard_cluster::setup::{self, MISSING_PROGRAMS};
+use testyard_cluster::setup::{self, MISSING_PROGRAMS, TOO_FEW_IDS};
 use testyard_cluster::{Daemon, Node, Readiness};
 use testyard_machine::client::{Awaited, Captured, ClientError, PortWait, RunningCommand};
 use testyard_model::{CommandStatus, EnvironmentId, MachineName, Problem, ProblemKind, UserSpec};
@@ -74,6 +74,9 @@ pub(super) fn expect(captured: Captured, node: &MachineName, doing: &str) -> Res
         }
         status => status.shell_code(),
     };
+    if ended == TOO_FEW_IDS {
+        return Err(too_few_ids(&format!("node {node}")));
+    }
     if ended == MISSING_PROGRAMS {
         return Err(missing(node, said.trim()));
     }
@@ -84,16 +87,25 @@ pub(super) fn expect(captured: Captured, node: &MachineName, doing: &str) -> Res
 /// The image lacks programs that a node needs.
 fn missing(node: &MachineName, programs: &str) -> Problem {
     let words: Vec<&str> = programs.split_whitespace().collect();
+    let names: Vec<&str> = words.iter().map(|word| word.rsplit('/').next().unwrap_or(word)).collect();
     let mut packages: Vec<&str> = words.iter().filter_map(|word| setup::package_of(word)).collect();
     packages.dedup();
-    Problem::new(ProblemKind::Unsupported, format!("the image of node {node} has no {}", words.join(", ")))
+    Problem::new(ProblemKind::Unsupported, format!("the image of node {node} has no {}", names.join(", ")))
         .hint("take an image that has them: testyard image build slurm, then --image slurm")
         .hint(format!("or install them here: apt-get install --no-install-recommends {}", packages.join(" ")))
 }
 
+/// A node whose daemons cannot be different users.
+pub(super) fn too_few_ids(node: &str) -> Problem {
+    Problem::new(ProblemKind::Unsupported, format!("{node} has one user id, and Slurm's daemons run as several"))
+        .hint("run testyard as root for clusters: its machines have ids of their own")
+}
+
 /// The last lines as causes.
 pub(super) fn because_of(problem: Problem, said: &str) -> Problem {
-    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    // Every daemon of Debian's complains of a library for MPI that it does without.
+    let matters = |line: &&str| !line.trim().is_empty() && !line.contains("mpi/pmix") && !line.contains("MPI:");
+    let lines: Vec<&str> = said.lines().filter(matters).collect();
     lines.iter().skip(lines.len().saturating_sub(8)).fold(problem, |problem, line| problem.because(line.trim()))
 }
 

@@ -21,10 +21,12 @@ enum Operation {
     Keep,
     Restart,
     Delete,
+    Cluster,
+    ClusterDelete,
 }
 
 impl Operation {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
         Self::Create,
         Self::Exec,
         Self::Environment,
@@ -33,6 +35,8 @@ impl Operation {
         Self::Keep,
         Self::Restart,
         Self::Delete,
+        Self::Cluster,
+        Self::ClusterDelete,
     ];
 
     /// The command line of it.
@@ -46,6 +50,8 @@ impl Operation {
             Self::Keep => &["run", "kept", "--keep-failed", "--source", "frozen"],
             Self::Restart => &["restart", "m"],
             Self::Delete => &["delete", "m", "--force"],
+            Self::Cluster => &["cluster", "create", "slurm", "lab", "--nodes", "1"],
+            Self::ClusterDelete => &["cluster", "delete", "lab"],
         }
     }
 
@@ -60,12 +66,25 @@ impl Operation {
             }
             Self::Environment | Self::Run | Self::Services | Self::Keep => Step::AgentEnvironmentKilled,
             Self::Delete => Step::DeleteRow,
+            Self::Cluster => Step::ClusterReady,
+            Self::ClusterDelete => Step::ClusterNodesGone,
         };
         step.as_str()
     }
 
-    fn needs_machine(self) -> bool {
-        !matches!(self, Self::Create | Self::Run | Self::Services | Self::Keep)
+    /// What is done before it.
+    fn before(self) -> Option<Self> {
+        match self {
+            Self::Create | Self::Run | Self::Services | Self::Keep | Self::Cluster => None,
+            Self::Exec | Self::Environment | Self::Restart | Self::Delete => Some(Self::Create),
+            Self::ClusterDelete => Some(Self::Cluster),
+        }
+    }
+
+    /// Clusters need several ids, and Slurm.
+    fn is_possible(self, user: User) -> bool {
+        !matches!(self, Self::Cluster | Self::ClusterDelete)
+            || (user.uid == 0 && Ability::Program("slurmctld").check().is_ok())
     }
 
     /// What it exits with.
@@ -84,9 +103,9 @@ fn step_of(word: &str) -> Step {
 fn steps_of(yard: &Yard, operation: Operation, user: User) -> BTreeSet<&'static str> {
     yard.forget_steps();
     let mut known = BTreeSet::new();
-    if operation.needs_machine() {
-        yard.logged(Operation::Create.arguments());
-        assert!(yard.was_reached(Operation::Create.last(user)));
+    if let Some(before) = operation.before() {
+        yard.logged(before.arguments());
+        assert!(yard.was_reached(before.last(user)));
         known = yard.steps();
     }
     yard.logged_with(operation.arguments(), operation.code());
@@ -102,7 +121,7 @@ fn steps_of(yard: &Yard, operation: Operation, user: User) -> BTreeSet<&'static 
 fn kill_at(yard: &Yard, operation: Operation, step: &str) -> Vec<String> {
     yard.forget_steps();
     let mut left = Vec::new();
-    let made = !operation.needs_machine() || yard.armed(step, Operation::Create.arguments()).code == 0;
+    let made = operation.before().is_none_or(|before| yard.armed(step, before.arguments()).code == 0);
     if made {
         if operation == Operation::Keep {
             // A tree that was frozen before is not copied again.
@@ -123,10 +142,10 @@ fn matrix(user: User) -> BTreeSet<&'static str> {
     let mut reached = BTreeSet::new();
     let mut failures = Vec::new();
     let mut yard = Yard::new(user);
-    for operation in Operation::ALL {
+    for operation in Operation::ALL.into_iter().filter(|operation| operation.is_possible(user)) {
         let mut steps = steps_of(&yard, operation, user);
-        if matches!(operation, Operation::Services | Operation::Keep) {
-            // The others are those of every run.
+        if matches!(operation, Operation::Services | Operation::Keep | Operation::Cluster | Operation::ClusterDelete) {
+            // The others are those of every run, or of every machine.
             steps.retain(|step| !reached.contains(step));
         }
         for step in &steps {
@@ -148,6 +167,7 @@ fn matrix(user: User) -> BTreeSet<&'static str> {
 #[test]
 fn killed_at_every_step_nothing_is_left() {
     testkit::require!(Ability::Root);
+    testkit::require!(Ability::Program("slurmctld"));
     if apart::is_apart("kill_matrix::killed_at_every_step_nothing_is_left") {
         let reached = matrix(User::current());
         let all: BTreeSet<&str> = Step::ALL.iter().map(|step| step.as_str()).collect();

@@ -57,10 +57,11 @@ struct List {}
 
 /// Build a distribution's release from its archive, and store it.
 ///
-/// Needs mmdebstrap, and root or newuidmap.
+/// Needs mmdebstrap, and root or newuidmap. `slurm` is Debian 12 with what nodes of clusters need.
 ///
-/// Example:
+/// Examples:
 ///     testyard image build debian:12
+///     testyard image build slurm
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 struct Build {
