@@ -5,6 +5,7 @@
     conformance/run.py slurm-sdk -- -k over_ssh     # what follows `--` goes to pytest
     conformance/run.py submitit
     conformance/run.py simple-slurm --cluster lab   # on a cluster that is there
+    conformance/run.py speed                        # a test of slurm-sdk live, beside the same through its wheel
 
 The program `testyard` is $TESTYARD_BINARY, that of this tree's target/debug, or the one on PATH. What is fetched from
 the package registry is kept in target/conformance. Exits with 0 when all passed, with 77 where something cannot be
@@ -14,8 +15,10 @@ fetched.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -25,7 +28,11 @@ from typing import Iterator, Sequence
 HERE = Path(__file__).resolve().parent
 TREE = HERE.parent
 SDK = ("slurm-sdk", "slurm_sdk", "0.4.6")
-CLIENTS = {"submitit": "submitit_client.py", "simple-slurm": "simple_slurm_client.py", "dask-jobqueue": "dask_client.py"}
+CLIENTS = {
+    "submitit": "submitit_client.py",
+    "simple-slurm": "simple_slurm_client.py",
+    "dask-jobqueue": "dask_client.py",
+}
 #: Where slurm-sdk's suite looks for a cluster, unless it is told another port.
 USUAL_PORT = 2222
 CANNOT_FETCH = 77
@@ -100,7 +107,9 @@ def exposures(suite: str) -> list[str]:
     from testyard import live
 
     shown = live.exposures(HERE / "clients")
-    return [*shown, f"{wheels()}:ro"] if suite == "slurm-sdk" else shown
+    if suite == "speed":
+        shown.append(f"{sdk_source()}:ro")
+    return [*shown, f"{wheels()}:ro"] if suite in ("slurm-sdk", "speed") else shown
 
 
 def run_client(cluster, suite: str) -> int:
@@ -115,9 +124,8 @@ def run_client(cluster, suite: str) -> int:
     return done.returncode
 
 
-def run_sdk_suite(cluster, arguments: Sequence[str]) -> int:
-    """Runs slurm-sdk's own integration suite against the cluster's SSH port."""
-    project = sdk_source()
+def prepare(cluster) -> dict[str, str]:
+    """Tells the nodes where wheels are, and what jobs may do. The environment of those who submit."""
     # Each job installs a hundred modules of which it imports a few: none is compiled beforehand. This is how pip's
     # configuration says so, whose older versions take the value of such a key for that of the option's opposite.
     configuration = f"[global]\nno-index = true\nfind-links = {wheels()}\ndisable-pip-version-check = true\n"
@@ -141,16 +149,42 @@ def run_sdk_suite(cluster, arguments: Sequence[str]) -> int:
         "PIP_FIND_LINKS": str(wheels()),
         "CONFORMANCE_TESTYARD": program(),
         "CONFORMANCE_CLUSTER": cluster.name,
-        "SLURM_SDK_DEV_MODE": "host",
     }
+    kept = {name: os.environ[name] for name in ("TESTYARD_HOME", "XDG_RUNTIME_DIR", "TMPDIR") if name in os.environ}
+    return {**variables, **kept}
+
+
+def run_sdk_suite(cluster, arguments: Sequence[str]) -> int:
+    """Runs slurm-sdk's own integration suite against the cluster's SSH port."""
+    variables = {**prepare(cluster), "SLURM_SDK_DEV_MODE": "host"}
     if cluster.ssh.port != USUAL_PORT:
         # How the suite is told of another place: as its own continuous integration does.
         variables.update(SLURM_SDK_DEV_MODE="ci", SLURM_HOST=cluster.ssh.host, SLURM_PORT=str(cluster.ssh.port))
-    for name in ("TESTYARD_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
-        if name in os.environ:
-            variables[name] = os.environ[name]
     line = [sys.executable, "-m", "pytest", "--run-integration", "-ra", *(arguments or ["tests/integration"])]
-    return subprocess.call(line, cwd=project, env=variables)
+    return subprocess.call(line, cwd=sdk_source(), env=variables)
+
+
+def run_speed(cluster, rounds: int) -> int:
+    """Prints what one test takes with the source of slurm-sdk live on the nodes, and through its wheel, by turns."""
+    from testyard import live
+
+    source = sdk_source()
+    variables = prepare(cluster)
+    live.place(cluster, source)
+    taken: dict[str, list[float]] = {"none": [], "wheel": []}
+    for _ in range(rounds):
+        for packaging, seconds in taken.items():
+            where = {**cluster.ssh._asdict(), "source": str(source / "src"), "packaging": packaging}
+            line = [sys.executable, str(HERE / "clients" / "timed_job.py"), json.dumps(where)]
+            done = subprocess.run(line, cwd=source, env=variables, stdout=subprocess.PIPE, text=True)
+            if done.returncode != 0:
+                return done.returncode
+            seconds.append(float(done.stdout.split()[-1]))
+    live_s, wheel_s = statistics.median(taken["none"]), statistics.median(taken["wheel"])
+    print(f"one slurm-sdk integration test, median of {rounds}, s")
+    print(f"  live source        {live_s:6.2f}   (goal 5)")
+    print(f"  through its wheel  {wheel_s:6.2f}   ({wheel_s / live_s:.1f} times as long)")
+    return 0
 
 
 def clusters(suite: str, name: str | None) -> Iterator:
@@ -169,7 +203,8 @@ def clusters(suite: str, name: str | None) -> Iterator:
 def main() -> int:
     """The command line above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=["slurm-sdk", *CLIENTS])
+    parser.add_argument("suite", choices=["slurm-sdk", *CLIENTS, "speed"])
+    parser.add_argument("--rounds", type=int, default=3, help="of speed [3]")
     parser.add_argument("--cluster", metavar="NAME", help="use this cluster, and leave it there")
     parser.add_argument("--show-exposures", action="store_true", help="only say what a cluster must be created with")
     words = sys.argv[1:]
@@ -187,6 +222,8 @@ def main() -> int:
         for cluster in clusters(chosen.suite, chosen.cluster):
             if chosen.suite == "slurm-sdk":
                 return run_sdk_suite(cluster, for_pytest)
+            if chosen.suite == "speed":
+                return run_speed(cluster, chosen.rounds)
             return run_client(cluster, chosen.suite)
     except CannotFetch:
         return CANNOT_FETCH
