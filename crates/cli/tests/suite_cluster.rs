@@ -5,20 +5,27 @@ use testkit::TestHome;
 const SUITE: &str = r#"format = 1
 [suite]
 name = "s"
+[suite.defaults]
+outputs = ["*.txt"]
 [cluster]
 nodes = 2
 password = "secret"
 [[test]]
 name = "greeted"
-command = ["bash", "-c", "exec 3<>/dev/tcp/$TESTYARD_CLUSTER_HOST/$TESTYARD_CLUSTER_PORT && head -c 8 <&3 && echo \" $TESTYARD_CLUSTER $TESTYARD_CLUSTER_NODES $TESTYARD_CLUSTER_USER $TESTYARD_CLUSTER_PASSWORD\""]
+command = ["bash", "./greet.sh"]
 cluster = true
 [[test]]
 name = "also"
-command = "echo $TESTYARD_CLUSTER"
+command = "echo $TESTYARD_CLUSTER > also.txt"
 cluster = true
 [[test]]
 name = "without"
 command = "test -z \"$TESTYARD_CLUSTER\""
+"#;
+
+const GREET: &str = r#"exec 3<>"/dev/tcp/$TESTYARD_CLUSTER_HOST/$TESTYARD_CLUSTER_PORT"
+banner=$(head -c 8 <&3)
+echo "$banner" $TESTYARD_CLUSTER $TESTYARD_CLUSTER_NODES $TESTYARD_CLUSTER_USER $TESTYARD_CLUSTER_PASSWORD > greeted.txt
 "#;
 
 #[test]
@@ -39,19 +46,19 @@ fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
     }
     let home = TestHome::new();
     std::fs::write(home.work().join("testyard.toml"), SUITE).expect("the home is ours");
+    std::fs::write(home.work().join("greet.sh"), GREET).expect("the home is ours");
     let output = home.run_cli(&["run", "--json", "--no-skip"]);
     assert_eq!(output.code, 0, "{output}");
-    let results = output.json()["results"].as_array().cloned().unwrap_or_default();
     let printed = |name: &str| {
-        let found = results.iter().find(|result| result["name"] == name).expect(name);
-        found["stdout"]["text"].as_str().unwrap_or_default().trim().to_owned()
+        let text = std::fs::read_to_string(home.work().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        text.trim().to_owned()
     };
-    let greeted = printed("greeted");
+    let greeted = printed("greeted.txt");
     let words: Vec<&str> = greeted.split_whitespace().collect();
     let [banner, cluster, first, last, user, password] = words[..] else { panic!("{greeted}: {output}") };
     assert_eq!((banner, user, password), ("SSH-2.0-", "slurm", "secret"));
     assert_eq!((first, last), (&*format!("{cluster}-1"), &*format!("{cluster}-2")));
-    assert_eq!(printed("also"), cluster, "it is one for all");
+    assert_eq!(printed("also.txt"), cluster, "it is one for all");
     let left = home.run_cli(&["cluster", "list", "--json"]).expect_success().json();
     assert_eq!(left["clusters"], serde_json::json!([]));
     home.finish();
