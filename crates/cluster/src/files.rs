@@ -107,7 +107,7 @@ fn holding(cgroups: bool) -> &'static str {
         }
         false => {
             "ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherType=jobacct_gather/linux\n\
-             JobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill\n"
+             JobAcctGatherFrequency=task=1\n"
         }
     }
 }

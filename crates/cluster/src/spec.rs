@@ -61,7 +61,8 @@ pub struct ClusterSpec {
     #[serde(default)]
     pub gpus: u16,
     /// Whether memory and processes of jobs are held by control groups, which end a job as `OUT_OF_MEMORY`; else Slurm
-    /// measures each second, and ends it as failed. Needs root on hosts with control groups of version 1.
+    /// counts what jobs ask for, and ends none of them for what it takes: public suites ask for less than their jobs
+    /// need. Needs root on hosts with control groups of version 1.
     #[serde(default)]
     pub cgroups: bool,
     /// A way out to what the host reaches.
