@@ -41,7 +41,7 @@ pub enum Where {
     /// Spread over these machines, which run.
     Machines(Vec<MachineName>),
     /// Spread over nodes of a Slurm cluster, which are allocated for this run.
-    Slurm(SlurmNodes),
+    Slurm(Box<SlurmNodes>),
 }
 
 /// Runs each job on the machine that the dispatcher chose.

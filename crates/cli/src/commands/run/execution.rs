@@ -91,7 +91,11 @@ impl Execution {
         {
             let cpus = self.jobs.map(NonZeroUsize::get);
             let count = self.nodes.map_or(1, NonZeroUsize::get);
-            return Ok(Where::Slurm(SlurmNodes { job: self.job.job(partition, cpus.is_none(), None), count, cpus }));
+            return Ok(Where::Slurm(Box::new(SlurmNodes {
+                job: self.job.job(partition, cpus.is_none(), None),
+                count,
+                cpus,
+            })));
         }
         let nodes = std::iter::once(("--nodes", self.nodes.is_some()));
         if let Some((option, _)) = nodes.chain(self.job.given()).find(|(_, given)| *given) {
