@@ -22,7 +22,7 @@ from . import _system
 _SIZE = os.sysconf("SC_PAGE_SIZE")
 _PRESENT = 1 << 63
 _ALONE = 1 << 56
-#: So many tests are asked, one by one; what all of them wrote is what every test writes.
+#: So many tests are heard; what all of them wrote is what every test writes.
 _LEARNED = 3
 #: What one call takes.
 _MOST_RANGES = 1024
@@ -67,17 +67,17 @@ class Pages:
     """The parent's knowledge of them."""
 
     def __init__(self) -> None:
-        self._asked = 0
+        self._learned = 0
         self._common: Optional[set[int]] = None
         self._ranges: Optional[ctypes.Array[_system.Range]] = None
 
     def ask(self) -> bool:
         """Whether the next test is to tell what it wrote."""
-        self._asked += 1
-        return self._asked <= _LEARNED
+        return self._learned < _LEARNED
 
     def learn(self, pages: Iterable[int]) -> None:
         """Takes what a test wrote."""
+        self._learned += 1
         self._common = set(pages) if self._common is None else self._common & set(pages)
         found = ranges_of(self._common)[:_MOST_RANGES]
         self._ranges = (_system.Range * len(found))(*(_system.Range(*one) for one in found)) if found else None
