@@ -366,6 +366,9 @@ impl Hub {
                 }
             }
         }
+        if self.side == Side::Near && frame.header.kind == FrameKind::Message && stream != 0 {
+            attach::as_who_logged_in(&mut payload);
+        }
         let mut header = frame.header;
         let mut after = Vec::new();
         if self.side == Side::Far && header.kind == FrameKind::Message {

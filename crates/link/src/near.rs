@@ -37,6 +37,8 @@ mod supervised;
 
 /// How long everything lives on without a link, where nothing else was asked for.
 pub const GRACE: Duration = Duration::from_secs(120);
+/// How long the supervisor may take to give its first order.
+const FIRST_ORDER: Duration = Duration::from_secs(5);
 /// Between two tries to connect again: at first, and at most.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// How long a client waits for a connection that is being made anew, before it is told.
@@ -90,6 +92,11 @@ pub fn run() -> Result<(), Problem> {
         .map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
     let signals = SignalFd::new(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(|error| error.problem())?;
     testyard_linux::signal::ignore(Signal::PIPE).map_err(|error| error.problem())?;
+    // The supervisor's first order: one that found us gone could not read why.
+    let mut polled = [PollFd::new(&link, PollFlags::IN)];
+    let patience = rustix::event::Timespec { tv_sec: FIRST_ORDER.as_secs().cast_signed(), tv_nsec: 0 };
+    // Without it all goes on; what fails is then told less well.
+    let _ = rustix::event::poll(&mut polled, Some(&patience));
     let mut near = Near::new(start, link, listener, signals);
     match near.serve() {
         Ok(()) => Ok(()),

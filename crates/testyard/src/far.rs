@@ -17,6 +17,11 @@ use testyard_model::{MachineName, MachineSpec, Problem, ProblemKind, Span};
 use crate::options::Options;
 use crate::yard::Testyard;
 
+/// A machine there whose keeper was killed stops by itself so long after its grace.
+const ORPHANED: std::time::Duration = std::time::Duration::from_secs(60);
+/// How often a machine there is deleted that is just ending by itself.
+const TRIES: u32 = 3;
+
 /// What `testyard far` runs: one connection, over its standard streams.
 pub fn far_command() -> Result<(), Problem> {
     far::attach(spawn_keeper)
@@ -76,7 +81,8 @@ fn make(home: &Path, start: &FarStart) -> Result<Made, Problem> {
     let yard = yard_at(home)?;
     let name: MachineName = start.name.parse().map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
     // Should the keeper be killed, its supervisor ends what nobody is connected to.
-    let spec = MachineSpec { idle: Some(Span(std::time::Duration::from_millis(start.grace_ms))), ..start.spec.clone() };
+    let idle = std::time::Duration::from_millis(start.grace_ms) + ORPHANED;
+    let spec = MachineSpec { idle: Some(Span(idle)), ..start.spec.clone() };
     let (info, lease) = yard.machines().create_held(&name, &spec, "a link")?;
     // Held as long as this process lives: until then the machine is not idle, however rarely it is used.
     std::mem::forget(lease);
@@ -90,9 +96,7 @@ fn remove(folder: &Path) -> Result<(), Problem> {
     let home = home_of(folder);
     if home.exists() {
         let yard = yard_at(&home)?;
-        for machine in yard.machines().list()? {
-            yard.machines().delete(&machine.name, true)?;
-        }
+        delete_all(&yard)?;
     }
     far::remove(folder)
 }
@@ -104,8 +108,19 @@ fn reap(home: &Path) -> Result<(), Problem> {
     }
     let yard = yard_at(home)?;
     yard.reap(false)?;
-    for machine in yard.machines().list()? {
-        yard.machines().delete(&machine.name, true)?;
+    delete_all(&yard)
+}
+
+/// Deletes every machine; one that is just ending by itself is met again.
+fn delete_all(yard: &Testyard) -> Result<(), Problem> {
+    let mut tries = 0..TRIES;
+    loop {
+        let machines = yard.machines().list()?;
+        let failed = machines.iter().filter_map(|machine| yard.machines().delete(&machine.name, true).err()).last();
+        match failed {
+            Some(problem) if tries.next().is_none() => return Err(problem),
+            Some(_) => drop(yard.reap(false)?),
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }

@@ -376,10 +376,10 @@ impl Machines<'_> {
         })
     }
 
-    /// A connection to a machine's supervisor, which ends when the machine does.
+    /// A connection to a machine's agent, which ends when the machine does, and until then is a client: nothing is idle.
     pub(crate) fn watch(&self, id: &MachineId) -> Result<std::os::fd::OwnedFd, Problem> {
         let socket = self.yard.options().home.machine_socket(id);
-        let connection = Connection::open(&socket, Role::Supervisor, id.as_str()).map_err(|error| error.problem())?;
+        let connection = Connection::open(&socket, Role::Agent, id.as_str()).map_err(|error| error.problem())?;
         Ok(connection.into_socket())
     }
 

@@ -193,7 +193,7 @@ fn absolute(path: &std::path::Path) -> Result<PathBuf, Problem> {
 }
 
 fn existing(path: &std::path::Path) -> Result<PathBuf, Problem> {
-    if path.is_file() {
+    if path.exists() {
         return absolute(path);
     }
     Err(Problem::new(ProblemKind::NotFound, format!("there is no file {}", path.display())))

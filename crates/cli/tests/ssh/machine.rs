@@ -137,3 +137,18 @@ fn programs_of_others_are_not_run() {
     server.home.must_run(&["delete", "gpu"]);
     server.finish();
 }
+
+#[test]
+fn what_the_page_says_about_other_ways_works() {
+    ready!();
+    let home = testkit::TestHome::new();
+    let page = fs::read_to_string(testkit::programs::source_folder().join("docs/ssh.md")).expect("a page");
+    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.find(|block| block.contains("--through")).expect("the page shows it");
+    let script = block.replace("testyard ", &format!("{} ", home.program("testyard").display()));
+    let mut command = home.command("sh");
+    let output = Output::of(command.args(["-ec", &script]), PATIENCE).expect_success();
+    let host = rustix::system::uname();
+    assert_eq!(output.stdout.trim(), host.nodename().to_str().expect("text"));
+    home.finish();
+}
