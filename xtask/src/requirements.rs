@@ -12,7 +12,7 @@ struct Requirement {
     why: &'static str,
 }
 
-const REQUIREMENTS: [Requirement; 36] = [
+const REQUIREMENTS: [Requirement; 37] = [
     Requirement { package: "uidmap", program: "newuidmap", why: "ranges of user ids for ordinary users" },
     Requirement { package: "mmdebstrap", program: "mmdebstrap", why: "images of Debian releases" },
     Requirement { package: "passt", program: "pasta", why: "a route out of ordinary users' environments" },
@@ -44,6 +44,7 @@ const REQUIREMENTS: [Requirement; 36] = [
     Requirement { package: "fish", program: "fish", why: "completions are read by the shell itself" },
     Requirement { package: "python3-pytest", program: "pytest-3", why: "examples/shapes" },
     Requirement { package: "slurmctld", program: "slurmctld", why: "clusters" },
+    Requirement { package: "python3-pip", program: "pip3", why: "public suites that install packages on a node" },
     Requirement { package: "slurmd", program: "slurmd", why: "clusters" },
     Requirement { package: "slurm-client", program: "srun", why: "clusters" },
     Requirement { package: "munge", program: "munged", why: "clusters" },
