@@ -116,7 +116,10 @@ fn delete_all(yard: &Testyard) -> Result<(), Problem> {
     let mut tries = 0..TRIES;
     loop {
         let machines = yard.machines().list()?;
-        let failed = machines.iter().filter_map(|machine| yard.machines().delete(&machine.name, true).err()).last();
+        let mut failed = None;
+        for machine in machines {
+            failed = yard.machines().delete(&machine.name, true).err().or(failed);
+        }
         match failed {
             Some(problem) if tries.next().is_none() => return Err(problem),
             Some(_) => drop(yard.reap(false)?),
