@@ -28,8 +28,9 @@ pub(super) struct Scale {
 /// Its nodes begin with the other's roots, homes and accounts. Keys are its own, its daemons start,
 /// and it remembers no job of the other's.
 ///
-/// Example:
-///     testyard cluster stop lab && testyard cluster fork lab lab2
+/// Examples:
+///     testyard cluster stop lab
+///     testyard cluster fork lab lab2
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Fork {
