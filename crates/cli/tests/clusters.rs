@@ -139,10 +139,14 @@ fn logins_are_let_in(home: &TestHome, access: &Value) {
     assert!(wrong.code == 255 && wrong.stderr.contains("Permission denied"), "{wrong}");
 }
 
+/// A job that takes more than it asked for ends as out of memory, where control groups hold it.
 fn memory_is_held(home: &TestHome) {
-    let grow = "srun --mem=40 python3 -c 'import time; x = bytearray(200 << 20); time.sleep(20)'";
-    let ended = on(home, "lab", "1", grow);
-    assert!(ended.code != 0 && ended.stderr.contains("memory limit"), "{ended}");
+    create(home, "held", &["--nodes", "1", "--cgroups"]);
+    let grow = "job=$(sbatch --parsable --wait --mem=40 --wrap \"python3 -c 'x = bytearray(200 << 20)'\"); \
+                scontrol show job $job | grep -o 'JobState=[A-Z_]*'";
+    let ended = on(home, "held", "1", grow);
+    assert_eq!(ended.stdout, "JobState=OUT_OF_MEMORY\n", "{ended}");
+    drop(cluster(home, &["delete", "held"]).expect_success());
 }
 
 fn node_faults(home: &TestHome) {
@@ -166,9 +170,14 @@ fn node_faults(home: &TestHome) {
 }
 
 fn daemon_faults(home: &TestHome) {
-    // A controller that is killed and started again goes on with its jobs.
-    let job = on(home, "lab", "1", "sbatch --parsable --wrap 'sleep 3; hostname' -o kept").expect_success().stdout;
-    drop(as_root(home, "lab", "1", "sleep 0.5; kill -9 $(cat /run/slurmctld.pid); slurmctld").expect_success());
+    // A controller that is killed and started again goes on with the jobs that it had written down.
+    let job =
+        on(home, "lab", "1", "touch now; sbatch --parsable --wrap 'until test -e go; do sleep 0.1; done' -o kept");
+    let job = job.expect_success().stdout;
+    let killed = "until test /var/lib/slurm/slurmctld/job_state -nt /home/slurm/now; do sleep 0.1; done; \
+                  kill -9 $(cat /run/slurmctld.pid); slurmctld";
+    drop(as_root(home, "lab", "1", killed).expect_success());
+    drop(on(home, "lab", "1", "touch go").expect_success());
     let ended = || on(home, "lab", "1", &format!("scontrol show job {}", job.trim())).stdout.contains("COMPLETED");
     assert!(wait_until(DEADLINE, ended), "the job of before ends well");
     // A node whose daemon is killed in the middle of a job comes back with a new one.

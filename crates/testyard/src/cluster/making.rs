@@ -137,7 +137,12 @@ fn until_ready(yard: &Testyard, layout: &Layout, last: &Stage) -> Result<(), Pro
             });
         }
         let banners = scope.spawn(|| banners(yard, layout));
-        let ready = await_idle(yard, layout, &told).and_then(|mut controller| roll_call(layout, &mut controller));
+        let ready = yard.connect(&layout.controller().name).and_then(|mut controller| {
+            await_idle(yard, layout, &mut controller, &told)?;
+            roll_call(layout, &mut controller)?;
+            // The job that they all answered may be ending there yet.
+            await_idle(yard, layout, &mut controller, &told)
+        });
         drop(ours);
         let banners = banners.join().unwrap_or_else(|_| Err(Problem::new(ProblemKind::Bug, "a thread panicked")));
         ready.and(banners)
@@ -150,19 +155,23 @@ fn socket_pair() -> Result<(UnixStream, UnixStream), Problem> {
 }
 
 /// Asks the controller until every node is idle.
-fn await_idle(yard: &Testyard, layout: &Layout, told: &mpsc::Receiver<Problem>) -> Result<Machine, Problem> {
+fn await_idle(
+    yard: &Testyard,
+    layout: &Layout,
+    controller: &mut Machine,
+    told: &mpsc::Receiver<Problem>,
+) -> Result<(), Problem> {
     let deadline = Instant::now() + READY;
     let terms = Terms::root(Duration::from_secs(5));
-    let mut controller = yard.connect(&layout.controller().name)?;
     loop {
         if let Ok(problem) = told.try_recv() {
             return Err(problem);
         }
-        let asked = node::run(&mut controller, &start::NODE_STATES, &terms)?;
+        let asked = node::run(controller, &start::NODE_STATES, &terms)?;
         let states = start::node_states(&String::from_utf8_lossy(&asked.stdout));
         let wanting = start::not_idle(layout, &states);
         if wanting.is_empty() {
-            return Ok(controller);
+            return Ok(());
         }
         if Instant::now() >= deadline {
             return Err(not_idle(yard, layout, &wanting, &asked.stderr));
