@@ -7,6 +7,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use testkit::{HostSnapshot, Kind, Output, TestHome, User, wait_until};
 
+/// What the first cluster or private network makes, and all share.
+const ANYBODYS: [&str; 3] = ["clusters", "networks", "networks.lock"];
+
 /// A client whose machine dies must notice, and end.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Teardown is off the hot path: this long after the reaper has passed, nothing may be left.
@@ -161,6 +164,14 @@ impl Yard {
         });
         let mut left: Vec<String> =
             left.into_iter().map(|(name, state)| format!("machine {name} stays {state}")).collect();
+        // With their nodes, which are machines.
+        let clusters = self.home.run_cli(&["cluster", "list", "--json"]).expect_success().json();
+        for cluster in clusters["clusters"].as_array().expect("a list of clusters") {
+            let deleted = self.home.run_cli(&["cluster", "delete", cluster["name"].as_str().expect("a name")]);
+            if deleted.code != 0 {
+                left.push(format!("a cluster could not be deleted: {deleted}"));
+            }
+        }
         for (name, state) in self.machines() {
             let deleted = self.home.run_cli(&["delete", &name, "--force"]);
             // What a supervisor rolls back may go by itself at this moment.
@@ -230,7 +241,7 @@ impl Yard {
             let name = path.strip_prefix(&state).unwrap_or(path).display().to_string();
             let remembered = REMEMBERED.iter().any(|folder| name.starts_with(folder))
                 && !HALF_MADE.iter().any(|half| name.contains(half));
-            !remembered && !name.contains("registry.sqlite")
+            !remembered && !name.contains("registry.sqlite") && !ANYBODYS.contains(&name.as_str())
         });
         // The working tree is never half-written.
         add_files(&self.home.work().join("kept"), 1, &mut files);
