@@ -51,6 +51,11 @@ fn main() -> ExitCode {
         _ => {}
     }
     step::prepare();
+    // What whoever made the machine was told to ignore is nothing to its commands. A client that has gone is an error of
+    // writing, not an end.
+    if signal::reset_handlers().and_then(|()| signal::ignore(signal::Signal::PIPE)).is_err() {
+        return ExitCode::from(testyard_model::ExitCode::Bug.code());
+    }
     let Some((link, configuration, listener)) = inherited() else {
         return ExitCode::from(testyard_model::ExitCode::Usage.code());
     };

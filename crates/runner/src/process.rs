@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, test_kill_process_group, waitid,
 };
+use testyard_linux::process::with_default_signals;
 use testyard_model::{CommandStatus, Isolation, Problem, ProblemKind, Usage};
 
 use crate::cancel::{Cancel, CancelReason};
@@ -130,7 +131,9 @@ impl Running {
         command.envs(executor.base.iter().map(|(name, value)| (name, value))).envs(&job.env);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let started = Instant::now();
-        let mut child = command.spawn().map_err(|error| not_started(job, program, &error))?;
+        // The runner takes signals by itself: a test that inherited that could not.
+        let mut child =
+            with_default_signals(&mut command).spawn().map_err(|error| not_started(job, program, &error))?;
         let pid = Pid::from_child(&child);
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(descriptor) => Ok(Self { child, pid, descriptor, started }),

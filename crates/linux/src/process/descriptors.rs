@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use crate::error::{Context, Result, checked};
+use crate::signal;
 
 /// Takes over the descriptors of these numbers, or none where one of them is not open. For the start of `main`,
 /// before anything else opened one; the numbers must be those that the starting program promised.
@@ -76,4 +77,17 @@ pub fn spawn_with_descriptors(
     // SAFETY: the closure only calls fcntl and dup2 on numbers and memory made before the fork.
     unsafe { command.pre_exec(install) };
     command.spawn().context("start", || program)
+}
+
+/// Makes a program start with no signal blocked or ignored, whatever its parent blocks or was told to ignore (as
+/// everything is that a shell starts in the background).
+pub fn with_default_signals(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt as _;
+
+    let reset = || {
+        signal::reset_handlers().map_err(|error| error.source)?;
+        signal::unblock_all().map_err(|error| error.source)
+    };
+    // SAFETY: the closure only makes system calls that are allowed between fork and exec, on values of its own.
+    unsafe { command.pre_exec(reset) }
 }

@@ -65,6 +65,13 @@ fn gone(pid: &str) -> bool {
 }
 
 #[test]
+fn signals_that_the_runner_blocks_reach_its_tests() {
+    testyard_linux::signal::block(&[testyard_linux::signal::Signal::USR1]).expect("a mask of this thread");
+    let finished = run(&job("trap 'exit 7' USR1; kill -USR1 $$; exit 8"), &Cancel::new());
+    assert_eq!(finished.status, CommandStatus::Exited(7));
+}
+
+#[test]
 fn streams_status_environment_and_usage_are_the_commands_own() {
     let events = RefCell::new(Vec::new());
     let job = job("echo out $ANSWER; echo err >&2; pwd; test -z \"$CARGO\" || echo leaked; exit 3");
