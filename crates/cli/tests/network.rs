@@ -304,7 +304,7 @@ fn what_is_killed_is_replaced_or_named_and_nothing_is_left_alone() {
     assert_eq!(ask(&home, "n2", "n1", "5"), all_came());
     drop(server);
     home.must_run(&["restart", "n1", "--force"]);
-    let _server = Server::start(&home, "n1");
+    let server = Server::start(&home, "n1");
     assert_eq!(ask(&home, "n2", "n1", "5"), all_came());
     assert_eq!(fetch(port), MANY);
 
@@ -312,6 +312,7 @@ fn what_is_killed_is_replaced_or_named_and_nothing_is_left_alone() {
     for machine in ["n1", "n2"] {
         processes(&home, machine).into_iter().for_each(kill);
     }
+    drop(server);
     home.must_run(&["reap"]);
     home.must_run(&["delete", "n1", "n2", "--force"]);
     assert_eq!(networks_left(&home), 0);
