@@ -306,6 +306,11 @@ impl Agent {
         }
     }
 
+    /// Whom a request means that may leave it open.
+    pub(crate) fn whom<'u>(&'u self, user: Option<&'u UserSpec>) -> &'u UserSpec {
+        user.filter(|user| **user != UserSpec::Machine).unwrap_or(&self.user)
+    }
+
     /// Says whom a request means by the machine's own default.
     fn settle_user(&self, user: &mut UserSpec) {
         if *user == UserSpec::Machine {

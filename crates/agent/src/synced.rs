@@ -144,7 +144,7 @@ impl Agent {
             return Ok(own);
         }
         // Names are looked up by those who are in the machine's root; who syncs sends numbers.
-        let account = account::resolve(user.unwrap_or(&self.user), Path::new("/nonexistent"))?;
+        let account = account::resolve(self.whom(user), Path::new("/nonexistent"))?;
         Ok(Owner { uid: account.credentials.uid, gid: account.credentials.gid })
     }
 

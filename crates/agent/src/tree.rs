@@ -112,7 +112,7 @@ impl Agent {
         self.enter_for_files(transfer)?;
         // Other clients' sockets must close when they do.
         process::close_range_from(3, &[pipe.as_fd(), control.as_fd()]).map_err(system)?;
-        let account = account::resolve(transfer.user.as_ref().unwrap_or(&self.user), Path::new("/"))?;
+        let account = account::resolve(self.whom(transfer.user.as_ref()), Path::new("/"))?;
         if !matches!(&self.place.kind, PlaceKind::Namespace(place) if place.ids == IdRange::Single) {
             process::become_user(&account.credentials, account.capable).map_err(system)?;
             if !account.capable {
