@@ -107,7 +107,7 @@ fn follow(
         output.flush()?;
         return Ok(Received { hash, known: true });
     };
-    let ground = Ground::find(store, owner, base, &target, overlays);
+    let ground = Ground::find(store, owner, base, &target, overlays && store.can_hide());
     let mut work = Work::begin(store, owner, &target, ground)?;
     let needed = work.prepare(store)?;
     work.tell_old(&needed, output)?;

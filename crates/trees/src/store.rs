@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, mknodat};
 
 use crate::list::{Delta, Input, put_number};
 use crate::manifest::{Manifest, TreeHash};
@@ -77,6 +77,16 @@ impl Store {
     pub fn at(folder: &Path) -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self { folder: folder.to_owned(), boot: boot.trim().to_owned() }
+    }
+
+    /// Whether a layer here can say that something below it is gone. The mark is a device, which a store on an overlay
+    /// (a machine's own root) refuses.
+    pub(crate) fn can_hide(&self) -> bool {
+        let mark = self.folder.join(MAKING).join(format!("mark-{}", std::process::id()));
+        let made = mknodat(CWD, &mark, FileType::CharacterDevice, Mode::empty(), 0).is_ok();
+        // Whatever stays there is swept with what was never finished.
+        let _ = fs::remove_file(&mark);
+        made
     }
 
     /// Where a layer is.
