@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use testkit::{Ability, Output, TestHome};
+use testkit::{Ability, Output, TestHome, wait_until};
 
 use crate::{DEADLINE, INFRASTRUCTURE, check_refusal};
 
@@ -32,8 +32,10 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.0).status().expect("umount is installed");
-        assert!(status.success() || std::thread::panicking(), "{} is still in use", self.0.display());
+        // The kernel takes the mounts of whoever has just ended down in its own time.
+        let unmounted = || Command::new("umount").arg(&self.0).status().expect("umount is installed").success();
+        let free = wait_until(DEADLINE, unmounted);
+        assert!(free || std::thread::panicking(), "{} is still in use", self.0.display());
     }
 }
 
