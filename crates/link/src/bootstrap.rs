@@ -21,6 +21,8 @@ const KEPT: u32 = 4;
 ///
 /// A folder of ours is 0700 and ours, so that what is in it was put there by us; a program in it is known by the folder's
 /// name, which is made from both programs' contents, and by its length: it was moved there whole, after its sum was checked.
+/// Other hosts may share the folder, so that a process number says nothing of who is still at it: what was begun a day
+/// ago is given up.
 const SCRIPT: &str = concat!(
     "umask 077; n=@N@; h=@H@; a=@A@; b=@B@; s=@S@; t=@T@; : ${HOME:=/nonexistent}; ",
     "say() { echo \"$n $*\"; }; ",
@@ -40,8 +42,8 @@ const SCRIPT: &str = concat!(
     "elif [ -e \"$c\" ] || [ -h \"$c\" ]; then w=\"$w foreign:$c\"; else w=\"$w closed:$c\"; fi; done; ",
     "[ -n \"$d\" ] || { say nowhere $w; exit 77; }; p=$d/$h; ",
     "if whole \"$p\"; then touch \"$p\"; else say want $(uname -s) $(uname -m); ",
-    "for o in \"$d\"/.new.*; do kill -0 ${o##*.} 2> /dev/null || rm -rf \"$o\"; done; ",
-    "u=$d/.new.$$; mkdir \"$u\" || { say full \"$d\"; exit 75; }; trap gone EXIT HUP TERM; ",
+    "find \"$d\" -maxdepth 1 -name \".new.*\" -mtime +0 -exec rm -rf {} + 2> /dev/null; ",
+    "u=$d/.new.$n.$$; mkdir \"$u\" || { say full \"$d\"; exit 75; }; trap gone EXIT HUP TERM; ",
     "take testyard $a $s; say one; take testyard-agent $b $t; ",
     "if whole \"$p\"; then gone; else rm -rf \"$p\"; mv \"$u\" \"$p\" || { say full \"$d\"; exit 75; }; fi; ",
     "trap - EXIT HUP TERM; ",
