@@ -21,12 +21,15 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PYTHON_FOLDER = Path(__file__).resolve().parent.parent
 PROGRAMS = ("testyard", "testyard-agent")
 # Not the interpreter of a version manager in somebody's home: environments of ordinary users could not see it.
 INTERPRETER = "/usr/bin/python3"
+# Environments that are made at once.
+AT_ONCE = 3
 
 
 class CannotInstall(Exception):
@@ -120,22 +123,33 @@ def main() -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help="the lists in requirements/NAME.txt")
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    folder = chosen.folder.resolve()
-    for name in chosen.names:
-        environment = VirtualEnvironment(folder, name)
-        # Tests that run side by side may ask for the same one.
-        with (folder / f".{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                environment.make()
-                if chosen.wheel is not None:
-                    environment.install_wheel(chosen.wheel)
-                else:
-                    environment.link_sources(chosen.programs)
-            except CannotInstall as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 69
-    return 0
+
+    def provide(name: str) -> str | None:
+        try:
+            provide_one(chosen.folder.resolve(), name, chosen.wheel, chosen.programs)
+        except CannotInstall as error:
+            return str(error)
+        return None
+
+    # While one waits for its registry another is unpacked.
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        errors = [error for error in pool.map(provide, chosen.names) if error is not None]
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return 69 if errors else 0
+
+
+def provide_one(folder: Path, name: str, wheel: Path | None, programs: Path) -> None:
+    """Makes one environment, with the wheel, or else the programs, in it. Raises `CannotInstall`."""
+    environment = VirtualEnvironment(folder, name)
+    # Tests that run side by side may ask for the same one.
+    with (folder / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        environment.make()
+        if wheel is not None:
+            environment.install_wheel(wheel)
+        else:
+            environment.link_sources(programs)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ pub(crate) use wheel::run as wheel;
 /// The environments whose requirements contradict those of `main`.
 const OTHERS: [&str; 4] = ["flow-0.0.3", "flow-3", "slurm-sdk", "cluster"];
 
-/// Tests mostly wait: two at once take little more than half the time. Arguments that follow may say otherwise.
-const AT_ONCE: [&str; 4] = ["-n", "2", "--dist", "worksteal"];
+/// Tests mostly wait: three at once keep two processors busy. Arguments that follow may say otherwise.
+const AT_ONCE: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
 
 /// `python [--fast] [ARGS…]`.
 pub(crate) fn run(arguments: &[String]) -> Outcome<ExitCode> {
