@@ -226,6 +226,11 @@ fn full_disk(home: &TestHome) {
 }
 
 fn scaling(home: &TestHome) {
+    // A machine that has the name of a node to come is nobody's but its owner's.
+    home.must_run(&["create", "lab-4"]);
+    let taken = cluster(home, &["scale", "lab", "--nodes", "4"]);
+    assert!(taken.code == 2 && taken.stderr.contains("is no node of the cluster"), "{taken}");
+    home.must_run(&["delete", "lab-4"]);
     drop(cluster(home, &["scale", "lab", "--nodes", "4"]).expect_success());
     assert_eq!(
         on(home, "lab", "4", "srun -N4 hostname | wc -l; ssh lab-1 hostname").expect_success().stdout,

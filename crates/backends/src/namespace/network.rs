@@ -167,6 +167,9 @@ fn records(there: &Path) -> Result<Vec<(String, Record)>, Error> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(&members).map_err(failed)? {
         let entry = entry.map_err(failed)?;
+        if is_unfinished(&entry.file_name()) {
+            continue;
+        }
         let text = std::fs::read(entry.path()).map_err(failed)?;
         if let Ok(record) = serde_json::from_slice::<Record>(&text) {
             found.push((entry.file_name().to_string_lossy().into_owned(), record));
@@ -258,8 +261,19 @@ pub(super) fn leave(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result
     Ok(())
 }
 
+/// Half a record, of a member that was killed while it wrote it down.
+fn is_unfinished(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
 /// Removes a network that has no members; that its folder of members can be removed is the proof.
 fn forget(place: &MachinePlace, there: &Path) -> Result<(), Error> {
+    for entry in std::fs::read_dir(there.join("members")).into_iter().flatten().flatten() {
+        if is_unfinished(&entry.file_name()) {
+            // Whoever writes one has the lock that is held here.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
     match rustix::fs::rmdir(there.join("members")) {
         Ok(()) => {}
         Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => return write_hosts(there, &there.join("hosts")),

@@ -26,6 +26,8 @@ impl Clusters<'_> {
         spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
         expect_state(&claim, ClusterState::Running)?;
         let after = Layout::new(name, &spec);
+        self.expect_own(&claim.row.id, &before.nodes)?;
+        self.expect_own(&claim.row.id, &after.nodes)?;
         if nodes > before.spec.nodes {
             self.grow(&claim, &before, &after)?;
             claim.record(&registry, ClusterState::Running, &spec)?;
@@ -112,8 +114,9 @@ impl Clusters<'_> {
     ) -> Result<(), Problem> {
         let machines = self.yard.machines().list()?;
         let mut setup = secrets::fresh(to, spec)?;
-        setup.forget = true;
         self.folder(cluster).save(&setup)?;
+        // The other's jobs, once: what is written down is for later starts.
+        setup.forget = true;
         step::reach(Step::ClusterKeys);
         let networks = self.yard.options().home.networks_folder();
         Folder::new(networks.clone(), cluster).copy_homes(&Folder::new(networks, source))?;

@@ -72,13 +72,17 @@ fn is_left(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Result<boo
 pub(crate) fn reap(yard: &Testyard, registry: &Registry, dry_run: bool) -> Result<Vec<ReapedCluster>, Problem> {
     let mut reaped = Vec::new();
     for row in registry.list_clusters().map_err(|error| error.problem())? {
-        if !is_left(yard, registry, &row)? {
-            if !dry_run {
-                remove_strays(yard, registry, &row)?;
-            }
-            continue;
-        }
-        let failed = if dry_run { None } else { recover(yard, registry, &row).err() };
+        // One that cannot be judged is in nobody else's way.
+        let failed = match is_left(yard, registry, &row) {
+            Ok(true) if dry_run => None,
+            Ok(true) => recover(yard, registry, &row).err(),
+            Ok(false) if dry_run || ClusterState::from_word(&row.state).is_none() => continue,
+            Ok(false) => match remove_strays(yard, registry, &row) {
+                Ok(()) => continue,
+                Err(problem) => Some(problem),
+            },
+            Err(problem) => Some(problem),
+        };
         reaped.push(ReapedCluster { name: row.name, was: row.state, failed });
     }
     Ok(reaped)

@@ -114,14 +114,30 @@ impl Clusters<'_> {
     /// There is no such cluster or node.
     pub fn node(&self, name: &ClusterName, node: &str) -> Result<(UserSpec, Node), Problem> {
         let registry = self.yard.registry()?;
-        let layout = layout_of(&self.row(&registry, name)?)?;
+        let row = self.row(&registry, name)?;
+        let layout = layout_of(&row)?;
         let found = layout.find(node).cloned().ok_or_else(|| {
             let names: Vec<&str> = layout.nodes.iter().map(|node| node.name.as_str()).collect();
             Problem::new(ProblemKind::NotFound, format!("cluster {name} has no node {node:?}"))
                 .because(format!("its nodes are {}", names.join(", ")))
                 .hint(format!("testyard cluster info {name}"))
         })?;
+        self.expect_own(&row.id, std::slice::from_ref(&found))?;
         Ok((UserSpec::Named(layout.spec.user().name.to_string()), found))
+    }
+
+    /// Names prove nothing: a machine that was made under a node's name is not ours to run anything in, or to end.
+    fn expect_own(&self, cluster: &str, nodes: &[Node]) -> Result<(), Problem> {
+        let machines = self.yard.machines().list()?;
+        let named = |node: &Node| machines.iter().find(|machine| machine.name == node.name);
+        match nodes.iter().find(|node| named(node).is_some_and(|machine| !is_of(machine, cluster))) {
+            None => Ok(()),
+            Some(node) => {
+                let message = format!("machine {} is no node of the cluster, and has the name of one", node.name);
+                Err(Problem::new(ProblemKind::WrongState, message)
+                    .hint(format!("call it something else: testyard rename {} NAME", node.name)))
+            }
+        }
     }
 
     /// Removes a cluster and all that is in it, whatever runs there.

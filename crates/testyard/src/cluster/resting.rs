@@ -22,9 +22,15 @@ impl Clusters<'_> {
         let registry = self.yard.registry()?;
         let claim = Claim::take(&registry, self.row(&registry, name)?, "stop the cluster")?;
         let layout = layout_of(&claim.row)?;
-        if state_of(&claim.row)? != ClusterState::Stopped {
-            self.rest(&layout)?;
-            claim.record(&registry, ClusterState::Stopped, &layout.spec)?;
+        self.expect_own(&claim.row.id, &layout.nodes)?;
+        match state_of(&claim.row)? {
+            ClusterState::Stopped => {}
+            ClusterState::Running => {
+                self.rest(&layout)?;
+                claim.record(&registry, ClusterState::Stopped, &layout.spec)?;
+            }
+            // Whoever was making or removing it was killed.
+            ClusterState::Creating | ClusterState::Deleting => return Err(unfinished(&claim)),
         }
         claim.release(&registry)?;
         self.info(name)
@@ -49,9 +55,9 @@ impl Clusters<'_> {
         let claim = Claim::take(&registry, self.row(&registry, name)?, "start the cluster")?;
         let layout = layout_of(&claim.row)?;
         if !matches!(state_of(&claim.row)?, ClusterState::Running | ClusterState::Stopped) {
-            let message = format!("cluster {name} is {}", claim.row.state);
-            return Err(Problem::new(ProblemKind::WrongState, message).hint("testyard reap"));
+            return Err(unfinished(&claim));
         }
+        self.expect_own(&claim.row.id, &layout.nodes)?;
         if self.is_up(layout.controller()) {
             let down: Vec<Node> = layout.nodes.iter().filter(|node| !self.is_up(node)).cloned().collect();
             making::at_once(&down, |node| self.bring_back(&claim.row.id, &layout, node))?;
@@ -74,4 +80,9 @@ impl Clusters<'_> {
     pub(super) fn is_up(&self, node: &Node) -> bool {
         self.yard.machines().info(&node.name).is_ok_and(|machine| machine.state == MachineState::Running)
     }
+}
+
+fn unfinished(claim: &Claim) -> Problem {
+    let message = format!("cluster {} is {}", claim.row.name, claim.row.state);
+    Problem::new(ProblemKind::WrongState, message).hint("testyard reap")
 }
