@@ -97,7 +97,11 @@ def sdk_source() -> Path:
         into = str(cache() / "source")
         pip("download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", into, f"{name}=={version}")
         with tarfile.open(cache() / "source" / f"{stem}-{version}.tar.gz") as archive:
-            archive.extractall(cache(), filter="data")
+            # Known by its version; older Pythons have no filters yet.
+            if hasattr(tarfile, "data_filter"):
+                archive.extractall(cache(), filter="data")
+            else:
+                archive.extractall(cache())
         (folder / ".complete").touch()
     return folder
 

@@ -14,7 +14,7 @@ import json
 import pytest
 
 def has_group(vm, group):
-    ranges = [line.split() for line in vm.read_file("/proc/self/gid_map").decode().splitlines()]
+    ranges = [line.split() for line in vm.run("cat /proc/self/gid_map").stdout.splitlines()]
     return any(int(first) <= group < int(first) + int(count) for first, _, count in ranges)
 
 def bundle(vm, script, *, rootless, limits=None):

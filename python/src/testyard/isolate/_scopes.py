@@ -117,6 +117,9 @@ class Scopes:
             call = CallInfo.from_call(down, when="teardown", reraise=_RAISED)
         if call.excinfo is None:
             return None
+        # pytest-rerunfailures expects what its own protocol, which such an item never comes to, has put there.
+        if not hasattr(item, "_rerun_condition_excinfos"):
+            item._rerun_condition_excinfos = {}
         return item.ihook.pytest_runtest_makereport(item=item, call=call)
 
     def forget(self, item: Any) -> None:
