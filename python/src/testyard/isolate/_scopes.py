@@ -43,6 +43,15 @@ def _parameters(item: Any) -> dict[str, Any]:
     return callspec.indices if callspec is not None else {}
 
 
+_RERUN_BOOKS = (
+    "_test_failed_statuses",
+    "_terminal_errors",
+    "_test_xfailed",
+    "_rerun_condition_excinfos",
+    "_rerun_condition_results",
+)
+
+
 class Scopes:
     """The state of higher scopes in this process."""
 
@@ -117,9 +126,10 @@ class Scopes:
             call = CallInfo.from_call(down, when="teardown", reraise=_RAISED)
         if call.excinfo is None:
             return None
-        # pytest-rerunfailures expects what its own protocol, which such an item never comes to, has put there.
-        if not hasattr(item, "_rerun_condition_excinfos"):
-            item._rerun_condition_excinfos = {}
+        # pytest-rerunfailures keeps books of an item from its set-up on, which was in the test's own process.
+        for name in _RERUN_BOOKS:
+            if not hasattr(item, name):
+                setattr(item, name, {})
         return item.ihook.pytest_runtest_makereport(item=item, call=call)
 
     def forget(self, item: Any) -> None:
