@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import tarfile
@@ -89,4 +88,4 @@ def test_what_is_no_image_is_told(home: Home) -> None:
     with pytest.raises(testyard.InfrastructureError):
         testyard.Image.pull("localhost:1/app")
     with pytest.raises(testyard.NotFound):
-        testyard.Image.export("nothing:1", os.devnull)
+        testyard.Image.export("nothing:1", str(home.work / "out.tar"))
