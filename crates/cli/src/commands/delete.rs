@@ -1,6 +1,9 @@
 //! `testyard delete`
 
-use testyard_model::MachineName;
+use std::fmt::Display;
+
+use serde::Serialize;
+use testyard_model::{MachineName, Problem};
 
 use super::{DONE, Outcome};
 use crate::output::Output;
@@ -27,20 +30,30 @@ pub(crate) struct Delete {
 impl Delete {
     pub(crate) fn run(self, output: Output) -> Outcome {
         let yard = yard::open()?;
-        let (mut deleted, mut first) = (Vec::new(), None);
-        for name in &self.names {
-            match yard.machines().delete(name, self.force) {
-                Ok(()) => {
-                    output.say(format_args!("deleted machine {name}"));
-                    deleted.push(name);
-                }
-                Err(problem) if first.is_none() => first = Some(problem),
-                Err(problem) => output.problem(&problem),
-            }
-        }
-        if output.json && first.is_none() {
-            output.json("deleted", &deleted)?;
-        }
-        first.map_or(DONE, Err)
+        delete_each("machine", &self.names, output, |name| yard.machines().delete(name, self.force))
     }
+}
+
+/// Deletes all of them, whatever becomes of one; the first error is the one that counts.
+pub(super) fn delete_each<N: Display + Serialize>(
+    kind: &str,
+    names: &[N],
+    output: Output,
+    delete: impl Fn(&N) -> Result<(), Problem>,
+) -> Outcome {
+    let (mut deleted, mut first) = (Vec::new(), None);
+    for name in names {
+        match delete(name) {
+            Ok(()) => {
+                output.say(format_args!("deleted {kind} {name}"));
+                deleted.push(name);
+            }
+            Err(problem) if first.is_none() => first = Some(problem),
+            Err(problem) => output.problem(&problem),
+        }
+    }
+    if output.json && first.is_none() {
+        output.json("deleted", &deleted)?;
+    }
+    first.map_or(DONE, Err)
 }

@@ -6,6 +6,7 @@ mod node;
 
 use testyard_cluster::{ClusterInfo, ClusterName, NodeState};
 
+use super::delete::delete_each;
 use super::exec::Order;
 use super::{DONE, Outcome};
 use crate::describe::{age, now_ms};
@@ -150,21 +151,7 @@ impl Exec {
 impl Delete {
     fn run(self, output: Output) -> Outcome {
         let yard = yard::open()?;
-        let (mut deleted, mut first) = (Vec::new(), None);
-        for name in &self.names {
-            match yard.clusters().delete(name) {
-                Ok(()) => {
-                    output.say(format_args!("deleted cluster {name}"));
-                    deleted.push(name);
-                }
-                Err(problem) if first.is_none() => first = Some(problem),
-                Err(problem) => output.problem(&problem),
-            }
-        }
-        if output.json && first.is_none() {
-            output.json("deleted", &deleted)?;
-        }
-        first.map_or(DONE, Err)
+        delete_each("cluster", &self.names, output, |name| yard.clusters().delete(name))
     }
 }
 
