@@ -13,7 +13,7 @@ use serde::Serialize;
 use testyard_images::store::ImageConfig;
 use testyard_linux::identity::ProcessIdentity;
 use testyard_linux::{Error, process, socket};
-use testyard_machine::backend::{AgentLink, BackendError, MachinePlace};
+use testyard_machine::backend::{AgentLink, BackendError, MachinePlace, Recorder};
 use testyard_machine::client::caller;
 use testyard_model::{Problem, ProblemKind, UserSpec};
 use testyard_protocol::RawText;
@@ -24,6 +24,13 @@ const PASSED: [&str; 4] = ["LANG", "LC_ALL", "LC_CTYPE", "TZ"];
 
 fn host_error<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) -> BackendError + 'a {
     move |source| BackendError::Host { operation, machine: place.name.clone(), source }
+}
+
+/// What was written down of a machine whose folder, which its caller removes, has all there is of it.
+pub(crate) fn forget_records(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
+    let ours = recorder.all()?.into_iter().filter(|resource| resource.place != place.folder);
+    let gone: Vec<_> = ours.map(|resource| resource.id).collect();
+    Ok(recorder.gone(&gone)?)
 }
 
 /// Starts the agent, which keeps `held` open as long as it lives.

@@ -116,10 +116,7 @@ impl Backend for Host {
 
     fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
         // Workspaces are below the machine's folder, which the caller removes.
-        let ours = recorder.all()?.into_iter().filter(|resource| resource.place != place.folder);
-        let gone: Vec<_> = ours.map(|resource| resource.id).collect();
-        recorder.gone(&gone)?;
-        Ok(())
+        agent_process::forget_records(place, recorder)
     }
 
     fn copy(&self, _from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
