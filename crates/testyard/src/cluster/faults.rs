@@ -6,7 +6,7 @@ use testyard_cluster::{ClusterName, Daemon, Layout, Node, start};
 use testyard_model::{Problem, ProblemKind};
 
 use super::node::{self, Terms};
-use super::{Clusters, layout_of, making};
+use super::{Clusters, making};
 
 /// How long the controller may take to do as it is told.
 const ORDER: Duration = Duration::from_secs(15);
@@ -17,7 +17,7 @@ impl Clusters<'_> {
     /// # Errors
     /// There is no such cluster or node, or the controller does not answer.
     pub fn drain(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let (layout, node) = self.layout_and_node(name, node)?;
+        let (_, layout, node) = self.find_node(name, node)?;
         self.order(&layout, &start::set_state(&node, "DRAIN"))
     }
 
@@ -27,7 +27,7 @@ impl Clusters<'_> {
     /// # Errors
     /// There is no such cluster or node, or it is the one with the controller.
     pub fn fail(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let (layout, node) = self.layout_and_node(name, node)?;
+        let (_, layout, node) = self.find_node(name, node)?;
         if node.is_controller() {
             let message = format!("node {} runs the controller: without it the cluster is none", node.name);
             return Err(Problem::new(ProblemKind::Usage, message)
@@ -45,7 +45,7 @@ impl Clusters<'_> {
     /// # Errors
     /// There is no such cluster or node, or it is not running.
     pub fn cut(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let (_, node) = self.layout_and_node(name, node)?;
+        let (_, _, node) = self.find_node(name, node)?;
         self.yard.machines().set_connected(&node.name, false)
     }
 
@@ -56,9 +56,7 @@ impl Clusters<'_> {
     /// There is no such cluster or node, or its daemon did not come up in time: its own last words are among the
     /// causes.
     pub fn restore(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let registry = self.yard.registry()?;
-        let row = self.row(&registry, name)?;
-        let (layout, node) = self.layout_and_node(name, node)?;
+        let (row, layout, node) = self.find_node(name, node)?;
         if self.is_up(&node) {
             self.yard.machines().set_connected(&node.name, true)?;
         } else {
@@ -87,10 +85,5 @@ impl Clusters<'_> {
         let controller = &layout.controller().name;
         let ran = node::run_script(self.yard, controller, "/bin/sh", script, &Terms::root(ORDER))?;
         node::expect(ran, controller, "tell its daemons").map(drop)
-    }
-
-    fn layout_and_node(&self, name: &ClusterName, node: &str) -> Result<(Layout, Node), Problem> {
-        let (_, node) = self.node(name, node)?;
-        Ok((layout_of(&self.row(&self.yard.registry()?, name)?)?, node))
     }
 }

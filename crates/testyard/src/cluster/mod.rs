@@ -113,6 +113,12 @@ impl Clusters<'_> {
     /// # Errors
     /// There is no such cluster or node.
     pub fn node(&self, name: &ClusterName, node: &str) -> Result<(UserSpec, Node), Problem> {
+        let (_, layout, node) = self.find_node(name, node)?;
+        Ok((UserSpec::Named(layout.spec.user().name.to_string()), node))
+    }
+
+    /// A node, with its cluster's row and layout.
+    fn find_node(&self, name: &ClusterName, node: &str) -> Result<(ClusterRow, Layout, Node), Problem> {
         let registry = self.yard.registry()?;
         let row = self.row(&registry, name)?;
         let layout = layout_of(&row)?;
@@ -123,7 +129,7 @@ impl Clusters<'_> {
                 .hint(format!("testyard cluster info {name}"))
         })?;
         self.expect_own(&row.id, std::slice::from_ref(&found))?;
-        Ok((UserSpec::Named(layout.spec.user().name.to_string()), found))
+        Ok((row, layout, found))
     }
 
     /// Names prove nothing: a machine that was made under a node's name is not ours to run anything in, or to end.
