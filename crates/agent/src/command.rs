@@ -24,7 +24,8 @@ pub(crate) struct Command {
     /// The environment in which it runs, or [`crate::environment::MACHINE`].
     pub(crate) place: EnvironmentId,
     pub(crate) detach: bool,
-    pub(crate) quiet: bool,
+    /// What it writes may be passed on: the client was told that it runs, or does not want to be told.
+    pub(crate) told: bool,
     pub(crate) started: Instant,
     pub(crate) timed_out: bool,
     pub(crate) terminal: bool,
@@ -36,27 +37,30 @@ pub(crate) struct Command {
     pub(crate) worker: Option<Pid>,
 }
 
+pub(crate) fn channels_of(command: &Command) -> Vec<u8> {
+    command.outputs.iter().map(|output| output.channel).collect()
+}
+
 impl Agent {
     /// Registers a command's relays and deadline.
     pub(crate) fn track(&mut self, number: u32, command: Command, timeout_ms: Option<u64>) {
         if let Some(timeout) = timeout_ms {
             self.timers.add(Instant::now() + Duration::from_millis(timeout), Due::Deadline(number));
         }
-        for output in &command.outputs {
-            if let Some(pipe) = output.pipe() {
-                // Descriptors that cannot be watched (none of ours) are drained at the end.
-                let _ = watch(&self.epoll, pipe, Token::Output(number, output.channel), EventFlags::IN);
-            }
-        }
+        let channels = if command.told { channels_of(&command) } else { Vec::new() };
         self.commands.insert(number, command);
+        for channel in channels {
+            self.watch_output(number, channel);
+        }
     }
 
     /// Sends the last event, once all output is on its way.
     pub(crate) fn finish(&mut self, number: u32, event: Event) {
         let Some(command) = self.commands.get_mut(&number) else { return };
         command.ended = Some(event);
+        command.told = true;
+        let channels = channels_of(command);
         self.timers.forget(Due::Deadline(number));
-        let channels: Vec<u8> = command.outputs.iter().map(|output| output.channel).collect();
         for channel in channels {
             self.relay_output(number, channel);
         }
@@ -82,7 +86,7 @@ impl Agent {
 
     /// Sends output that is there and that the client has credit for.
     pub(crate) fn relay_output(&mut self, number: u32, channel: u8) {
-        let Some(command) = self.commands.get_mut(&number) else { return };
+        let Some(command) = self.commands.get_mut(&number).filter(|command| command.told) else { return };
         let Some(place) = command.outputs.iter().position(|output| output.channel == channel) else { return };
         let header = FrameHeader { kind: FrameKind::Data, channel, attached: 0, stream: command.stream };
         let client = command.connection;
@@ -142,18 +146,18 @@ impl Agent {
     pub(crate) fn resume_outputs(&mut self, connection: u64) {
         let own = self.commands.iter().filter(|(_, command)| command.connection == connection);
         let channels: Vec<(u32, u8)> =
-            own.flat_map(|(number, command)| command.outputs.iter().map(|output| (*number, output.channel))).collect();
+            own.flat_map(|(number, command)| channels_of(command).into_iter().map(|one| (*number, one))).collect();
         for (number, channel) in channels {
             self.watch_output(number, channel);
             self.relay_output(number, channel);
         }
     }
 
-    fn watch_output(&self, number: u32, channel: u8) {
-        let command = self.commands.get(&number);
+    pub(crate) fn watch_output(&self, number: u32, channel: u8) {
+        let command = self.commands.get(&number).filter(|command| command.told);
         let output = command.and_then(|command| command.outputs.iter().find(|output| output.channel == channel));
         if let Some(pipe) = output.and_then(Output::pipe) {
-            // Already watched is as good.
+            // Already watched is as good; what cannot be watched (none of ours) is drained at the end.
             let _ = watch(&self.epoll, pipe, Token::Output(number, channel), EventFlags::IN);
         }
     }

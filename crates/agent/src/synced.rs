@@ -109,7 +109,7 @@ impl Agent {
             stream,
             place: MACHINE,
             detach: false,
-            quiet: true,
+            told: true,
             started: Instant::now(),
             timed_out: false,
             terminal: false,

@@ -84,7 +84,7 @@ impl Agent {
             stream,
             place,
             detach: false,
-            quiet: true,
+            told: true,
             started: Instant::now(),
             timed_out: false,
             terminal: false,

@@ -50,6 +50,21 @@ fn a_machine_lives_and_is_seen() {
 }
 
 #[test]
+fn a_deletion_that_insists_waits_for_a_creation() {
+    let home = home!();
+    for _ in 0..5 {
+        let mut creation = home.cli(&["create", "m", "--backend", "host"]).spawn().expect("it starts");
+        let deleted = || home.run_cli(&["delete", "m", "--force"]);
+        // Until its name is there, there is nothing to delete.
+        let last = std::iter::repeat_with(deleted).take(1000).find(|deleted| !deleted.stderr.contains("no machine m"));
+        assert_eq!(last.as_ref().map(|deleted| deleted.code), Some(0), "{last:?}");
+        creation.wait().expect("it ends");
+        assert_eq!(home.must_run(&["list", "--names"]), "");
+    }
+    home.finish();
+}
+
+#[test]
 fn what_is_not_there_is_one_clear_error() {
     let home = home!();
     for arguments in [&["info", "x"][..], &["exec", "x", "true"], &["stop", "x"], &["pull", "x", "/a", "/b"]] {

@@ -1,7 +1,7 @@
 //! Creating, listing and ending machines.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testyard_images::store::{ImageHold, Store};
 use testyard_linux::step::{self, Step};
@@ -15,7 +15,7 @@ use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseRequest, MachineRow, 
 
 use crate::reap::Reaper;
 use crate::records::{RegistryRecords, agent_of, info_of};
-use crate::standing::{has_just_ended, info_now};
+use crate::standing::{abandoned, has_just_ended, info_now, is_supervised, is_under_way};
 use crate::yard::{Testyard, now_ms};
 use crate::{keeper, networks};
 
@@ -27,6 +27,9 @@ pub struct Machines<'y> {
 
 /// How often a creation is tried again when a reaper was faster.
 const TRIES: usize = 5;
+
+/// So long a forced deletion waits for a machine that is coming up or going down.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Machines<'_> {
     /// Creates a machine and starts it. It exists and answers once this returns; otherwise nothing of it is left.
@@ -176,6 +179,12 @@ impl Machines<'_> {
 
     fn delete_row(&self, registry: &Registry, mut row: MachineRow, force: bool) -> Result<(), Problem> {
         let name = row.name.clone();
+        if force && is_under_way(row.state) {
+            row = match self.await_settled(registry, row)? {
+                None => return Ok(()),
+                Some(row) => row,
+            };
+        }
         if is_supervised(registry, &row)? {
             let problem = match self.ask_to_delete(&row, force) {
                 Err(problem) if problem.kind == ProblemKind::Unavailable => problem,
@@ -199,6 +208,18 @@ impl Machines<'_> {
         self.remove(&row)?;
         drop(lease);
         Ok(())
+    }
+
+    /// Waits until a machine is neither coming up nor going down. `None`: it is gone.
+    fn await_settled(&self, registry: &Registry, row: MachineRow) -> Result<Option<MachineRow>, Problem> {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            let Some(now) = self.finish(registry, &row.id)? else { return Ok(None) };
+            if !is_under_way(now.state) {
+                return Ok(Some(now));
+            }
+        }
+        Err(wrong_state(&row.name, row.state))
     }
 
     /// Waits for whoever removes a machine; its row is left where that one died.
@@ -426,27 +447,6 @@ impl Machines<'_> {
             Err(problem) => problem,
         }
     }
-}
-
-/// Whether a supervisor, or a command that is about to start one, is alive.
-pub(crate) fn is_supervised(registry: &Registry, row: &MachineRow) -> Result<bool, Problem> {
-    let id = format!("{}.supervisor", row.id).parse().expect("a machine's id and the kind are a lease's id");
-    Lease::is_held(registry, &id).map_err(|error| error.problem())
-}
-
-/// The machine's row, once it is certain that its supervisor is dead; none when the row is gone or one lives.
-fn abandoned(registry: &Registry, id: &MachineId) -> Result<Option<MachineRow>, Problem> {
-    let Some(row) = registry.load(id).map_err(|error| error.problem())? else { return Ok(None) };
-    // A dying process closes its sockets a moment before its lock.
-    for _ in 0..100 {
-        if !is_supervised(registry, &row)? {
-            return Ok(Some(row));
-        }
-        let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-        // Nothing is polled: an error only shortens the wait.
-        let _ = rustix::event::poll(&mut [], Some(&moment));
-    }
-    Ok(None)
 }
 
 pub(crate) fn request(id: &MachineId, purpose: &str) -> LeaseRequest {

@@ -24,9 +24,10 @@ use testyard_registry::{Lease, LeaseError, LeaseKind, LeaseStanding, MachineRow,
 use crate::cluster::{self, ReapedCluster};
 use crate::keeper;
 use crate::kept::{self, Thoroughness};
-use crate::machines::{Machines, is_supervised, request};
+use crate::machines::{Machines, request};
 use crate::records::{RegistryRecords, agent_of};
 use crate::run::{prune_frozen, recover_all};
+use crate::standing::is_supervised;
 use crate::yard::{Testyard, now_ms};
 
 /// What a pass of the reaper did, or would do.

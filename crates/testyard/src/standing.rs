@@ -4,8 +4,8 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 use testyard_linux::process::pidfd_open;
-use testyard_model::{MachineInfo, MachineState, Problem, ProblemKind};
-use testyard_registry::{HostIdentity, MachineRow};
+use testyard_model::{MachineId, MachineInfo, MachineState, Problem, ProblemKind};
+use testyard_registry::{HostIdentity, Lease, MachineRow, Registry};
 
 use crate::records::{agent_of, info_of};
 
@@ -32,6 +32,32 @@ pub(crate) fn info_now(row: MachineRow, here: &HostIdentity) -> MachineInfo {
 /// Whether a row says that its machine runs, and the kernel that its agent has ended.
 pub(crate) fn has_just_ended(row: &MachineRow, here: &HostIdentity) -> bool {
     row.state == MachineState::Running && keepers(row, here) == Keepers::AgentEnded
+}
+
+/// Whether it is coming up or going down.
+pub(crate) fn is_under_way(state: MachineState) -> bool {
+    matches!(state, MachineState::Creating | MachineState::Starting | MachineState::Stopping)
+}
+
+/// Whether a supervisor, or a command that is about to start one, is alive.
+pub(crate) fn is_supervised(registry: &Registry, row: &MachineRow) -> Result<bool, Problem> {
+    let id = format!("{}.supervisor", row.id).parse().expect("a machine's id and the kind are a lease's id");
+    Lease::is_held(registry, &id).map_err(|error| error.problem())
+}
+
+/// The machine's row, once it is certain that its supervisor is dead; none when the row is gone or one lives.
+pub(crate) fn abandoned(registry: &Registry, id: &MachineId) -> Result<Option<MachineRow>, Problem> {
+    let Some(row) = registry.load(id).map_err(|error| error.problem())? else { return Ok(None) };
+    // A dying process closes its sockets a moment before its lock.
+    for _ in 0..100 {
+        if !is_supervised(registry, &row)? {
+            return Ok(Some(row));
+        }
+        let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        // Nothing is polled: an error only shortens the wait.
+        let _ = poll(&mut [], Some(&moment));
+    }
+    Ok(None)
 }
 
 fn keepers(row: &MachineRow, here: &HostIdentity) -> Keepers {

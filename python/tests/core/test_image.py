@@ -15,7 +15,7 @@ import pytest
 import testyard
 import testyard.aio
 from support import Home, needs_program
-from support.home import settled
+from support.home import came
 
 PASSWORDS = "tester:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
 
@@ -35,7 +35,7 @@ def registry(home: Home) -> Iterator[str]:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=told)
     try:
         pattern = re.compile(r"listening on 127\.0\.0\.1:(\d+)")
-        assert not settled(lambda: [] if pattern.search(log.read_text()) else ["it does not listen"])
+        assert came(lambda: pattern.search(log.read_text())), "it does not listen"
         yield f"localhost:{pattern.search(log.read_text()).group(1)}"
     finally:
         server.kill()

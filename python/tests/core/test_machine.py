@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import testyard
-from support.home import settled
+from support.home import came
 
 
 def test_a_machine_lives_and_is_deleted(home):
@@ -191,7 +191,7 @@ def test_a_connection_at_rest_is_no_use_of_a_machine(home):
         deleted = home.testyard("delete", "web", check=False)
         assert deleted.returncode == 2 and "in use" in deleted.stderr
     assert machine._connections._resting
-    assert not settled(lambda: [] if machine.state == "stopped" else [machine.state]), "it never gets idle"
+    assert came(lambda: machine.state == "stopped"), "it never gets idle"
     machine.start()
     machine.run("true")
     # Not by force: nothing runs in it.

@@ -20,6 +20,7 @@ from testyard.dev import (
     Flow,
     TaskStatus,
 )
+from testyard.dev._running import exchange
 
 
 @pytest.fixture
@@ -109,6 +110,17 @@ def test_what_runs_is_told_and_reset_ends_it(dev, unique):
         runner.join(60)
     assert len(codes) == 2 and 0 not in codes
     assert other.status()["active_containers"] == 0 and other.exec("true") == 0
+
+
+def test_a_command_is_known_before_what_it_writes(dev):
+    order: list[str] = []
+    spec = {"fresh": dev.container_spec()}
+    for _ in range(30):
+        exchange(
+            dev._machine(), spec, ["echo", "x"], lambda channel, data: order.append("output"),
+            timeout=None, env=None, cwd=None, started=lambda environment: order.append("started"),
+        )  # fmt: skip
+    assert order == ["started", "output"] * 30
 
 
 def test_what_a_killed_process_ran_is_not_told(dev):

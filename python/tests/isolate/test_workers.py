@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from support.home import settled
+from support.home import came, settled
 
 from .conftest import Suite
 
@@ -144,9 +144,9 @@ def test_nothing_is_left_of_a_killed_run(suite: Suite) -> None:
     with subprocess.Popen(
         command, cwd=suite.folder, env=suite.home.environment(), stdout=subprocess.DEVNULL, start_new_session=True
     ) as run:
-        began = settled(lambda: [] if suite.home.machines() else ["no machine yet"])
+        began = came(suite.home.machines)
         os.kill(run.pid, signal.SIGKILL)
-    assert began == []
+    assert began
 
     def left() -> list[str]:
         suite.home.testyard("reap", check=False)

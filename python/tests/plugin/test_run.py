@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from support.home import settled
+from support.home import came, settled
 
 from .conftest import DEADLINE, Project, kill_group, lines_of
 
@@ -61,7 +61,7 @@ def test_a_killed_run_leaves_nothing(anybodys_project: Project, workers: int) ->
     process = anybodys_project.start(f"-n{workers}")
     try:
         begun = home.work / "begun"
-        assert not settled(lambda: [] if len(lines_of(begun)) >= max(workers, 1) else ["not begun"])
+        assert came(lambda: len(lines_of(begun)) >= max(workers, 1))
         assert len(home.machines()) == 1
         process.kill()
         process.wait()
@@ -154,7 +154,7 @@ def test_interrupted_runs_leave_nothing(project: Project) -> None:
     project.write("test_it.py", HANGS)
     process = project.start()
     try:
-        assert not settled(lambda: [] if lines_of(project.home.work / "begun") else ["not begun"])
+        assert came(lambda: lines_of(project.home.work / "begun"))
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(DEADLINE) == 2
         assert settled(lambda: [folder.name for folder in (project.home.state / "machines").iterdir()]) == []

@@ -115,14 +115,19 @@ class Home:
         return report or settled(lambda: leftovers(self.path))
 
 
-def settled(look: Callable[[], list[str]]) -> list[str]:
-    """What is still seen when things have had time to end."""
-    deadline = time.monotonic() + SETTLED_WITHIN
+def settled(look: Callable[[], list[str]], *, within: float = SETTLED_WITHIN) -> list[str]:
+    """What is still seen when things have had time to end, in seconds."""
+    deadline = time.monotonic() + within
     while True:
         left = look()
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
+
+
+def came(look: Callable[[], object]) -> bool:
+    """Whether this is true at last, within what one call of the command line may take."""
+    return not settled(lambda: [] if look() else ["not yet"], within=COMMAND_DEADLINE)
 
 
 def leftovers(home: Path) -> list[str]:

@@ -322,7 +322,7 @@ impl Agent {
             stream,
             place: id,
             detach: exec.detach,
-            quiet: exec.quiet,
+            told: exec.quiet,
             started: Instant::now(),
             timed_out: false,
             terminal: exec.terminal.is_some(),

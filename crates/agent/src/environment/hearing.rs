@@ -10,8 +10,9 @@ use testyard_protocol::Event;
 
 use super::order::Answer;
 use super::{DelayedCommand, Environment, MACHINE, PooledGroup, State, Waiting};
-use crate::agent::{Agent, Token, rewatch, unwatch, watch};
-use crate::relay::Output;
+use crate::agent::{Agent, Token, rewatch, unwatch};
+use crate::command::channels_of;
+
 use crate::request::attach_terminal;
 
 impl Agent {
@@ -147,16 +148,15 @@ impl Agent {
         if let Some(controller) = controller
             && let Ok(credit) = attach_terminal(command, controller)
         {
-            if let Some(pipe) = command.outputs.first().and_then(Output::pipe) {
-                // A terminal that cannot be watched is read when the command ends.
-                let _ = watch(&self.epoll, pipe, Token::Output(number, 1), EventFlags::IN);
-            }
+            self.watch_output(number, 1);
             self.after_input(number, credit);
         }
-        let Some(command) = self.commands.get(&number) else { return };
-        if !command.quiet {
-            let (connection, stream) = (command.connection, command.stream);
-            self.answer(connection, stream, &Event::Started { pid, environment: (id != MACHINE).then_some(id) });
+        let Some(command) = self.commands.get_mut(&number).filter(|command| !command.told) else { return };
+        command.told = true;
+        let (connection, stream, channels) = (command.connection, command.stream, channels_of(command));
+        self.answer(connection, stream, &Event::Started { pid, environment: (id != MACHINE).then_some(id) });
+        for channel in channels {
+            self.watch_output(number, channel);
         }
     }
 

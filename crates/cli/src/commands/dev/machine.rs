@@ -138,9 +138,11 @@ fn ensured(yard: &Testyard, name: &MachineName, spec: &MachineSpec) -> Result<(M
                 machines.start(&suited(machine)?.name).map(|machine| (machine, false))
             }
             Ok(machine) => Err(Problem::new(ProblemKind::WrongState, format!("machine {name} is {}", machine.state))),
-            Err(problem) if problem.kind == ProblemKind::NotFound => {
-                machines.create(name, spec).map(|machine| (machine, true))
-            }
+            Err(problem) if problem.kind == ProblemKind::NotFound => match machines.create(name, spec) {
+                // Not the machine, which is being made: its image.
+                Err(problem) if problem.kind == ProblemKind::NotFound => return Err(problem),
+                outcome => outcome.map(|machine| (machine, true)),
+            },
             Err(problem) => return Err(problem),
         };
         match outcome {
