@@ -152,7 +152,7 @@ pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
     }
     if node.is_controller() {
         for account in &setup.accounts {
-            text.push_str(&home_lines(account));
+            text.push_str(&home_lines(account, setup.forget));
         }
     }
     text.push_str("setpriv --reuid=munge --regid=munge --clear-groups munged\n/usr/sbin/sshd\n");
@@ -198,22 +198,27 @@ fn account_lines(account: &Account, id: u32) -> String {
     )
 }
 
-/// A home on the folder that all nodes share.
-fn home_lines(account: &Account) -> String {
+/// A home on the folder that all nodes share. What is in it is its user's: keys are written by that user, where they
+/// are missing, or where `replace` says that they are those of the cluster from which this one was forked.
+fn home_lines(account: &Account, replace: bool) -> String {
     let Account { name, key, .. } = account;
     let mut text = format!(
-        "home=/home/{name}\nif [ ! -d $home/.ssh ]; then\n\
-         mkdir -p $home/.ssh\n[ ! -d /etc/skel ] || cp -a /etc/skel/. $home/\nchmod 700 $home/.ssh\nfi\n",
+        "home=/home/{name} uid=$(id -u {name}) gid=$(id -g {name})\nif [ ! -e $home/.ssh ]; then\n\
+         mkdir -p $home/.ssh\n[ ! -d /etc/skel ] || cp -a /etc/skel/. $home/\nchmod 700 $home/.ssh\n\
+         chown -R $uid:$gid $home\nfi\n\
+         setpriv --reuid=$uid --regid=$gid --clear-groups sh -eu <<'TESTYARD-USER'\n\
+         umask 077\ncd /home/{name}/.ssh\n\
+         if {replace} || [ ! -e id_ed25519 ]; then\nold=$(cat id_ed25519.pub 2>/dev/null) || old=\n",
     );
-    for (file, content) in
-        [("id_ed25519", &key.private), ("id_ed25519.pub", &key.public), ("authorized_keys", &key.public)]
-    {
-        let _ = write!(text, "{}", heredoc(&format!("$home/.ssh/{file}"), content));
-    }
-    let _ = writeln!(
+    text.push_str(&heredoc("id_ed25519", &key.private));
+    text.push_str(&heredoc("id_ed25519.pub", &key.public));
+    let _ = write!(
         text,
-        "chmod 600 $home/.ssh/id_ed25519 $home/.ssh/authorized_keys\n\
-         chown -R $(id -u {name}):$(id -g {name}) $home",
+        "if [ -n \"$old\" ] && [ -e authorized_keys ]; then\n\
+         grep -vxF \"$old\" authorized_keys > authorized_keys.new || :\nmv authorized_keys.new authorized_keys\nfi\nfi\n\
+         grep -qxF '{public}' authorized_keys 2>/dev/null || echo '{public}' >> authorized_keys\n\
+         TESTYARD-USER\n",
+        public = key.public.trim_end(),
     );
     text
 }

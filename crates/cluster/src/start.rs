@@ -223,6 +223,12 @@ pub fn is_usable(state: &str) -> bool {
     ["idle", "mixed", "allocated", "completing"].contains(&state)
 }
 
+/// Whether a node in this state answers its controller, whether it would be given a job or not.
+#[must_use]
+pub fn is_answering(state: &str) -> bool {
+    is_usable(state) || ["drained", "draining", "reserved", "maint"].contains(&state)
+}
+
 /// What the controller is asked to say of the nodes: a line each of name and state.
 pub const NODE_STATES: [&str; 5] = ["sinfo", "-h", "-N", "-o", "%N|%T"];
 
@@ -239,12 +245,12 @@ pub fn node_states(printed: &str) -> Vec<(String, String)> {
     states
 }
 
-/// The nodes of the layout that are not idle, with what they are instead.
+/// Those of these nodes whose state does not suit, with what it is.
 #[must_use]
-pub fn not_idle(layout: &Layout, states: &[(String, String)]) -> Vec<String> {
+pub fn not_in(nodes: &[Node], states: &[(String, String)], suits: impl Fn(&str) -> bool) -> Vec<String> {
     let state = |name: &str| states.iter().find(|(known, _)| known == name).map_or("unknown", |(_, state)| state);
-    let wanting = layout.nodes.iter().map(|node| (node.name.as_str(), state(node.name.as_str())));
-    wanting.filter(|(_, state)| *state != "idle").map(|(name, state)| format!("{name} is {state}")).collect()
+    let wanting = nodes.iter().map(|node| (node.name.as_str(), state(node.name.as_str())));
+    wanting.filter(|(_, state)| !suits(state)).map(|(name, state)| format!("{name} is {state}")).collect()
 }
 
 /// A job that every node answers with its name.
@@ -311,9 +317,12 @@ mod tests {
     fn a_node_that_is_not_idle_is_named_with_its_state() {
         let layout = layout(|_| {});
         let states = node_states("lab-1|idle\nlab-1|idle\nlab-2|down*\n");
-        assert_eq!(not_idle(&layout, &states), ["lab-2 is down*", "lab-3 is unknown"]);
+        let is_idle = |state: &str| state == "idle";
+        assert_eq!(not_in(&layout.nodes, &states, is_idle), ["lab-2 is down*", "lab-3 is unknown"]);
         let idle = node_states("lab-1|idle\nlab-2|idle\nlab-3|idle\n");
-        assert!(not_idle(&layout, &idle).is_empty());
+        assert!(not_in(&layout.nodes, &idle, is_idle).is_empty());
+        let busy = node_states("lab-1|drained\nlab-2|allocated\nlab-3|idle*\n");
+        assert_eq!(not_in(&layout.nodes, &busy, is_answering), ["lab-3 is idle*"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use testyard_linux::socket;
@@ -19,6 +19,9 @@ pub(crate) const CREDIT: u32 = 1024 * 1024;
 const GRANT: u32 = CREDIT / 4;
 /// The largest piece that is read and sent at once.
 pub(crate) const PIECE: usize = 64 * 1024;
+
+/// So much a pipe or a terminal takes without waiting when it says that it takes anything (a page, a line).
+const AT_ONCE: usize = 256;
 
 /// What a channel is for.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub(crate) struct Incoming {
     bytes: Vec<u8>,
     at: usize,
     attached: Vec<OwnedFd>,
+    /// Said by this side itself: it counts for no credit.
+    own: bool,
     /// What must have been written to flows before: a command's output comes before its end.
     pub(crate) after: Vec<Mark>,
 }
@@ -73,6 +78,10 @@ pub(crate) struct Channel {
     /// What was read and waits for credit or for flows.
     pub(crate) held: VecDeque<Outgoing>,
     queue: VecDeque<Incoming>,
+    /// What this side itself has to say, once what came from the link ends with a whole frame.
+    unsaid: VecDeque<Vec<u8>>,
+    /// Whether a write may wait although it was not to: the descriptor is another's, and could not be opened anew.
+    waits: bool,
     /// How much came from the link.
     pub(crate) received: u64,
     /// How much of it was written.
@@ -130,8 +139,10 @@ impl Channel {
     /// `direction` as this side sees it: [`Direction::Out`] is read here.
     pub(crate) fn flow(descriptor: OwnedFd, owner: u32, direction: Direction) -> Self {
         let kind = kind_of(&descriptor);
-        let descriptor = if kind == FileType::Fifo { without_waiting(descriptor, direction) } else { descriptor };
-        Self::new(descriptor, kind, Role::Flow { owner }, direction)
+        let opened = if kind == FileType::Fifo { without_waiting(&descriptor, direction) } else { None };
+        let waits = opened.is_none() && matches!(kind, FileType::Fifo | FileType::CharacterDevice);
+        let channel = Self::new(opened.unwrap_or(descriptor), kind, Role::Flow { owner }, direction);
+        Self { waits, ..channel }
     }
 
     fn new(descriptor: OwnedFd, kind: FileType, role: Role, direction: Direction) -> Self {
@@ -145,6 +156,8 @@ impl Channel {
             sent: 0,
             held: VecDeque::new(),
             queue: VecDeque::new(),
+            unsaid: VecDeque::new(),
+            waits: false,
             received: 0,
             written: 0,
             owed: 0,
@@ -196,6 +209,9 @@ impl Channel {
 
     /// Takes bytes from the link; false where they are more than there was credit for.
     pub(crate) fn take(&mut self, bytes: Vec<u8>, attached: Vec<OwnedFd>, after: Vec<Mark>) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
         self.received += bytes.len() as u64;
         if self.received - self.written > u64::from(CREDIT) {
             return false;
@@ -203,27 +219,38 @@ impl Channel {
         if self.is_connection() {
             self.boundary.pass(&bytes);
         }
-        self.push(bytes, attached, after);
+        self.queue.push_back(Incoming { bytes, at: 0, attached, own: false, after });
+        self.say_unsaid();
         true
     }
 
+    /// Queues frames of this side's own, between those that come from the link.
+    pub(crate) fn say(&mut self, frames: Vec<u8>) {
+        self.unsaid.push_back(frames);
+        self.say_unsaid();
+    }
+
+    fn say_unsaid(&mut self) {
+        if self.is_between_frames() {
+            let own = |bytes| Incoming { bytes, at: 0, attached: Vec::new(), own: true, after: Vec::new() };
+            self.queue.extend(self.unsaid.drain(..).map(own));
+        }
+    }
+
     /// Whether what came from the link ends with a whole frame.
-    pub(crate) fn is_between_frames(&self) -> bool {
+    fn is_between_frames(&self) -> bool {
         self.boundary.head.is_empty() && self.boundary.payload == 0
     }
 
     /// Writes what is there as far as it goes without waiting.
     pub(crate) fn write_all_now(&mut self) {
         loop {
-            let before = self.written;
-            if self.write() != Written::Open || self.written == before {
+            let front = |channel: &Self| (channel.queue.len(), channel.queue.front().map(|front| front.at));
+            let before = front(self);
+            if self.write() != Written::Open || front(self) == before {
                 return;
             }
         }
-    }
-
-    pub(crate) fn push(&mut self, bytes: Vec<u8>, attached: Vec<OwnedFd>, after: Vec<Mark>) {
-        self.queue.push_back(Incoming { bytes, at: 0, attached, after });
     }
 
     /// Nothing more comes for the descriptor.
@@ -263,11 +290,17 @@ impl Channel {
     pub(crate) fn write(&mut self) -> Written {
         let Some(descriptor) = &self.descriptor else { return Written::Refused };
         if let Some(front) = self.queue.front_mut() {
-            match write_some(descriptor, self.kind, front) {
+            let written = match self.waits {
+                true if !takes_now(descriptor) => Err(Errno::AGAIN),
+                waits => write_some(descriptor, self.kind, front, waits),
+            };
+            match written {
                 Ok(count) => {
                     front.at += count;
-                    self.written += count as u64;
-                    self.owed = self.owed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+                    if !front.own {
+                        self.written += count as u64;
+                        self.owed = self.owed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+                    }
                     if front.at == front.bytes.len() {
                         self.queue.pop_front();
                     }
@@ -307,8 +340,17 @@ impl Channel {
     }
 }
 
-fn write_some(descriptor: &OwnedFd, kind: FileType, front: &mut Incoming) -> rustix::io::Result<usize> {
+/// Whether a write of a little would not wait.
+fn takes_now(descriptor: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(descriptor, PollFlags::OUT)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    // Errors are told by the write itself.
+    rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+fn write_some(descriptor: &OwnedFd, kind: FileType, front: &mut Incoming, waits: bool) -> rustix::io::Result<usize> {
     let bytes = &front.bytes[front.at..];
+    let bytes = if waits { &bytes[..bytes.len().min(AT_ONCE)] } else { bytes };
     if kind != FileType::Socket {
         return rustix::io::write(descriptor, bytes);
     }
@@ -329,14 +371,14 @@ pub(crate) fn kind_of(descriptor: &OwnedFd) -> FileType {
     rustix::fs::fstat(descriptor).map_or(FileType::Unknown, |facts| FileType::from_raw_mode(facts.st_mode))
 }
 
-/// The same pipe, opened anew: whether an open file waits is shared with everybody who has it.
-fn without_waiting(descriptor: OwnedFd, direction: Direction) -> OwnedFd {
+/// The same pipe, opened anew: whether an open file waits is shared with everybody who has it. `None` for a pipe of
+/// another user's, which was handed to us all the same.
+fn without_waiting(descriptor: &OwnedFd, direction: Direction) -> Option<OwnedFd> {
     let flags = match direction {
         Direction::Out => OFlags::RDONLY,
         Direction::In => OFlags::WRONLY,
         Direction::Both => OFlags::RDWR,
     };
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&descriptor));
-    // A pipe of another user's cannot be opened; it was handed to us all the same.
-    rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap_or(descriptor)
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(descriptor));
+    rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()
 }

@@ -150,7 +150,9 @@ fn begin(
     };
     DirBuilder::new().mode(0o700).create(&folder).map_err(failed)?;
     let socket = folder.join(SOCKET);
-    let listener = socket::listen(&socket, 0o600).map_err(|error| error.problem())?;
+    let unnamed = folder.join("keeper.new");
+    let listener = socket::listen(&unnamed, 0o600).map_err(|error| error.problem())?;
+    fs::rename(&unnamed, &socket).map_err(failed)?;
     spawn(&folder, listener, &hello.start)?;
     socket::connect(&socket).map_err(|error| error.problem())
 }
@@ -184,12 +186,17 @@ pub fn sweep(own: &Path, reap: impl Fn(&Path) -> Result<(), Problem>) {
     for entry in entries.flatten() {
         let path = entry.path();
         let socket = path.join(SOCKET);
-        // One without a socket is just being made, or just being removed.
-        if path != own && socket.exists() && socket::connect(&socket).is_err() && reap(&path).is_ok() {
+        if path != own && is_deserted(&socket) && reap(&path).is_ok() {
             // What stays is met again by the next session.
             let _ = remove(&path);
         }
     }
+}
+
+/// Whether a keeper's socket is there, and certainly nobody behind it: it gets its name once it listens.
+fn is_deserted(socket: &Path) -> bool {
+    // Any other error, as of descriptors that have run out, says nothing of the keeper.
+    socket.exists() && socket::connect(socket).is_err_and(|error| error.errno() == Errno::CONNREFUSED)
 }
 
 /// Removes a session's folder; nothing that is mounted in it.
@@ -222,6 +229,8 @@ pub struct Keeper {
     alive: Duration,
     /// The connection, and the process that brought it, which waits.
     wire: Option<(Wire, OwnedFd)>,
+    /// How many connections there were.
+    connections: u64,
     /// Since when there is none.
     alone: Instant,
     /// Connections that are being handed over.
@@ -244,6 +253,7 @@ impl Keeper {
             grace: Duration::from_millis(start.grace_ms),
             alive: Duration::from_millis(start.alive_ms),
             wire: None,
+            connections: 0,
             alone: Instant::now(),
             newcomers: Vec::new(),
             making: Some(making),
@@ -327,8 +337,11 @@ impl Keeper {
 
     fn turn(&mut self, happened: &[(Source, PollFlags)]) {
         let mut readable = false;
+        let before = self.connections;
         for (source, flags) in happened {
             match source {
+                // They are those of a connection that a newcomer has just replaced.
+                Source::Input | Source::Output | Source::Bringer if self.connections != before => {}
                 Source::Listener => self.accept(),
                 // Told to end by the host (a job that is called off): everything goes.
                 Source::Signals => self.ending = true,
@@ -393,6 +406,7 @@ impl Keeper {
         wire.say(WireMessage::Welcome { received: self.hub.inbox().tell(), server });
         // An older connection is dead, or is about to find out.
         self.wire = Some((wire, bringer));
+        self.connections += 1;
         let mut arrivals = Vec::new();
         let outcome = match &mut self.wire {
             Some((wire, _)) => wire

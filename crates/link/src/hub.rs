@@ -21,6 +21,9 @@ use crate::channel::{Channel, Incoming, Mark, Outgoing, PIECE, Role, Written};
 use crate::message::{Direction, Flow, LinkMessage};
 use crate::numbered::{Inbox, Mismatch, Outbox};
 
+#[cfg(test)]
+mod tests;
+
 /// Which end of the link this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -119,9 +122,7 @@ impl Hub {
         let bytes = failed(0, problem);
         for channel in self.channels.values_mut().filter(|channel| channel.is_connection()) {
             // In the middle of a frame nothing can be said: the end of the connection says it.
-            if channel.is_between_frames() {
-                channel.push(bytes.clone(), Vec::new(), Vec::new());
-            }
+            channel.say(bytes.clone());
             channel.write_all_now();
         }
         self.channels.clear();
@@ -388,7 +389,7 @@ impl Hub {
     /// Tells a client that what it attached cannot travel. The far side never sees that request.
     fn turn_away(&mut self, id: u32, stream: u32, problem: &Problem) {
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.push(failed(stream, problem), Vec::new(), Vec::new());
+            channel.say(failed(stream, problem));
         }
         self.write(id, false);
     }

@@ -24,4 +24,4 @@ pub mod wire;
 
 pub use bootstrap::Programs;
 pub use near::NearStart;
-pub use ssh::{ASK_VARIABLE, answer_ssh, command_line as ssh_command_line, password};
+pub use ssh::{ASK_VARIABLE, answer_ssh, command_line as ssh_command_line, password, problem as ssh_problem};

@@ -34,6 +34,9 @@ pub struct Outbox {
     frames: VecDeque<Vec<u8>>,
     /// How many of `frames` this connection was given.
     given: usize,
+    /// How many any connection was given, of all there ever were: one that came late may have begun again before what
+    /// an earlier one took was told.
+    sent: u64,
     bytes: usize,
 }
 
@@ -56,6 +59,7 @@ impl Outbox {
     pub fn give(&mut self) -> Option<&[u8]> {
         let frame = self.frames.get(self.given)?;
         self.given += 1;
+        self.sent = self.sent.max(self.first + self.given as u64);
         Some(frame)
     }
 
@@ -67,14 +71,13 @@ impl Outbox {
 
     /// The other side has all frames before this number.
     pub fn acknowledge(&mut self, received: u64) -> Result<(), Mismatch> {
-        let sent = self.first + self.given as u64;
-        if received < self.first || received > sent {
-            return Err(Mismatch { claimed: received, kept: self.first, sent });
+        if received < self.first || received > self.sent {
+            return Err(Mismatch { claimed: received, kept: self.first, sent: self.sent });
         }
         while self.first < received {
             let frame = self.frames.pop_front().expect("counted above");
             self.bytes -= frame.len();
-            self.given -= 1;
+            self.given = self.given.saturating_sub(1);
             self.first += 1;
         }
         Ok(())
@@ -133,6 +136,22 @@ mod tests {
         assert!(outbox.give().is_some() && outbox.give().is_none());
         outbox.acknowledge(1).expect("it was given");
         assert_eq!(outbox.resume(0), Err(Mismatch { claimed: 0, kept: 1, sent: 1 }));
+    }
+
+    #[test]
+    fn what_an_earlier_connection_took_counts_after_a_late_one_began_again() {
+        let mut outbox = Outbox::default();
+        for number in 0..3 {
+            outbox.push(FrameHeader::message(number), b"{}");
+        }
+        while outbox.give().is_some() {}
+        outbox.resume(1).expect("a hello that was on its way for long");
+        assert!(outbox.give().is_some());
+        outbox.resume(3).expect("all were given once");
+        assert!(!outbox.has_more());
+        outbox.push(FrameHeader::message(3), b"{}");
+        assert!(outbox.give().is_some());
+        outbox.acknowledge(4).expect("it was given");
     }
 
     proptest! {

@@ -90,11 +90,23 @@ pub fn answer_ssh(question: &str) -> Option<Result<String, Problem>> {
         Ok(source) => source,
         Err(error) => return Some(Err(Problem::from_error(ProblemKind::Usage, &error))),
     };
+    if asks_for_jump_host() {
+        let message = format!("the jump host asks for a password, and the one given is the target's: {question}");
+        return Some(Err(Problem::new(ProblemKind::Denied, message).hint("let a key in there: ssh-copy-id")));
+    }
     // Not to the passphrase of a key, and not to whether a host key is right.
     if !question.to_ascii_lowercase().contains("password") {
         return Some(Err(Problem::new(ProblemKind::Denied, format!("ssh asks what is not known here: {question}"))));
     }
     Some(password(&source))
+}
+
+/// Whether the `ssh` that asks is the one that only passes another's connection on: OpenSSH starts it with `-W`, and
+/// with the variables of the first.
+fn asks_for_jump_host() -> bool {
+    let Some(asking) = rustix::process::getppid() else { return false };
+    let words = std::fs::read(format!("/proc/{}/cmdline", asking.as_raw_nonzero())).unwrap_or_default();
+    words.split(|byte| *byte == 0).skip(1).any(|word| word == b"-W")
 }
 
 /// The password itself.
@@ -121,10 +133,22 @@ pub fn password(source: &PasswordSource) -> Result<String, Problem> {
     }
 }
 
+/// What it means that `ssh` itself failed (its exit code was 255), having said this.
+#[must_use]
+pub fn problem(host: &str, said: &str) -> Problem {
+    explain(host, Why::Closed { exit: None }, said)
+}
+
 /// What OpenSSH's own words mean.
 pub(crate) fn explain(host: &str, why: Why, said: &str) -> Problem {
     let has = |words: &str| said.to_ascii_lowercase().contains(&words.to_ascii_lowercase());
-    let problem = if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("host key for") && has("has changed") {
+    let problem = if let Why::Closed { exit: Some(code) } = why
+        && code != 255
+    {
+        // OpenSSH itself ends with 255: whatever was said, the shell there said it.
+        let message = format!("the shell on {host} ended with {code} in place of starting testyard");
+        Problem::new(ProblemKind::Unavailable, message)
+    } else if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("host key for") && has("has changed") {
         let line = said.lines().find_map(|line| line.trim().strip_prefix("Offending "));
         let line = line.and_then(|line| line.split_once(" in ")).map(|(_, place)| place.to_owned());
         let mut problem = Problem::new(ProblemKind::Denied, format!("the host key of {host} has changed"));
@@ -137,7 +161,7 @@ pub(crate) fn explain(host: &str, why: Why, said: &str) -> Problem {
         let known = bare.rsplit_once(':').map_or_else(|| bare.to_owned(), |(name, port)| format!("[{name}]:{port}"));
         problem
             .hint("ask whoever runs the host whether it was installed anew; if not, somebody else answers in its place")
-            .hint(format!("then remove the old key: ssh-keygen -f {file} -R '{known}'"))
+            .hint(format!("then remove the old key: ssh-keygen -f '{file}' -R '{known}'"))
     } else if has("host key verification failed") || has("no") && has("host key is known for") {
         Problem::new(ProblemKind::Denied, format!("the host key of {host} is not known"))
             .hint(format!("look at it and believe it: ssh {}", command_words(host)))
@@ -145,6 +169,9 @@ pub(crate) fn explain(host: &str, why: Why, said: &str) -> Problem {
     } else if has("permission denied") || has("too many authentication failures") {
         Problem::new(ProblemKind::Denied, format!("{host} does not let this user in"))
             .hint("name a key (--identity), or where the password is (--password-file, --password-variable)")
+    } else if has("could not resolve hostname") && has("temporary failure") {
+        Problem::new(ProblemKind::Unavailable, format!("the name of {host} cannot be looked up now"))
+            .hint("see whether this host's name server answers")
     } else if has("could not resolve hostname") {
         Problem::new(ProblemKind::NotFound, format!("there is no host {host}")).hint("check how it is spelled")
     } else if has("connection refused") {
@@ -162,13 +189,7 @@ pub(crate) fn explain(host: &str, why: Why, said: &str) -> Problem {
     } else if has("no route to host") || has("network is unreachable") {
         Problem::new(ProblemKind::Unavailable, format!("there is no way to {host}"))
     } else {
-        let message = match why {
-            Why::Closed { exit: Some(code) } if code != 255 => {
-                format!("the shell on {host} ended with {code} in place of starting testyard")
-            }
-            _ => format!("the connection to {host} was closed"),
-        };
-        Problem::new(ProblemKind::Unavailable, message)
+        Problem::new(ProblemKind::Unavailable, format!("the connection to {host} was closed"))
     };
     last_lines(said).into_iter().fold(problem, Problem::because)
 }
@@ -178,5 +199,25 @@ fn command_words(host: &str) -> String {
     match rest.rsplit_once(':') {
         Some((name, port)) => format!("-p {port} {user}{name}"),
         None => format!("{user}{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_shell_there_prints_is_not_read_as_words_of_ssh() {
+        let ended = |exit| explain("h", Why::Closed { exit: Some(exit) }, "sh: 1: /opt/x: Permission denied");
+        assert_eq!(ended(126).kind, ProblemKind::Unavailable);
+        assert!(ended(126).message.contains("ended with 126"), "{:?}", ended(126));
+        assert_eq!(ended(255).kind, ProblemKind::Denied);
+    }
+
+    #[test]
+    fn a_name_server_that_is_silent_says_nothing_of_the_host() {
+        let kind = |said: &str| problem("h", &format!("ssh: Could not resolve hostname h: {said}")).kind;
+        assert_eq!(kind("Temporary failure in name resolution"), ProblemKind::Unavailable);
+        assert_eq!(kind("Name or service not known"), ProblemKind::NotFound);
     }
 }

@@ -212,6 +212,8 @@ struct Relay {
     inward: Flow,
     outward: Flow,
     connecting: bool,
+    /// Which ends are broken, the inner one first: the kernel goes on saying so whatever is asked.
+    broken: [bool; 2],
 }
 
 impl Relay {
@@ -228,7 +230,14 @@ impl Relay {
         };
         let inside = TcpStream::from(inside);
         inside.set_nodelay(true).ok()?;
-        Some(Self { outside, inside, inward: Flow::default(), outward: Flow::default(), connecting })
+        Some(Self {
+            outside,
+            inside,
+            inward: Flow::default(),
+            outward: Flow::default(),
+            connecting,
+            broken: [false; 2],
+        })
     }
 
     /// What it waits for: its inner end first.
@@ -246,15 +255,19 @@ impl Relay {
         if self.connecting {
             return [PollFd::new(&self.inside, PollFlags::OUT), PollFd::new(&self.outside, PollFlags::empty())];
         }
-        [
-            PollFd::new(&self.inside, wants(&self.outward, &self.inward)),
-            PollFd::new(&self.outside, wants(&self.inward, &self.outward)),
-        ]
+        let ends = [&self.inside, &self.outside];
+        let wanted = [wants(&self.outward, &self.inward), wants(&self.inward, &self.outward)];
+        [0, 1].map(|end| match self.broken[end] && wanted[end].is_empty() {
+            false => PollFd::new(ends[end], wanted[end]),
+            // Nothing but that it is broken would be heard of it, at once and for ever.
+            true => PollFd::new(ends[1 - end], PollFlags::empty()),
+        })
     }
 
     /// Moves what there is in both directions. False when it is over. An end that is broken has nothing more to say
     /// once all was read.
-    fn carry(&mut self, [inside_broken, outside_broken]: [bool; 2]) -> bool {
+    fn carry(&mut self, broken: [bool; 2]) -> bool {
+        self.broken = [self.broken[0] || broken[0], self.broken[1] || broken[1]];
         if self.connecting {
             match rustix::net::sockopt::socket_error(&self.inside) {
                 Ok(Ok(())) if self.inside.peer_addr().is_ok() => self.connecting = false,
@@ -266,7 +279,7 @@ impl Relay {
         self.inward.carry(&mut self.outside, &mut self.inside)
             && self.outward.carry(&mut self.inside, &mut self.outside)
             && !(self.inward.told && self.outward.told)
-            && !(inside_broken && self.outward.ended)
-            && !(outside_broken && self.inward.ended)
+            && !(self.broken[0] && self.outward.ended)
+            && !(self.broken[1] && self.inward.ended)
     }
 }

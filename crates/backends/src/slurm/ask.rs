@@ -16,6 +16,8 @@ const MOST: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
     pub(super) success: bool,
+    /// Its exit code; none where a signal ended it.
+    pub(super) code: Option<i32>,
     pub(super) output: String,
     pub(super) errors: String,
 }
@@ -50,7 +52,7 @@ pub(super) fn ask(command: &mut Command, input: &str, patience: Duration) -> Res
     match read {
         Ok([output, errors]) => {
             let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-            Ok(Said { success: status.success(), output: text(output), errors: text(errors) })
+            Ok(Said { success: status.success(), code: status.code(), output: text(output), errors: text(errors) })
         }
         Err(Errno::TIMEDOUT) => Err(Unsaid::Late(patience)),
         Err(errno) => Err(Unsaid::Read(errno.into())),

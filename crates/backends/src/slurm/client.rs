@@ -25,7 +25,12 @@ type Way = (Vec<OsString>, Vec<(OsString, OsString)>);
 pub struct Slurm {
     /// What leads to the host on which they are, and its variables; nothing where that is this one.
     way: Option<Way>,
+    /// What people call that host.
+    host: String,
 }
+
+/// With what `ssh` ends where it is not the command there that failed.
+const SSH_FAILED: i32 = 255;
 
 fn pause(span: Duration) {
     let span = Timespec { tv_sec: span.as_secs().cast_signed(), tv_nsec: span.subsec_nanos().into() };
@@ -52,7 +57,8 @@ impl Slurm {
                 Some((words, variables))
             }
         };
-        Ok(Self { way })
+        let host = job.submit.as_ref().map(|ssh| ssh.host.clone()).unwrap_or_default();
+        Ok(Self { way, host })
     }
 
     fn run(&self, words: &[String], input: &str) -> Result<Said, Problem> {
@@ -75,6 +81,9 @@ impl Slurm {
                 .hint("run it where Slurm's commands are: install slurm-client, or name such a host with --host")
         };
         match ask(&mut command, input, ANSWER) {
+            Ok(said) if said.code == Some(SSH_FAILED) && self.way.is_some() => {
+                Err(testyard_link::ssh_problem(&self.host, &said.errors))
+            }
             Ok(said) if !said.success && said.errors.contains("not found") && self.way.is_some() => {
                 Err(absent("on the host that was named"))
             }

@@ -39,11 +39,21 @@ impl Job {
         self.state == "RUNNING"
     }
 
-    /// Whether it is over.
+    /// Whether it is over, or ending: Slurm has many words for one that is not.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(
+        matches!(
             self.state.as_str(),
-            "PENDING" | "RUNNING" | "CONFIGURING" | "SUSPENDED" | "REQUEUED" | "REQUEUE_HOLD" | "SPECIAL_EXIT"
+            "COMPLETED"
+                | "COMPLETING"
+                | "CANCELLED"
+                | "FAILED"
+                | "TIMEOUT"
+                | "DEADLINE"
+                | "NODE_FAIL"
+                | "BOOT_FAIL"
+                | "PREEMPTED"
+                | "OUT_OF_MEMORY"
+                | "REVOKED"
         )
     }
 }

@@ -7,6 +7,7 @@ use testyard_model::{MachineSpec, Problem, ProblemKind};
 use testyard_registry::{ClusterRow, Registry};
 
 use super::claim::Claim;
+use super::making::Queue;
 use super::node::{self, Terms};
 use super::secrets::{self, Folder};
 use super::{Clusters, ending, is_of, layout_of, making, state_of};
@@ -35,6 +36,9 @@ impl Clusters<'_> {
             // Written down first: a node that is to go is no part of the cluster any more, whoever is killed now.
             claim.record(&registry, ClusterState::Running, &spec)?;
             self.shrink(&before, &after, &self.folder(&claim.row.id).load()?)?;
+        } else {
+            // Whoever scaled it last may have been killed before every node was told.
+            self.reconfigure(&after, &after.nodes, &self.folder(&claim.row.id).load()?)?;
         }
         claim.release(&registry)?;
         self.info(name)
@@ -65,7 +69,7 @@ impl Clusters<'_> {
 
     /// Tells every node what the cluster is now. The controller is started anew, because it counts its nodes only then;
     /// jobs do not notice.
-    fn reconfigure(&self, layout: &Layout, nodes: &[Node], setup: &NodeSetup) -> Result<(), Problem> {
+    pub(super) fn reconfigure(&self, layout: &Layout, nodes: &[Node], setup: &NodeSetup) -> Result<(), Problem> {
         let up: Vec<Node> = nodes.iter().filter(|node| self.is_up(node)).cloned().collect();
         making::at_once(&up, |node| {
             let script = setup::rewrite(layout, setup);
@@ -93,17 +97,28 @@ impl Clusters<'_> {
     /// is left.
     pub fn fork(&self, from: &ClusterName, to: &ClusterName, ssh_port: Option<u16>) -> Result<ClusterInfo, Problem> {
         let registry = self.yard.registry()?;
-        let source = self.row(&registry, from)?;
-        if state_of(&source)? != ClusterState::Stopped {
-            let message = format!("cluster {from} is {}, and a fork begins with files at rest", source.state);
-            return Err(Problem::new(ProblemKind::WrongState, message)
-                .hint(format!("stop it first: testyard cluster stop {from}")));
-        }
-        let spec = ClusterSpec { ssh_port, ..layout_of(&source)?.spec };
-        spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
-        self.create_by(&registry, to, &spec, |row| self.copy(&source.id, from, &row.id, to, &spec))
+        // Nobody starts or removes it while it is copied.
+        let source = Claim::await_turn(&registry, |registry| self.row(registry, from), "fork the cluster")?;
+        let spec = at_rest(&source.row).and_then(|layout| {
+            let spec = ClusterSpec { ssh_port, ..layout.spec };
+            spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
+            Ok(spec)
+        });
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(problem) => {
+                source.release(&registry)?;
+                return Err(problem);
+            }
+        };
+        self.create_by(&registry, to, &spec, |row| {
+            let copied = self.copy(&source.row.id, from, &row.id, to, &spec);
+            source.release(&registry)?;
+            self.begin_anew(&Layout::new(to, &spec), &copied?)
+        })
     }
 
+    /// The files of another cluster, as those of this one; and what its nodes are to be told.
     fn copy(
         &self,
         source: &str,
@@ -111,7 +126,7 @@ impl Clusters<'_> {
         cluster: &str,
         to: &ClusterName,
         spec: &ClusterSpec,
-    ) -> Result<(), Problem> {
+    ) -> Result<NodeSetup, Problem> {
         let machines = self.yard.machines().list()?;
         let mut setup = secrets::fresh(to, spec)?;
         self.folder(cluster).save(&setup)?;
@@ -130,9 +145,14 @@ impl Clusters<'_> {
             let elsewhere = |spec: &MachineSpec| MachineSpec { network: wanted.network.clone(), ..spec.clone() };
             self.yard.machines().clone_as(&original, &node.name, elsewhere)?;
             step::reach(Step::ClusterNode);
-            making::set_up(self.yard, &layout, node, &setup)
+            Ok(())
         })?;
-        making::start_daemons(self.yard, &layout)
+        Ok(setup)
+    }
+
+    fn begin_anew(&self, layout: &Layout, setup: &NodeSetup) -> Result<(), Problem> {
+        making::at_once(&layout.nodes, |node| making::set_up(self.yard, layout, node, setup))?;
+        making::start_daemons(self.yard, layout, Queue::Empty)
     }
 
     /// Writes down a cluster, has it made, and removes it again where that fails.
@@ -160,6 +180,16 @@ impl Clusters<'_> {
             }),
         }
     }
+}
+
+/// A cluster that is stopped.
+fn at_rest(row: &ClusterRow) -> Result<Layout, Problem> {
+    if state_of(row)? == ClusterState::Stopped {
+        return layout_of(row);
+    }
+    let message = format!("cluster {} is {}, and a fork begins with files at rest", row.name, row.state);
+    Err(Problem::new(ProblemKind::WrongState, message)
+        .hint(format!("stop it first: testyard cluster stop {}", row.name)))
 }
 
 fn expect_state(claim: &Claim, wanted: ClusterState) -> Result<(), Problem> {

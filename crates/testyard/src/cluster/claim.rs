@@ -1,14 +1,19 @@
 //! Being the one who makes, changes or removes a cluster.
 
+use std::time::{Duration, Instant};
+
 use testyard_cluster::{ClusterName, ClusterSpec, ClusterState};
 use testyard_model::{Problem, ProblemKind};
 use testyard_registry::{ClusterRow, Lease, LeaseKind, LeaseRequest, NewCluster, Registry};
 
-use super::ending;
+use super::{ending, making};
 use crate::yard::{Testyard, now_ms};
 
 /// How often a creation is tried again when a reaper was faster.
 const TRIES: usize = 5;
+
+/// So long one command waits for another that is changing the same cluster.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster's row, and the lease without which nobody changes it.
 #[derive(Debug)]
@@ -66,6 +71,22 @@ impl Claim {
             return Err(busy());
         }
         Ok(Self { row, lease })
+    }
+
+    /// Takes a cluster, after whoever is changing it now. `find` looks its row up.
+    pub(super) fn await_turn(
+        registry: &Registry,
+        find: impl Fn(&Registry) -> Result<ClusterRow, Problem>,
+        purpose: &str,
+    ) -> Result<Self, Problem> {
+        let begun = Instant::now();
+        loop {
+            match Self::take(registry, find(registry)?, purpose) {
+                Err(problem) if problem.kind == ProblemKind::WrongState && begun.elapsed() < PATIENCE => {}
+                outcome => return outcome,
+            }
+            making::pause();
+        }
     }
 
     /// Writes down what the cluster is now.

@@ -99,5 +99,10 @@ fn remove_strays(yard: &Testyard, registry: &Registry, row: &ClusterRow) -> Resu
     let Ok(claim) = Claim::take(registry, row.clone(), "remove nodes that were left") else { return Ok(()) };
     let left: Vec<_> = yard.machines().list()?.into_iter().filter(strays).map(|machine| machine.id).collect();
     making::at_once(&left, |id| yard.machines().delete_id(id))?;
+    let clusters = yard.clusters();
+    if clusters.is_up(layout.controller()) {
+        // The others were told of those that never came, or that are gone now.
+        clusters.reconfigure(&layout, &layout.nodes, &clusters.folder(&row.id).load()?)?;
+    }
     claim.release(registry)
 }

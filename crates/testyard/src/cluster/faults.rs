@@ -5,6 +5,7 @@ use std::time::Duration;
 use testyard_cluster::{ClusterName, Daemon, Layout, Node, start};
 use testyard_model::{Problem, ProblemKind};
 
+use super::claim::Claim;
 use super::node::{self, Terms};
 use super::{Clusters, making};
 
@@ -17,8 +18,10 @@ impl Clusters<'_> {
     /// # Errors
     /// There is no such cluster or node, or the controller does not answer.
     pub fn drain(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let (_, layout, node) = self.find_node(name, node)?;
-        self.order(&layout, &start::set_state(&node, "DRAIN"))
+        self.held(name, || {
+            let (_, layout, node) = self.find_node(name, node)?;
+            self.order(&layout, &start::set_state(&node, "DRAIN"))
+        })
     }
 
     /// Ends everything on a node at once, as if its power had failed, and tells the controller, which would notice by
@@ -36,8 +39,10 @@ impl Clusters<'_> {
                     "or end the controller alone: testyard cluster exec {name} 1 --user root -- pkill slurmctld"
                 )));
         }
-        self.yard.machines().stop(&node.name, true)?;
-        self.order(&layout, &start::set_state(&node, "DOWN"))
+        self.held(name, || {
+            self.yard.machines().stop(&node.name, true)?;
+            self.order(&layout, &start::set_state(&node, "DOWN"))
+        })
     }
 
     /// Cuts a node off from the others. What runs on it goes on; the controller notices within some seconds.
@@ -45,8 +50,10 @@ impl Clusters<'_> {
     /// # Errors
     /// There is no such cluster or node, or it is not running.
     pub fn cut(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let (_, _, node) = self.find_node(name, node)?;
-        self.yard.machines().set_connected(&node.name, false)
+        self.held(name, || {
+            let (_, _, node) = self.find_node(name, node)?;
+            self.yard.machines().set_connected(&node.name, false)
+        })
     }
 
     /// Brings a node back that was failed, drained or cut off; returns once the controller would give it a job. One that
@@ -56,15 +63,26 @@ impl Clusters<'_> {
     /// There is no such cluster or node, or its daemon did not come up in time: its own last words are among the
     /// causes.
     pub fn restore(&self, name: &ClusterName, node: &str) -> Result<(), Problem> {
-        let (row, layout, node) = self.find_node(name, node)?;
-        if self.is_up(&node) {
-            self.yard.machines().set_connected(&node.name, true)?;
-        } else {
-            self.bring_back(&row.id, &layout, &node)?;
-        }
-        // Refused for a node that is neither drained nor down: then there is nothing to be resumed.
-        let _ = self.order(&layout, &start::set_state(&node, "RESUME"));
-        making::await_usable(self.yard, &layout, std::slice::from_ref(&node))
+        self.held(name, || {
+            let (row, layout, node) = self.find_node(name, node)?;
+            if self.is_up(&node) {
+                self.yard.machines().set_connected(&node.name, true)?;
+            } else {
+                self.bring_back(&row.id, &layout, &node)?;
+            }
+            // Refused for a node that is neither drained nor down: then there is nothing to be resumed.
+            let _ = self.order(&layout, &start::set_state(&node, "RESUME"));
+            making::await_usable(self.yard, &layout, std::slice::from_ref(&node))
+        })
+    }
+
+    /// Does something to a cluster while nobody else changes it.
+    fn held(&self, name: &ClusterName, work: impl FnOnce() -> Result<(), Problem>) -> Result<(), Problem> {
+        let registry = self.yard.registry()?;
+        let claim = Claim::await_turn(&registry, |registry| self.row(registry, name), "change a node of the cluster")?;
+        let done = work();
+        claim.release(&registry)?;
+        done
     }
 
     /// Starts the machine of a node that was down, and its daemons.

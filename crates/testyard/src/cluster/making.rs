@@ -97,8 +97,17 @@ pub(super) fn at_once<T: Sync>(all: &[T], work: impl Fn(&T) -> Result<(), Proble
     })
 }
 
+/// What a cluster's queue holds when its daemons start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Nothing: every node is to be idle, and to answer a job.
+    Empty,
+    /// Jobs that were there before, which may begin at once, and nodes that were drained.
+    Kept,
+}
+
 /// Starts the daemons in their order, and returns once every node answers.
-pub(super) fn start_daemons(yard: &Testyard, layout: &Layout) -> Result<(), Problem> {
+pub(super) fn start_daemons(yard: &Testyard, layout: &Layout, queue: Queue) -> Result<(), Problem> {
     let stages = start::stages(layout);
     let Some((last, before)) = stages.split_last() else { return Ok(()) };
     let (stop, _ours) = socket_pair()?;
@@ -106,7 +115,7 @@ pub(super) fn start_daemons(yard: &Testyard, layout: &Layout) -> Result<(), Prob
         at_once(&stage.actions, |(number, action)| act(yard, layout, *number, action, &stop))?;
         step::reach(Step::ClusterDaemon);
     }
-    until_ready(yard, layout, last)
+    until_ready(yard, layout, last, queue)
 }
 
 fn act(yard: &Testyard, layout: &Layout, number: u16, action: &Action, stop: &UnixStream) -> Result<(), Problem> {
@@ -122,7 +131,7 @@ fn act(yard: &Testyard, layout: &Layout, number: u16, action: &Action, stop: &Un
 
 /// Starts the last daemons and watches them while the controller is asked. A daemon that ends is told at once, not when
 /// patience with the controller has ended.
-fn until_ready(yard: &Testyard, layout: &Layout, last: &Stage) -> Result<(), Problem> {
+fn until_ready(yard: &Testyard, layout: &Layout, last: &Stage, queue: Queue) -> Result<(), Problem> {
     let (stop, ours) = socket_pair()?;
     let stop = &stop;
     let (tell, told) = mpsc::channel();
@@ -138,10 +147,13 @@ fn until_ready(yard: &Testyard, layout: &Layout, last: &Stage) -> Result<(), Pro
         }
         let banners = scope.spawn(|| banners(yard, layout));
         let ready = yard.connect(&layout.controller().name).and_then(|mut controller| {
-            await_idle(yard, layout, &mut controller, &told)?;
+            if queue == Queue::Kept {
+                return await_states(yard, layout, &mut controller, &told, start::is_answering);
+            }
+            await_states(yard, layout, &mut controller, &told, |state| state == "idle")?;
             roll_call(layout, &mut controller)?;
             // The job that they all answered may be ending there yet.
-            await_idle(yard, layout, &mut controller, &told)
+            await_states(yard, layout, &mut controller, &told, |state| state == "idle")
         });
         drop(ours);
         let banners = banners.join().unwrap_or_else(|_| Err(Problem::new(ProblemKind::Bug, "a thread panicked")));
@@ -154,12 +166,13 @@ fn socket_pair() -> Result<(UnixStream, UnixStream), Problem> {
     UnixStream::pair().map_err(|error| Problem::new(ProblemKind::System, "cannot make a socket pair").because(error))
 }
 
-/// Asks the controller until every node is idle.
-fn await_idle(
+/// Asks the controller until every node is in such a state.
+fn await_states(
     yard: &Testyard,
     layout: &Layout,
     controller: &mut Machine,
     told: &mpsc::Receiver<Problem>,
+    suits: impl Fn(&str) -> bool,
 ) -> Result<(), Problem> {
     let deadline = Instant::now() + READY;
     let terms = Terms::root(Duration::from_secs(5));
@@ -169,12 +182,12 @@ fn await_idle(
         }
         let asked = node::run(controller, &start::NODE_STATES, &terms)?;
         let states = start::node_states(&String::from_utf8_lossy(&asked.stdout));
-        let wanting = start::not_idle(layout, &states);
+        let wanting = start::not_in(&layout.nodes, &states, &suits);
         if wanting.is_empty() {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(not_idle(yard, layout, &wanting, &asked.stderr));
+            return Err(not_ready(yard, layout, &wanting, &asked.stderr));
         }
         pause();
     }
@@ -192,35 +205,26 @@ pub(super) fn await_usable(yard: &Testyard, layout: &Layout, nodes: &[Node]) -> 
     let deadline = Instant::now() + READY;
     loop {
         let states = node_states(yard, &layout.controller().name);
-        let state = |node: &Node| {
-            let found = states.iter().find(|(name, _)| name == node.name.as_str());
-            found.map_or_else(|| "unknown".to_owned(), |(_, state)| state.clone())
-        };
-        let wanting: Vec<String> = nodes
-            .iter()
-            .map(|node| (node, state(node)))
-            .filter(|(_, state)| !start::is_usable(state))
-            .map(|(node, state)| format!("{} is {state}", node.name))
-            .collect();
+        let wanting = start::not_in(nodes, &states, start::is_usable);
         if wanting.is_empty() {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(not_idle(yard, layout, &wanting, &[]));
+            return Err(not_ready(yard, layout, &wanting, &[]));
         }
         pause();
     }
 }
 
 /// A moment, long enough for the others to get on.
-fn pause() {
+pub(super) fn pause() {
     let moment = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
     // Nothing is polled: an error only shortens the wait.
     let _ = poll(&mut [], Some(&moment));
 }
 
-fn not_idle(yard: &Testyard, layout: &Layout, wanting: &[String], said: &[u8]) -> Problem {
-    let message = format!("not every node was idle within {} s", READY.as_secs());
+fn not_ready(yard: &Testyard, layout: &Layout, wanting: &[String], said: &[u8]) -> Problem {
+    let message = format!("not every node was ready within {} s", READY.as_secs());
     let problem =
         wanting.iter().fold(Problem::new(ProblemKind::TimedOut, message), |problem, one| problem.because(one));
     let problem = node::because_of(problem, &String::from_utf8_lossy(said));

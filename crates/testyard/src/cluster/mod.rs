@@ -28,6 +28,7 @@ use crate::yard::Testyard;
 use claim::Claim;
 pub(crate) use ending::{ReapedCluster, reap};
 use secrets::Folder;
+pub(crate) use secrets::random;
 
 /// A home's clusters.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,7 @@ impl Clusters<'_> {
         step::reach(Step::ClusterKeys);
         let layout = Layout::new(name, spec);
         making::make_nodes(self.yard, &layout, &row.id, &layout.nodes, &setup)?;
-        making::start_daemons(self.yard, &layout)
+        making::start_daemons(self.yard, &layout, making::Queue::Empty)
     }
 
     /// Every cluster of this home, by name, those that are being created or deleted too. Controllers are not asked.

@@ -6,6 +6,7 @@ use testyard_cluster::{ClusterInfo, ClusterName, ClusterState, Layout, Node, sta
 use testyard_model::{MachineState, Problem, ProblemKind};
 
 use super::claim::Claim;
+use super::making::Queue;
 use super::node::{self, Terms};
 use super::{Clusters, layout_of, making, state_of};
 
@@ -70,7 +71,7 @@ impl Clusters<'_> {
                 self.yard.machines().start(&node.name)?;
                 making::set_up(self.yard, &layout, node, &setup)
             })?;
-            making::start_daemons(self.yard, &layout)?;
+            making::start_daemons(self.yard, &layout, Queue::Kept)?;
         }
         claim.record(&registry, ClusterState::Running, &layout.spec)?;
         claim.release(&registry)?;

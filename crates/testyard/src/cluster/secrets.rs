@@ -56,7 +56,7 @@ fn ssh_key(comment: &str) -> Result<KeyPair, Problem> {
     Ok(key::pair(&seed, &public, comment))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], Problem> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Problem> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -5,13 +5,17 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use testyard_backends::slurm::{Slurm, job_name};
-use testyard_model::{MachineName, Problem, ProblemKind, SlurmJob};
+use testyard_model::{MachineId, MachineName, Problem, ProblemKind, SlurmJob};
 
 use crate::yard::Testyard;
+
+/// So long jobs that still wait for their nodes are taken back, again and again.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Nodes of a Slurm cluster for a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,8 +52,10 @@ impl Allocations {
         let mut job = nodes.job.clone();
         job.exclusive |= nodes.cpus.is_none();
         let mut all = Self { yard: yard.clone(), job, held: Vec::with_capacity(nodes.count) };
+        let run = MachineId::from_bits(u64::from_le_bytes(crate::cluster::random()?));
         for number in 1..=nodes.count {
-            let name = format!("slurm-{}-{number}", std::process::id());
+            // Process numbers are not enough: containers that share a home have the same.
+            let name = format!("slurm-{run}-{number}");
             let name: MachineName = name.parse().map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
             let held = start(yard, name, &arguments(&all.job, nodes.cpus))?;
             all.held.push(held);
@@ -91,6 +97,14 @@ impl Drop for Allocations {
     fn drop(&mut self) {
         // All at once: each keeper deletes its machine when its input ends, and then ends.
         self.held.iter_mut().for_each(|held| drop(held.keeper.stdin.take()));
+        let begun = Instant::now();
+        // One that waits for its node hears of the end only when its job is gone, which may be submitted just now.
+        while self.held.iter_mut().any(|held| matches!(held.keeper.try_wait(), Ok(None))) && begun.elapsed() < PATIENCE
+        {
+            self.call_off();
+            // Nothing is polled: an error only shortens the wait.
+            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
+        }
         for held in &mut self.held {
             // What a keeper cannot delete, the next command's reaper does.
             let _ = held.keeper.wait();
