@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import venv
@@ -45,6 +46,32 @@ SUITES = [
 ]
 
 
+#: Two tests that pass only when both run at once.
+MEET = """
+import socket, time
+
+def test_waits():
+    with socket.create_server(("127.0.0.1", {port})) as server:
+        server.settimeout(60)
+        server.accept()
+
+def test_comes():
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", {port})).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+"""
+
+
+def free_port() -> int:
+    """A port of the host that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize("real", SUITES, ids=lambda real: real.name)
 def test_counts_are_those_of_plain_pytest(real: Real, own_home: Home) -> None:
@@ -75,6 +102,14 @@ def test_counts_are_those_of_plain_pytest(real: Real, own_home: Home) -> None:
         counts.append(outcomes(done))
     assert counts[0].get("passed"), done.stdout[-4000:] + done.stderr[-4000:]
     assert counts[1] == counts[0], done.stdout[-8000:] + done.stderr[-4000:]
+    # These suites have another pytest than Testyard's own tests.
+    (own_home.work / "test_meet.py").write_text(MEET.format(port=free_port()))
+    options = ["-p", "testyard.plugin", "--testyard-isolate=2", "--testyard-isolate-network=host"]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    meeting = subprocess.run(
+        command, cwd=own_home.work, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert outcomes(meeting).get("passed") == 2, meeting.stdout[-4000:] + meeting.stderr[-4000:]
     assert own_home.machines() == []
 
 

@@ -95,7 +95,7 @@ class Isolation:
                 self._config.workeroutput[_INPUT] = {"threads": self._threads, "here": self._here}
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_runtestloop")
-    def run_several(self, session: Any) -> Optional[bool]:
+    def pytest_runtestloop_of_several(self, session: Any) -> Optional[bool]:
         """Runs the items where several run at once."""
         if self._runner is None or self._is_worker or self._jobs() == 1:
             return None
