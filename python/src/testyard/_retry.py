@@ -171,3 +171,41 @@ class RetryPolicy(NamedTuple):
 
 #: The one policy.
 RETRY = RetryPolicy()
+
+
+def ensured(
+    what: str,
+    *,
+    get: Callable[[], Result],
+    create: Callable[[], Result],
+    start: Callable[[Result], object],
+    absent: type[Exception],
+    taken: type[Exception],
+) -> Result:
+    """What has a name, running: found, made or started, whoever else wants the same at the same time."""
+    from .errors import WrongState
+
+    error: Optional[Exception] = None
+    until = time.monotonic() + timeouts().start
+    while time.monotonic() < until:
+        try:
+            found: Any = get()
+        except absent:
+            try:
+                made: Any = create()
+            except taken as told:
+                error = told
+            else:
+                made._created = False
+                return made  # type: ignore[no-any-return]
+        else:
+            if found._info.state == "running":
+                return found  # type: ignore[no-any-return]
+            try:
+                start(found)
+                return found  # type: ignore[no-any-return]
+            except (WrongState, absent) as told:
+                error = told
+        # Somebody else is just creating, starting or deleting it.
+        time.sleep(0.1)
+    raise error or WrongState(f"{what} does not come to rest")

@@ -385,6 +385,30 @@ class Cluster(_Face[_cluster.Cluster]):
         """As `testyard.Cluster.scale`."""
         await _call(self.blocking.scale, nodes)
 
+    async def stop(self) -> None:
+        """As `testyard.Cluster.stop`."""
+        await _call(self.blocking.stop)
+
+    async def start(self) -> None:
+        """As `testyard.Cluster.start`."""
+        await _call(self.blocking.start)
+
+    async def fail(self, node: str) -> None:
+        """As `testyard.Cluster.fail`."""
+        await _call(self.blocking.fail, node)
+
+    async def drain(self, node: str) -> None:
+        """As `testyard.Cluster.drain`."""
+        await _call(self.blocking.drain, node)
+
+    async def cut(self, node: str) -> None:
+        """As `testyard.Cluster.cut`."""
+        await _call(self.blocking.cut, node)
+
+    async def restore(self, node: str) -> None:
+        """As `testyard.Cluster.restore`."""
+        await _call(self.blocking.restore, node)
+
     async def fork(self, new: Optional[str] = None) -> Cluster:
         """As `testyard.Cluster.fork`."""
         return Cluster(await _call(self.blocking.fork, new))

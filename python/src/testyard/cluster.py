@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional
 
 from . import _binary
 from . import _protocol as protocol
 from ._place import Path, User
 from ._process import Completed, Process, Text
-from .errors import ClusterExists, ClusterNotFound, InvalidInput, TestyardError, WrongState
+from ._retry import ensured
+from .errors import ClusterExists, ClusterNotFound, InvalidInput, WrongState
 from .machine import Duration, Machine, Size, checked_name, create_options, fresh_name
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ClusterInfo(NamedTuple):
 
     #: What people call it.
     name: str
-    #: `creating`, `running` (it was ready once) or `deleting`.
+    #: `creating`, `running` (it was ready once), `stopped` or `deleting`.
     state: str
     #: What runs it: `slurm`.
     kind: str
@@ -150,27 +150,16 @@ class Cluster:
 
     @classmethod
     def ensure(cls, name: str, **options: Any) -> Cluster:
-        """The cluster of this name, running: created with these options where there is none. Whoever else does the
-        same at the same time gets the same cluster."""
-        error: Optional[TestyardError] = None
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            try:
-                cluster = cls.get(name)
-            except ClusterNotFound:
-                try:
-                    cluster = cls.create(name, **options)
-                    cluster._created = False
-                    return cluster
-                except ClusterExists as told:
-                    error = told
-            else:
-                if cluster._info.state == "running":
-                    return cluster
-                error = WrongState(f"cluster {name} is {cluster._info.state}")
-            # Somebody else is just making or removing it.
-            time.sleep(0.1)
-        raise error or WrongState(f"cluster {name} does not come to rest")
+        """The cluster of this name, running: created with these options where there is none, started where it is
+        stopped. Whoever else does the same at the same time gets the same cluster."""
+        return ensured(
+            f"cluster {name}",
+            get=lambda: cls.get(name),
+            create=lambda: cls.create(name, **options),
+            start=cls.start,
+            absent=ClusterNotFound,
+            taken=ClusterExists,
+        )
 
     @staticmethod
     def list() -> list[ClusterInfo]:
@@ -254,10 +243,38 @@ class Cluster:
 
     def scale(self, nodes: int) -> None:
         """Makes it so many nodes, 1 to 64: the last ones go, or new ones come."""
-        self._update(_binary.call(["cluster", "scale", self.name, str(nodes)])["cluster"])
+        self._update(_binary.call(["cluster", "scale", self.name, f"--nodes={nodes}"])["cluster"])
+
+    def stop(self) -> None:
+        """Ends its daemons in good order, then its nodes. Its files stay: `start` goes on with them."""
+        self.close()
+        self._update(_binary.call(["cluster", "stop", self.name])["cluster"])
+
+    def start(self) -> None:
+        """Starts it, or what of it is down; once this returns every node answers."""
+        self.close()
+        self._update(_binary.call(["cluster", "start", self.name])["cluster"])
+
+    def fail(self, node: str) -> None:
+        """Ends everything on a node at once, as if its power had failed. Its files stay."""
+        self._change("fail", node)
+
+    def drain(self, node: str) -> None:
+        """Takes a node out of service: its jobs go on, it gets no others."""
+        self._change("drain", node)
+
+    def cut(self, node: str) -> None:
+        """Cuts a node off from the others: it goes on alone."""
+        self._change("cut", node)
+
+    def restore(self, node: str) -> None:
+        """Brings a node back that was failed, drained or cut off; once this returns it would get a job."""
+        self._change("restore", node)
 
     def fork(self, new: Optional[str] = None) -> Cluster:
-        """Another cluster with the same files, with keys, addresses and daemons of its own."""
+        """Another cluster with the same files, with keys, addresses and daemons of its own. This one must be stopped.
+
+        Raises WrongState where it is not, ClusterExists."""
         name = fresh_name(self.name)[:40] if new is None else checked_name(new)
         return Cluster(cluster_info(_binary.call(["cluster", "fork", self.name, name])["cluster"]), created=True)
 
@@ -307,6 +324,11 @@ class Cluster:
         user = options.get("user") or self.user
         home = f"/home/{self.user}" if user == self.user else None
         return place, {**options, "user": user, "cwd": options.get("cwd") or home}
+
+    def _change(self, how: str, node: str) -> None:
+        # One that ends takes its connections with it.
+        self.close()
+        self._update(_binary.call(["cluster", "node", how, self.name, node])["cluster"])
 
     def _machine(self, node: ClusterNode) -> Machine:
         known = self._machines.get(node.machine)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional, 
 from . import _binary
 from ._connection import Connections
 from ._place import Path, Place, User
+from ._retry import ensured
 from .environment import Environment, environment_request
 from .errors import (
     ConnectionLost,
@@ -16,7 +17,6 @@ from .errors import (
     MachineExists,
     MachineNotFound,
     ProtocolMismatch,
-    TestyardError,
     WrongState,
 )
 
@@ -142,30 +142,14 @@ class Machine(Place):
     def ensure(cls, name: str, **options: Any) -> Machine:
         """The machine of this name, running: created with these options where there is none, started where it is
         stopped. Whoever else does the same at the same time gets the same machine."""
-        error: Optional[TestyardError] = None
-        for _ in range(100):
-            try:
-                machine = cls.get(name)
-            except MachineNotFound:
-                try:
-                    machine = cls.create(name, **options)
-                    machine._created = False
-                    return machine
-                except MachineExists as told:
-                    error = told
-            else:
-                if machine._info.state == "running":
-                    return machine
-                try:
-                    machine.start()
-                    return machine
-                except (WrongState, MachineNotFound) as told:
-                    error = told
-            # Somebody else is just creating, starting or deleting it.
-            import time
-
-            time.sleep(0.1)
-        raise error or WrongState(f"machine {name} does not come to rest")
+        return ensured(
+            f"machine {name}",
+            get=lambda: cls.get(name),
+            create=lambda: cls.create(name, **options),
+            start=cls.start,
+            absent=MachineNotFound,
+            taken=MachineExists,
+        )
 
     @staticmethod
     def list() -> list[MachineInfo]:

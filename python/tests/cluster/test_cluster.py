@@ -13,7 +13,7 @@ import pytest
 
 from support import Home, needs_program, needs_root
 from support.home import settled
-from testyard import Cluster, ClusterExists, ClusterNotFound, InvalidInput
+from testyard import Cluster, ClusterExists, ClusterNotFound, InvalidInput, WrongState
 
 
 def test_what_a_cluster_tells_of_itself(lab: Cluster) -> None:
@@ -69,6 +69,27 @@ def test_asyncio_has_the_same(lab: Cluster) -> None:
 def test_what_no_cluster_can_be_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         Cluster.create(**options)  # type: ignore[arg-type]
+
+
+def test_a_clusters_life(home: Home) -> None:
+    needs_root()
+    needs_program("slurmctld")
+    with Cluster.create("life") as cluster:
+        cluster.scale(2)
+        assert [node.name for node in cluster.info().nodes] == ["life-1", "life-2"]
+        assert sorted(cluster.run("srun -N2 hostname").stdout.split()) == ["life-1", "life-2"]
+        cluster.fail("life-2")
+        assert [node.state for node in cluster.info().nodes] == ["running", "down"]
+        cluster.restore("life-2")
+        cluster.run("echo kept > kept", node="life-2")
+        with pytest.raises(WrongState):
+            cluster.fork("copy")
+        cluster.stop()
+        assert cluster.state == "stopped"
+        with cluster.fork("copy") as copy:
+            assert copy.run("cat kept; srun hostname").stdout == "kept\ncopy-1\n"
+        assert Cluster.ensure("life").run("cat kept").stdout == "kept\n"
+    assert Cluster.list() == [] and home.machines() == []
 
 
 HOLDER = """
