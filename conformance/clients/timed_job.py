@@ -7,23 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-SLURMFILE = """
-[default.cluster]
-backend = "ssh"
-job_base_dir = "/home/{user}/slurm_jobs"
-[default.cluster.backend_config]
-hostname = "{host}"
-port = {port}
-username = "{user}"
-password = "{password}"
-look_for_keys = false
-allow_agent = false
-banner_timeout = 30
-host_key_policy = "auto"
-[default.packaging]
-type = "{packaging}"
-python_executable = "/usr/bin/python3"
-"""
+from slurmfile import SLURMFILE
 
 
 def main():

@@ -7,22 +7,9 @@ from pathlib import Path
 
 from slurm.cluster import Cluster
 
-SLURMFILE = """
-[default.cluster]
-backend = "ssh"
-job_base_dir = "/home/{user}/slurm_jobs"
-[default.cluster.backend_config]
-hostname = "{host}"
-port = {port}
-username = "{user}"
-password = "{password}"
-look_for_keys = false
-allow_agent = false
-banner_timeout = 30
-host_key_policy = "auto"
-[default.packaging]
-type = "none"
-"""
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "conformance" / "clients"))
+
+from slurmfile import SLURMFILE  # noqa: E402 - found by the line above
 
 
 def main():
@@ -32,7 +19,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         slurmfile = Path(folder, "Slurmfile.toml")
-        slurmfile.write_text(SLURMFILE.format(**where))
+        slurmfile.write_text(SLURMFILE.format(packaging="none", **where))
         cluster = Cluster.from_env(slurmfile, env="default")
         results = {}
         for name in sys.argv[2:]:
