@@ -19,7 +19,6 @@ pub mod host;
 pub mod import;
 mod manifest;
 mod oci;
-mod overlay;
 mod problem;
 pub mod pull;
 pub mod store;

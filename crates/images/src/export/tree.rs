@@ -11,9 +11,9 @@ use rustix::io::Errno;
 
 use super::writer::{ArchiveWriter, Header};
 use crate::archive::shown;
-use crate::overlay;
 use crate::store::Ownership;
 use testyard_linux::Error as SystemError;
+use testyard_linux::files::layer_marks;
 
 /// Whose archive it is, and how far it is.
 pub(super) struct TreeWriter<'t, W> {
@@ -96,7 +96,7 @@ impl<W: Write> TreeWriter<'_, W> {
     /// A file without content, or a whiteout where devices are not to be had.
     fn empty_file(&mut self, path: &[u8], own: &Header<'_>) -> io::Result<Vec<Vec<u8>>> {
         let file = self.open(path, OFlags::empty())?;
-        if overlay::is_whiteout_file(file.as_fd()) {
+        if layer_marks::is_whiteout_file(file.as_fd()) {
             return self.whiteout(path);
         }
         self.file(path, own, 0)
@@ -113,7 +113,7 @@ impl<W: Write> TreeWriter<'_, W> {
     fn folder(&mut self, path: &[u8], own: &Header<'_>) -> io::Result<Vec<Vec<u8>>> {
         let folder = self.open(path, OFlags::DIRECTORY)?;
         let attributes = attributes(folder.as_fd())?;
-        let opaque = overlay::is_opaque(folder.as_fd());
+        let opaque = layer_marks::is_opaque(folder.as_fd());
         let name = [at(path), b"/"].concat();
         self.empty(&Header { path: &name, kind: b'5', attributes: &attributes, ..own.clone() })?;
         if opaque {

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode as FileMode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use testyard_linux::Error as SystemError;
+use testyard_linux::files::layer_marks;
 
 use super::{MaskEffect, MaskEntry, covers};
-use crate::overlay;
 
 /// A written mask layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Writer<'_> {
         let failed = |errno: Errno| SystemError::new("mask", self.layer.join(path).display(), errno);
         match effect {
             MaskEffect::Hidden => {
-                overlay::make_whiteout(parent.as_fd(), name.as_bytes()).map_err(failed)?;
+                layer_marks::make_whiteout(parent.as_fd(), name.as_bytes()).map_err(failed)?;
             }
             MaskEffect::MountPoint => {
                 self.folder(path)?;
@@ -72,7 +72,7 @@ impl Writer<'_> {
             MaskEffect::Empty { mode } => {
                 let folder = self.folder(path)?;
                 rustix::fs::fchmod(&folder, FileMode::from_raw_mode(*mode)).map_err(failed)?;
-                overlay::make_opaque(folder.as_fd()).map_err(failed)?;
+                layer_marks::make_opaque(folder.as_fd()).map_err(failed)?;
             }
             MaskEffect::Replaced { content, mode } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -5,6 +5,7 @@
 //! with `RESOLVE_BENEATH`.
 
 use std::collections::{BTreeMap, VecDeque};
+use testyard_linux::files::layer_marks;
 
 use super::Refusal;
 
@@ -58,8 +59,8 @@ impl Node {
     }
 }
 
-/// Overlay's mark of a directory that hides those below it, as a user namespace may write it.
-const OPAQUE: &[u8] = b"user.overlay.opaque";
+/// The mark of a directory that hides those below it, as a user namespace may write it.
+const OPAQUE: &[u8] = layer_marks::OPAQUE[0].as_bytes();
 
 /// What stands where an entry wants to go.
 #[derive(Debug, PartialEq, Eq)]

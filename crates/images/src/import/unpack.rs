@@ -16,9 +16,9 @@ use super::notes::Notes;
 use super::whiteout::{self, Mark};
 use super::{ImportError, ImportOptions, Layout, Node, NodeKind, Refusal, next_of, ownership_of_caller};
 use crate::archive::{ArchiveReader, Entry, EntryKind};
-use crate::overlay::{self, WhiteoutForm};
 use crate::store::{Ownership, Staged};
 use testyard_linux::Error as SystemError;
+use testyard_linux::files::layer_marks::{self, WhiteoutForm};
 
 /// An unpacked tree, not yet in the store.
 pub(super) struct Unpacked {
@@ -203,7 +203,7 @@ impl<'a> Unpacker<'a> {
                 None => {
                     self.imply_parents(&gone).map_err(failed)?;
                     let (parent, name) = self.parent_of(&gone).map_err(failed)?;
-                    if overlay::make_whiteout(parent, name).map_err(failed)? == WhiteoutForm::Attribute {
+                    if layer_marks::make_whiteout(parent, name).map_err(failed)? == WhiteoutForm::Attribute {
                         self.showing.push(gone.clone());
                     }
                     self.layout.put(gone, Node { kind: NodeKind::Whiteout, ..Node::implied_directory() });

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode as FileMode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use testyard_linux::Error as SystemError;
+use testyard_linux::files::layer_marks;
 
-use crate::overlay;
 use crate::store::{Ownership, Staged};
 
 /// One layer as it is looked at here.
@@ -43,10 +43,10 @@ fn standing(root: &Path, path: &[u8]) -> Standing {
     let marked = |test: fn(BorrowedFd<'_>) -> bool| File::open(&path).is_ok_and(|file| test(file.as_fd()));
     if !facts.is_dir() {
         let empty = facts.is_file() && facts.len() == 0;
-        let whiteout = empty && marked(overlay::is_whiteout_file);
+        let whiteout = empty && marked(layer_marks::is_whiteout_file);
         return if whiteout { Standing::Whiteout } else { Standing::Other };
     }
-    Standing::Folder { opaque: marked(overlay::is_opaque) }
+    Standing::Folder { opaque: marked(layer_marks::is_opaque) }
 }
 
 /// The layer whose attributes a folder should have: the topmost that names it, if it shows at all. Layers are topmost

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::{attributes, entries, open_child_folder, open_resolved};
+use super::{entries, layer_marks, open_child_folder, open_resolved};
 use crate::error::{Error, Result};
 
 /// Folders deeper than this are passed over; a test's own are not.
@@ -117,7 +117,7 @@ impl Walk<'_> {
             Err(Errno::XDEV | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(ControlFlow::Continue(())),
             Err(errno) => return Err(errno),
         };
-        let opaque = is_opaque(&inner);
+        let opaque = layer_marks::is_opaque(inner.as_fd());
         if !was_folder && self.tell(kind, &facts, None).is_break() {
             return Ok(ControlFlow::Break(()));
         }
@@ -163,13 +163,6 @@ impl Walk<'_> {
         let size = if file == FileType::RegularFile { u64::try_from(facts.st_size).unwrap_or(0) } else { 0 };
         (self.visit)(Change { path: self.path.clone(), kind, file, size, target })
     }
-}
-
-/// Whether the layers below are not seen through a folder. The mark is `user.` where users may mount, else `trusted.`.
-fn is_opaque(folder: &OwnedFd) -> bool {
-    [c"user.overlay.opaque", c"trusted.overlay.opaque"]
-        .into_iter()
-        .any(|name| attributes::get(folder, name).is_ok_and(|value| value.as_deref() == Some(b"y")))
 }
 
 #[cfg(test)]
@@ -220,7 +213,7 @@ mod tests {
                 Err(errno) => panic!("{errno}"),
             }
         }
-        let marked = attributes::set(open(&at("upper/renewed")), c"user.overlay.opaque", b"y");
+        let marked = layer_marks::make_opaque(open(&at("upper/renewed")).as_fd());
         let (upper, lower) = (open(&at("upper")), open(&at("lower")));
         let found = all_changes(upper.as_fd(), Some(lower.as_fd())).expect("readable");
         let told = |path: &str| {

@@ -3,6 +3,7 @@
 pub mod attributes;
 pub mod changes;
 mod copy;
+pub mod layer_marks;
 mod remove;
 
 use std::ffi::{CStr, CString};

@@ -9,15 +9,16 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode as FileMode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-/// Attributes are read as `user.overlay.*` by an overlay mounted with `userxattr`, else as `trusted.overlay.*`.
-const OPAQUE: [&str; 2] = ["user.overlay.opaque", "trusted.overlay.opaque"];
+/// The attribute of a folder that hides what lower layers have in it: as an overlay mounted with `userxattr` reads it,
+/// and as any other does.
+pub const OPAQUE: [&str; 2] = ["user.overlay.opaque", "trusted.overlay.opaque"];
 const WHITEOUT: [&str; 2] = ["user.overlay.whiteout", "trusted.overlay.whiteout"];
 /// The first Linux whose overlays read whiteouts from attributes in every folder.
 const READS_ATTRIBUTES: (u32, u32) = (6, 8);
 
 /// How a whiteout was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WhiteoutForm {
+pub enum WhiteoutForm {
     /// Character device 0:0.
     Device,
     /// An empty file with an attribute. It shows as a file where its folder is opaque.
@@ -25,7 +26,10 @@ pub(crate) enum WhiteoutForm {
 }
 
 /// Writes a whiteout into `parent`, a folder opened in whatever way.
-pub(crate) fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<WhiteoutForm> {
+///
+/// # Errors
+/// The kernel's answer: neither form can be written there.
+pub fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<WhiteoutForm> {
     match rustix::fs::mknodat(parent, name, FileType::CharacterDevice, FileMode::empty(), 0) {
         Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) if reads_attributes() => {}
         answer => return answer.map(|()| WhiteoutForm::Device),
@@ -41,17 +45,22 @@ pub(crate) fn make_whiteout(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::
 }
 
 /// Hides what lower layers have in a folder.
-pub(crate) fn make_opaque(folder: BorrowedFd<'_>) -> rustix::io::Result<()> {
+///
+/// # Errors
+/// The kernel's answer: no attribute can be written there.
+pub fn make_opaque(folder: BorrowedFd<'_>) -> rustix::io::Result<()> {
     mark(folder, &OPAQUE, b"y")
 }
 
 /// Whether an empty file hides a name of the layers below.
-pub(crate) fn is_whiteout_file(file: BorrowedFd<'_>) -> bool {
+#[must_use]
+pub fn is_whiteout_file(file: BorrowedFd<'_>) -> bool {
     WHITEOUT.iter().any(|name| rustix::fs::fgetxattr(file, *name, &mut [0; 1][..]).is_ok())
 }
 
 /// Whether a folder hides what lower layers have in it.
-pub(crate) fn is_opaque(folder: BorrowedFd<'_>) -> bool {
+#[must_use]
+pub fn is_opaque(folder: BorrowedFd<'_>) -> bool {
     let hides = |name: &&str| {
         let mut value = [0; 1];
         rustix::fs::fgetxattr(folder, *name, &mut value[..]) == Ok(1) && value == *b"y"
