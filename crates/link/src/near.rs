@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::socket;
 use testyard_machine::wire::FrameReader;
-use testyard_model::{MachineSpec, Problem, ProblemKind, Remote};
+use testyard_model::{MachineSpec, Problem, ProblemKind, Remote, Transport};
 use testyard_protocol::start::{CONFIGURATION, LINK, LISTENER};
 use testyard_protocol::{FrameHeader, Report};
 
@@ -385,6 +385,9 @@ impl Near {
         let alive = Duration::from_millis(self.start.alive_ms);
         let mut wire = Wire::new(input, output, &read, alive)
             .map_err(|error| Problem::new(ProblemKind::System, "cannot use a connection").because(error))?;
+        if !matches!(self.start.remote.transport, Transport::Ssh(_)) {
+            wire = wire.answering();
+        }
         self.begun = true;
         self.lost = None;
         self.pause = PAUSES[0];

@@ -20,6 +20,9 @@ const READ: usize = 128 * 1024;
 /// as dead.
 const PINGS: u32 = 3;
 
+/// After so long the other side is told that something came, where nothing else was to be said.
+const ANSWER: Duration = Duration::from_millis(2);
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Cut {
@@ -55,6 +58,9 @@ pub struct Wire {
     alive: Duration,
     heard: Instant,
     pinged: Instant,
+    /// Whether what comes is answered at once, and until when it is to be.
+    answers: bool,
+    owed: Option<Instant>,
 }
 
 impl Wire {
@@ -65,7 +71,27 @@ impl Wire {
         let mut decoder = FrameDecoder::new();
         decoder.feed(read);
         let now = Instant::now();
-        Ok(Self { input, output, decoder, out: Vec::new(), at: 0, words: Vec::new(), alive, heard: now, pinged: now })
+        Ok(Self {
+            input,
+            output,
+            decoder,
+            out: Vec::new(),
+            at: 0,
+            words: Vec::new(),
+            alive,
+            heard: now,
+            pinged: now,
+            answers: false,
+            owed: None,
+        })
+    }
+
+    /// Answers whatever comes within a moment. Who carries the bytes over TCP and does not ask for `TCP_NODELAY`, as
+    /// Slurm, else holds each small word back that follows another until the receiving kernel has acknowledged that,
+    /// which it puts off for 40 ms where nothing goes the other way.
+    #[must_use]
+    pub fn answering(self) -> Self {
+        Self { answers: true, ..self }
     }
 
     /// What to wait for.
@@ -84,7 +110,8 @@ impl Wire {
     /// When [`Wire::keep_alive`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        (self.pinged + self.alive / PINGS).min(self.heard + self.alive)
+        let sign = (self.pinged + self.alive / PINGS).min(self.heard + self.alive);
+        self.owed.map_or(sign, |owed| owed.min(sign))
     }
 
     /// Asks for a sign of life, or finds that none came.
@@ -99,6 +126,13 @@ impl Wire {
         Ok(())
     }
 
+    /// Says that what came has come, where that is due; to be called before [`Wire::send`].
+    fn answer(&mut self, hub: &mut Hub) {
+        if self.owed.is_some_and(|owed| Instant::now() >= owed) {
+            self.words.push(WireMessage::Received(hub.inbox().tell()));
+        }
+    }
+
     /// Says something outside of the numbered frames.
     pub fn say(&mut self, word: WireMessage) {
         self.words.push(word);
@@ -108,11 +142,13 @@ impl Wire {
     pub fn send(&mut self, hub: &mut Hub) -> Result<(), Cut> {
         loop {
             if self.at == self.out.len() {
+                self.answer(hub);
                 self.fill(hub);
             }
             if self.at == self.out.len() {
                 return Ok(());
             }
+            self.owed = None;
             match rustix::io::write(&self.output, &self.out[self.at..]) {
                 Ok(count) => self.at += count,
                 Err(Errno::AGAIN) => return Ok(()),
@@ -159,7 +195,12 @@ impl Wire {
             let Decoded::Frame(frame) = decoded else { continue };
             if frame.header.stream == WIRE {
                 self.word(hub, &frame)?;
-            } else if let Some(arrival) = hub.receive(frame) {
+                continue;
+            }
+            if self.answers {
+                self.owed.get_or_insert_with(|| Instant::now() + ANSWER);
+            }
+            if let Some(arrival) = hub.receive(frame) {
                 arrived(hub, arrival);
             }
         }
@@ -180,5 +221,61 @@ impl Wire {
             _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Side;
+    use crate::message::LinkMessage;
+
+    /// A connection and its other end: what that is told, and what tells it.
+    fn connection() -> (Wire, OwnedFd, OwnedFd) {
+        let ((input, tells), (told, output)) =
+            (rustix::pipe::pipe().expect("a pipe"), rustix::pipe::pipe().expect("a pipe"));
+        rustix::io::ioctl_fionbio(&told, true).expect("it is ours");
+        let wire = Wire::new(input, output, b"", Duration::from_secs(60)).expect("descriptors");
+        (wire, told, tells)
+    }
+
+    /// What the other end was told in words.
+    fn words(told: &OwnedFd) -> Vec<WireMessage> {
+        let (mut decoder, mut buffer) = (FrameDecoder::new(), [0; 4096]);
+        let count = rustix::io::read(told, &mut buffer).unwrap_or(0);
+        decoder.feed(&buffer[..count]);
+        let frames = std::iter::from_fn(|| match decoder.next().expect("frames") {
+            Some(Decoded::Frame(frame)) => Some(frame),
+            _ => None,
+        });
+        frames.filter_map(|frame| serde_json::from_slice(&frame.payload).ok()).collect()
+    }
+
+    #[test]
+    fn what_comes_is_answered_once_where_that_is_asked_for() {
+        for answers in [true, false] {
+            let (wire, told, tells) = connection();
+            let mut wire = if answers { wire.answering() } else { wire };
+            let (mut hub, mut other) = (Hub::new(Side::Near), Hub::new(Side::Far));
+            other.say(&LinkMessage::Ready { limits: Vec::new() });
+            rustix::io::write(&tells, other.outbox().give().expect("it was said")).expect("a pipe has room");
+            wire.receive(&mut hub, |_, _| ()).expect("it is there");
+            let soon = Instant::now() + ANSWER;
+            assert_eq!(wire.deadline() <= soon, answers);
+            // As its owner does whenever there is something to do.
+            while Instant::now() <= soon {
+                wire.send(&mut hub).expect("a pipe has room");
+            }
+            wire.send(&mut hub).expect("a pipe has room");
+            let said = words(&told);
+            assert_eq!(said.len(), usize::from(answers), "{said:?}");
+            assert!(wire.deadline() > soon, "nothing more is owed");
+            // An answer is not answered.
+            let mut bytes = Vec::new();
+            encode(FrameHeader::message(WIRE), &serde_json::to_vec(&WireMessage::Ping).expect("JSON"), &mut bytes);
+            rustix::io::write(&tells, &bytes).expect("a pipe has room");
+            wire.receive(&mut hub, |_, _| ()).expect("it is there");
+            assert!(wire.deadline() > soon + ANSWER);
+        }
     }
 }
