@@ -45,9 +45,9 @@ pub fn sessions_folder() -> Result<PathBuf, Problem> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
     let uid = rustix::process::geteuid().as_raw();
-    let mut places: Vec<PathBuf> = state.into_iter().map(|state| state.join("testyard-far")).collect();
+    let mut places: Vec<PathBuf> = state.into_iter().map(|state| state.join(crate::SESSIONS)).collect();
     // A home on network storage can hold neither locks nor sockets.
-    places.extend(["/var/tmp", "/dev/shm"].map(|folder| Path::new(folder).join(format!("testyard-far-{uid}"))));
+    places.extend(["/var/tmp", "/dev/shm"].map(|folder| Path::new(folder).join(format!("{}-{uid}", crate::SESSIONS))));
     let mut why = Problem::new(ProblemKind::Unsupported, "no folder there can hold a machine's files");
     for place in places {
         match usable(&place) {

@@ -25,3 +25,6 @@ pub mod wire;
 pub use bootstrap::Programs;
 pub use near::NearStart;
 pub use ssh::{ASK_VARIABLE, answer_ssh, command_line as ssh_command_line, password, problem as ssh_problem};
+
+/// How the folder is called in which a user's sessions are on the far side; the user's number may follow.
+pub const SESSIONS: &str = "testyard-far";

@@ -13,14 +13,14 @@ use testyard_linux::process::{
     Pid, exit_immediately, kill_descendants, kill_tree, set_parent_death_signal, set_subreaper,
 };
 use testyard_linux::signal::Signal;
-use testyard_model::{Problem, ProblemKind};
+use testyard_model::{BackendName, Problem, ProblemKind};
 
 use crate::ability::{Ability, How, abilities};
 use crate::finding::{Finding, Lacking, Outcome};
 use crate::host::HostFacts;
 use crate::probes::cgroups;
 use crate::report::{Answer, Probe, REPORT_VERSION, Report};
-use crate::tier::{RootKind, Tier, choose_tier};
+use crate::tier::{RootKind, Tier, choose_tier, decides};
 use crate::{cache, scratch};
 
 /// How many probes run at once: they wait for processes more than they compute.
@@ -92,6 +92,21 @@ impl Prober {
         Ok(complete(host, &probes))
     }
 
+    /// The backend that `auto` is, without probing what says nothing about that: for a home that is used once. From the
+    /// kept answers where there are such; none are kept.
+    ///
+    /// # Errors
+    /// When the probing program cannot be started.
+    pub fn backend(&self) -> Result<BackendName, ProbeError> {
+        let host = HostFacts::collect(&self.state);
+        let key = cache::Key::now(&host);
+        let probes = match cache::load(&self.state, &key) {
+            Some(probes) => probes,
+            None => self.probe_those(decides)?,
+        };
+        Ok(choose_tier(&complete(host, &probes)).backend)
+    }
+
     /// Probes now, whatever is stored, and keeps the answers.
     ///
     /// # Errors
@@ -109,8 +124,12 @@ impl Prober {
 
     /// Every ability that takes a process, some at a time.
     fn probe_all(&self) -> Result<Vec<Probe>, ProbeError> {
-        let wanted: Vec<&Ability> =
-            abilities().iter().filter(|ability| matches!(ability.how, How::Process(_))).collect();
+        self.probe_those(|_| true)
+    }
+
+    fn probe_those(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Probe>, ProbeError> {
+        let processes = abilities().iter().filter(|ability| matches!(ability.how, How::Process(_)));
+        let wanted: Vec<&Ability> = processes.filter(|ability| wanted(ability.name)).collect();
         let next = AtomicUsize::new(0);
         let work = || -> Result<Vec<Probe>, ProbeError> {
             let mut done = Vec::new();
@@ -248,12 +267,8 @@ fn complete(host: HostFacts, probed: &[Probe]) -> Report {
             }
         })
         .collect();
-    let undecided = Tier {
-        backend: testyard_model::BackendName::host(),
-        root: RootKind::None,
-        reason: String::new(),
-        limits: Vec::new(),
-    };
+    let undecided =
+        Tier { backend: BackendName::host(), root: RootKind::None, reason: String::new(), limits: Vec::new() };
     let mut report = Report { version: REPORT_VERSION, host, probes, tier: undecided };
     report.tier = choose_tier(&report);
     report

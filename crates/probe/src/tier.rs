@@ -38,6 +38,11 @@ pub struct Tier {
 const CONTAINER: [&str; 6] =
     ["user-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "uts-namespace", "fresh-proc"];
 
+/// Whether an ability decides which backend it is, not only what that can isolate or limit.
+pub(crate) fn decides(ability: &str) -> bool {
+    CONTAINER.contains(&ability) || ["user-namespace-range", "idmapped-mount", "overlay-user"].contains(&ability)
+}
+
 /// Decides from the abilities; pure.
 #[must_use]
 pub fn choose_tier(report: &Report) -> Tier {
@@ -221,5 +226,23 @@ pub(crate) mod tests {
                 "no memory limit and no peak memory: cgroup-memory: refused"
             ]
         );
+    }
+
+    #[test]
+    fn what_decides_the_backend_is_enough_to_decide_it() {
+        let all: Vec<&str> = abilities().iter().map(|ability| ability.name).collect();
+        let deciding: Vec<&str> = all.iter().copied().filter(|name| decides(name)).collect();
+        assert_eq!(deciding.len(), CONTAINER.len() + 3, "each is an ability");
+        for uid in [0, 1000] {
+            for without in deciding.iter().copied().chain(["none"]) {
+                let backend = |names: &[&str]| {
+                    let able: Vec<&str> = names.iter().copied().filter(|name| *name != without).collect();
+                    choose_tier(&report(uid, &able)).backend
+                };
+                // What is no process is always known.
+                let known: Vec<&str> = deciding.iter().copied().chain(["root"]).collect();
+                assert_eq!(backend(&all), backend(&known), "{without}");
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
+use testyard_link::SESSIONS;
 use testyard_link::far::{self, Keeper, LISTENING, Made, TOLD};
 use testyard_link::message::FarStart;
 use testyard_linux::process;
@@ -73,6 +74,13 @@ fn home_of(folder: &Path) -> PathBuf {
     folder.join("home")
 }
 
+/// The folder of all sessions of a user, where a home is that of one of them.
+pub(crate) fn sessions_around(home: &Path) -> Option<&Path> {
+    let sessions = home.parent()?.parent()?;
+    let name = sessions.file_name()?.to_str()?;
+    (home_of(home.parent()?) == home && name.starts_with(SESSIONS)).then_some(sessions)
+}
+
 fn yard_at(home: &Path) -> Result<Testyard, Problem> {
     Ok(Testyard::bare(Options::at(home)?))
 }
@@ -82,7 +90,12 @@ fn make(home: &Path, start: &FarStart) -> Result<Made, Problem> {
     let name: MachineName = start.name.parse().map_err(|error| Problem::from_error(ProblemKind::Protocol, &error))?;
     // Should the keeper be killed, its supervisor ends what nobody is connected to.
     let idle = std::time::Duration::from_millis(start.grace_ms) + ORPHANED;
-    let spec = MachineSpec { idle: Some(Span(idle)), ..start.spec.clone() };
+    let backend = match start.spec.backend.as_str() {
+        // A session's home is new: probing all that this host can would take longer than the machine.
+        "auto" => yard.prober().backend().map_err(|error| error.problem())?,
+        _ => start.spec.backend.clone(),
+    };
+    let spec = MachineSpec { idle: Some(Span(idle)), backend, ..start.spec.clone() };
     let (info, lease) = yard.machines().create_held(&name, &spec, "a link")?;
     // Held as long as this process lives: until then the machine is not idle, however rarely it is used.
     std::mem::forget(lease);
@@ -124,6 +137,25 @@ fn delete_all(yard: &Testyard) -> Result<(), Problem> {
             Some(problem) if tries.next().is_none() => return Err(problem),
             Some(_) => drop(yard.reap(false)?),
             None => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sessions_home_is_known_by_where_it_is() {
+        let around = |home: &str| sessions_around(Path::new(home)).map(|path| path.display().to_string());
+        assert_eq!(around("/var/tmp/testyard-far-1001/k2x/home").as_deref(), Some("/var/tmp/testyard-far-1001"));
+        assert_eq!(
+            around("/root/.local/state/testyard-far/k2x/home").as_deref(),
+            Some("/root/.local/state/testyard-far")
+        );
+        for other in ["/var/tmp/testyard-far-1001/home", "/home/me/.local/state/testyard", "/testyard-far/k/other", "/"]
+        {
+            assert_eq!(around(other), None, "{other}");
         }
     }
 }

@@ -11,6 +11,7 @@ use testyard_model::{BackendName, MachineId, MachineInfo, MachineName, MachineSp
 use testyard_probe::{Prober, Tier, choose_tier};
 use testyard_registry::{MachineRow, Registry};
 
+use crate::far::sessions_around;
 use crate::machine::Machine;
 use crate::machines::Machines;
 use crate::options::Options;
@@ -103,6 +104,9 @@ impl Testyard {
 
     pub(crate) fn place(&self, id: &MachineId, name: &MachineName, spec: &MachineSpec) -> MachinePlace {
         let home = &self.options.home;
+        let own = [home.state(), home.runtime()].map(PathBuf::from);
+        // What all sessions of a user see of a host is the same then, and so is what is made of it once.
+        let sessions = sessions_around(home.state()).map(|sessions| vec![sessions.to_path_buf()]);
         MachinePlace {
             id: id.clone(),
             name: name.clone(),
@@ -111,7 +115,7 @@ impl Testyard {
             runtime: home.machine_runtime(id),
             images: home.images_folder(),
             agent: self.options.agent.clone(),
-            masked: vec![home.state().to_path_buf(), home.runtime().to_path_buf()],
+            masked: sessions.filter(|sessions| own[1].starts_with(&sessions[0])).unwrap_or_else(|| own.into()),
         }
     }
 
