@@ -19,6 +19,7 @@ mod orbctl;
 mod peers;
 mod programs;
 mod report;
+mod scale_out;
 mod static_program;
 mod suites;
 mod worker;
@@ -33,8 +34,18 @@ pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 
 /// What [`Options::only`] may name.
-pub const PARTS: [&str; 9] =
-    ["fresh", "commands", "throughput", "unprivileged", "peers", "growth", "programs", "networks", "clusters"];
+pub const PARTS: [&str; 10] = [
+    "fresh",
+    "commands",
+    "throughput",
+    "unprivileged",
+    "peers",
+    "growth",
+    "programs",
+    "networks",
+    "clusters",
+    "scale-out",
+];
 
 /// How a run is made.
 pub struct Options {
@@ -71,7 +82,7 @@ impl Options {
 /// What stopped the measuring; rows that cannot be measured here are skipped and say why.
 pub fn run(options: &Options) -> Result<Report, Problem> {
     let mut report = Report::new();
-    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters")) {
+    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters" | "scale-out")) {
         environments::rows(options, &options.folder, &mut report.rows)?;
     }
     if options.wants("programs") {
@@ -81,7 +92,10 @@ pub fn run(options: &Options) -> Result<Report, Problem> {
         programs::network_rows(options, &mut report.rows)?;
     }
     if options.wants("clusters") {
-        programs::over_clusters(options, &mut report.rows)?;
+        programs::over_clusters(options, "c", clusters::rows, &mut report.rows)?;
+    }
+    if options.wants("scale-out") {
+        programs::over_clusters(options, "o", scale_out::rows, &mut report.rows)?;
     }
     Ok(report)
 }

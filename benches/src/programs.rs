@@ -8,7 +8,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::environments::{PAYLOAD, make_folder, resident_mb, told_in_one_line};
 use crate::report::{Goal, Row};
-use crate::{Options, clusters, networks, orbctl, suites};
+use crate::{Options, networks, orbctl, suites};
 use testyard_measure::{Contender, Times, alternate, ratio, shown};
 
 /// The command line with a home of its own.
@@ -133,15 +133,20 @@ pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem
 }
 
 /// Those over clusters, in a home of their own.
-pub(crate) fn over_clusters(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem> {
-    let home = options.folder.join("c");
+pub(crate) fn over_clusters(
+    options: &Options,
+    home: &str,
+    measure: impl FnOnce(&Options, &Testyard, &mut dyn FnMut(Row)),
+    rows: &mut Vec<Row>,
+) -> Result<(), Problem> {
+    let home = options.folder.join(home);
     make_folder(&home)?;
     let testyard = Testyard { program: options.programs.join("testyard"), home };
     let mut row = |row: Row| {
         (options.progress)(&row);
         rows.push(row);
     };
-    clusters::rows(options, &testyard, &mut row);
+    measure(options, &testyard, &mut row);
     testyard.delete_all();
     Ok(())
 }
