@@ -43,6 +43,11 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// What tells all of a job.
+fn shown(id: u64) -> [String; 5] {
+    ["scontrol".to_owned(), "show".to_owned(), "job".to_owned(), id.to_string(), "-o".to_owned()]
+}
+
 impl Slurm {
     /// Where a job is to be asked for.
     ///
@@ -143,6 +148,24 @@ impl Slurm {
         Ok(self.all(name)?.into_iter().filter(|job| !job.is_over()).max_by_key(|job| job.id))
     }
 
+    /// The same, with the memory that it has.
+    ///
+    /// # Errors
+    /// As [`Slurm::find`].
+    pub fn look(&self, name: &str) -> Result<Option<Job>, Problem> {
+        Ok(self.find(name)?.map(|job| self.with_limits(job)))
+    }
+
+    /// `squeue` tells what was asked for, be it for each processor or for the node; what a job was given is told of it
+    /// alone.
+    fn with_limits(&self, job: Job) -> Job {
+        // Where that is not told, what was asked for stands.
+        match self.run(&shown(job.id), "").ok().and_then(|said| job::allocated_memory(&said.output)) {
+            Some(memory) => Job { memory: Some(memory), ..job },
+            None => job,
+        }
+    }
+
     fn all(&self, name: &str) -> Result<Vec<Job>, Problem> {
         let name = format!("--name={name}");
         let words = ["squeue", "--noheader", "--me", &name, "-o", job::FORMAT].map(str::to_owned);
@@ -163,7 +186,7 @@ impl Slurm {
         loop {
             let job = self.all(name)?.into_iter().find(|job| job.id == id);
             match job {
-                Some(job) if job.is_running() => return Ok(job),
+                Some(job) if job.is_running() => return Ok(self.with_limits(job)),
                 Some(job) if !job.is_over() => {
                     if Instant::now() >= until {
                         return Err(job::pending(&job, patience.as_secs()));
@@ -213,7 +236,7 @@ impl Slurm {
     /// How a job ended, where Slurm knows.
     #[must_use]
     pub fn ending(&self, machine: &str, id: u64) -> Option<Problem> {
-        let words = ["scontrol".to_owned(), "show".to_owned(), "job".to_owned(), id.to_string(), "-o".to_owned()];
+        let words = shown(id);
         for _ in 0..20 {
             let shown = self.run(&words, "").ok()?.output;
             // Until its node has done with it, only that is told.

@@ -15,7 +15,7 @@ pub struct Job {
     pub node: String,
     /// Its processors.
     pub cpus: u32,
-    /// The memory it asked for on its node; none where that is all.
+    /// The memory that it has on its node; none where Slurm counts none.
     pub memory: Option<ByteSize>,
 }
 
@@ -175,6 +175,18 @@ pub(super) fn pending(job: &Job, seconds: u64) -> Problem {
         .hint("wait longer: --wait 30m, or ask for less; see the queue: squeue")
 }
 
+/// The memory that a job has on its node, from `scontrol show job -o`: what it was given, whatever it asked for and in
+/// which way.
+pub(super) fn allocated_memory(shown: &str) -> Option<ByteSize> {
+    // Older ones tell what was given and what was asked for as one.
+    let given = ["AllocTRES=", "TRES="].iter().find_map(|name| {
+        let mut words = shown.split_ascii_whitespace();
+        words.find_map(|word| word.strip_prefix(name))
+    })?;
+    let memory = given.split(',').find_map(|one| one.strip_prefix("mem="))?;
+    memory.parse().ok()
+}
+
 /// How a job ended, from `scontrol show job -o`; none while it has not.
 #[must_use]
 pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
@@ -239,6 +251,19 @@ mod tests {
         for bad in ["", "x|RUNNING|None|n|1|1", "42|RUNNING", "slurm_load_jobs error: …"] {
             assert_eq!(Job::read(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_memory_is_what_was_given() {
+        let told =
+            |text: &str| allocated_memory(&format!("JobId=7 JobState=RUNNING NumCPUs=2 {text} MinMemoryCPU=500M"));
+        assert_eq!(told("TRES=cpu=2,mem=1000M,node=1,billing=2"), Some(ByteSize(1000 << 20)));
+        assert_eq!(
+            told("ReqTRES=cpu=1,mem=1M,node=1 AllocTRES=cpu=2,mem=1.50G,node=1"),
+            Some(ByteSize(3 << 29)),
+            "newer ones tell both"
+        );
+        assert_eq!((told("TRES=cpu=2,node=1"), allocated_memory("")), (None, None));
     }
 
     #[test]

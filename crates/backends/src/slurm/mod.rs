@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5 * 60);
 const GUARD: Duration = Duration::from_secs(60);
 /// How long the link is tried again: a step that has ended does not come back with its job.
 const GRACE: Span = Span(Duration::from_secs(5));
-/// The file with the number of a machine's job.
+/// The file with the number of a machine's job; empty while it is asked for.
 const NUMBER: &str = "slurm-job";
 
 /// Machines that are allocations.
@@ -67,6 +67,10 @@ impl SlurmAllocation {
 
     fn cancel(place: &MachinePlace) -> Result<(), BackendError> {
         let (_, job) = Self::job(&place.spec)?;
+        // What was never asked for is not looked for either, where nobody may answer. A lost folder says nothing.
+        if place.folder.is_dir() && !place.folder.join(NUMBER).exists() {
+            return Ok(());
+        }
         Ok(Slurm::of(job)?.cancel(&job_name(&place.id))?)
     }
 }
@@ -104,12 +108,13 @@ impl Backend for SlurmAllocation {
         let (remote, job) = Self::job(&place.spec)?;
         let slurm = Slurm::of(job)?;
         let name = job_name(&place.id);
-        // One of an earlier start, whose supervisor was killed.
+        // One of an earlier start, whose supervisor was killed; and where nobody answers, nothing was asked for yet.
         slurm.cancel(&name)?;
+        note(place, "")?;
         let id = slurm.submit(&name, job, place.spec.cpus, place.spec.memory, GUARD)?;
         let begun = slurm
             .await_node(place.name.as_str(), &name, id, job.patience.map_or(PATIENCE, |span| span.0))
-            .and_then(|job| note_number(place, id).map(|()| job))
+            .and_then(|job| note(place, &format!("{id}\n")).map(|()| job))
             .map_err(BackendError::from)
             .and_then(|job| {
                 let way = Transport::Command(slurm.step(&job)?);
@@ -147,8 +152,8 @@ impl Backend for SlurmAllocation {
     }
 }
 
-fn note_number(place: &MachinePlace, id: u64) -> Result<(), Problem> {
-    std::fs::write(place.folder.join(NUMBER), format!("{id}\n")).map_err(|error| {
+fn note(place: &MachinePlace, number: &str) -> Result<(), Problem> {
+    std::fs::write(place.folder.join(NUMBER), number).map_err(|error| {
         Problem::new(testyard_model::ProblemKind::System, "cannot write down the job's number").because(error)
     })
 }

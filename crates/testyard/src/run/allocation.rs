@@ -4,13 +4,14 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use testyard_backends::slurm::{Slurm, job_name};
-use testyard_model::{MachineId, MachineName, Problem, ProblemKind, SlurmJob};
+use testyard_model::{HostKeys, MachineId, MachineName, PasswordSource, Problem, ProblemKind, SlurmJob, SshTransport};
 
 use crate::yard::Testyard;
 
@@ -126,7 +127,36 @@ fn arguments(job: &SlurmJob, cpus: Option<usize>) -> Vec<String> {
         words.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
     }
     words.extend(job.exclusive.then(|| "--exclusive".to_owned()));
+    words.extend(job.submit.iter().flat_map(login));
     words
+}
+
+/// The options that lead to the host on which Slurm's commands are.
+fn login(ssh: &SshTransport) -> Vec<String> {
+    let host = match ssh.port {
+        Some(port) if ssh.host.contains(':') => format!("[{}]:{port}", ssh.host),
+        Some(port) => format!("{}:{port}", ssh.host),
+        None => ssh.host.clone(),
+    };
+    let host = ssh.user.as_ref().map_or_else(|| host.clone(), |user| format!("{user}@{host}"));
+    let shown = |path: &PathBuf| path.display().to_string();
+    let accepts = matches!(ssh.host_keys, HostKeys::AcceptNew);
+    let (file, variable) = match &ssh.password {
+        Some(PasswordSource::File(file)) => (Some(shown(file)), None),
+        Some(PasswordSource::Variable(name)) => (None, Some(name.clone())),
+        None => (None, None),
+    };
+    let options = [
+        ("--host", Some(host)),
+        ("--identity", ssh.identity.as_ref().map(shown)),
+        ("--jump", ssh.jump.clone()),
+        ("--ssh-config", ssh.config.as_ref().map(shown)),
+        ("--known-hosts", ssh.known_hosts.as_ref().map(shown)),
+        ("--host-keys", accepts.then(|| "accept-new".to_owned())),
+        ("--password-file", file),
+        ("--password-variable", variable),
+    ];
+    options.into_iter().filter_map(|(option, value)| Some([option.to_owned(), value?])).flatten().collect()
 }
 
 /// Starts a keeper, and tells it what to create.
@@ -178,5 +208,32 @@ impl Held {
                 .unwrap_or_else(|_| Problem::new(ProblemKind::Unavailable, error.to_string()))),
             _ => Err(Problem::new(ProblemKind::Unavailable, format!("the keeper of {} has ended", self.name))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keeper_is_told_where_slurms_commands_are() {
+        let ssh = SshTransport {
+            host: "fe80::1".to_owned(),
+            user: Some("me".to_owned()),
+            port: Some(2222),
+            identity: Some("/keys/one".into()),
+            jump: None,
+            config: None,
+            known_hosts: Some("/known".into()),
+            host_keys: HostKeys::AcceptNew,
+            password: Some(PasswordSource::Variable("SECRET".to_owned())),
+        };
+        let job = SlurmJob { submit: Some(ssh.clone()), ..SlurmJob::default() };
+        let words = arguments(&job, Some(2)).join(" ");
+        let told = "--backend slurm-allocation --cpus 2 --host me@[fe80::1]:2222 --identity /keys/one \
+                    --known-hosts /known --host-keys accept-new --password-variable SECRET";
+        assert_eq!(words, told);
+        let plain = SshTransport { host: "login".to_owned(), user: None, port: None, ..ssh };
+        assert!(login(&plain).starts_with(&["--host".to_owned(), "login".to_owned()]));
     }
 }

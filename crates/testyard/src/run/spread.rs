@@ -133,7 +133,7 @@ fn room_of(info: &MachineInfo) -> Room {
 /// The job that a machine is; none where it is no job, or Slurm does not say.
 fn job_of(info: &MachineInfo) -> Option<slurm::Job> {
     let Some(Transport::Slurm(job)) = info.spec.remote.as_ref().map(|remote| &remote.transport) else { return None };
-    Slurm::of(job).ok()?.find(&job_name(&info.id)).ok().flatten()
+    Slurm::of(job).ok()?.look(&job_name(&info.id)).ok().flatten()
 }
 
 /// Whether a test ended as those do whose machine is being ended.
