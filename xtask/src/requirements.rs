@@ -89,7 +89,42 @@ pub(crate) fn provide() -> Outcome<()> {
             println!("MISSING  user `{ORDINARY_USER}`: nothing will run as an ordinary user");
         }
     }
+    if is_root() && user_id(ORDINARY_USER).is_some() {
+        grant_ids()?;
+    }
     Ok(())
+}
+
+/// Gives the ordinary user a range of ids, where `useradd` gave none.
+fn grant_ids() -> Outcome<()> {
+    let lists = ["/etc/subuid", "/etc/subgid"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    if lists.iter().all(|list| has_range(list, ORDINARY_USER)) {
+        return Ok(());
+    }
+    let first = first_free(&lists);
+    let range = format!("{first}-{}", first + 65_535);
+    println!("install  ids {range} for user `{ORDINARY_USER}` (usermod): clusters of an ordinary user");
+    let mut command = program("usermod");
+    if !succeeds(command.args(["--add-subuids", &range, "--add-subgids", &range, ORDINARY_USER]))? {
+        println!("MISSING  ids for user `{ORDINARY_USER}`: clusters of an ordinary user will be skipped");
+    }
+    Ok(())
+}
+
+fn has_range(list: &str, user: &str) -> bool {
+    list.lines().any(|line| {
+        let mut fields = line.split(':');
+        fields.next() == Some(user) && fields.nth(1).and_then(|count| count.parse().ok()).unwrap_or(0) >= 65_536
+    })
+}
+
+/// The first id beyond all that somebody has.
+fn first_free(lists: &[String]) -> u32 {
+    let ends = lists.iter().flat_map(|list| list.lines()).filter_map(|line| {
+        let mut numbers = line.split(':').skip(1).map(str::parse::<u32>);
+        numbers.next()?.ok()?.checked_add(numbers.next()?.ok()?)
+    });
+    ends.max().unwrap_or_default().max(100_000)
 }
 
 fn install(missing: &[&Requirement]) -> Outcome<()> {
@@ -166,5 +201,13 @@ mod tests {
     fn users_are_found_by_name() {
         assert_eq!(user_id("root"), Some(0));
         assert_eq!(user_id("nobody-of-this-name"), None);
+    }
+
+    #[test]
+    fn ids_are_granted_once_and_beyond_those_of_others() {
+        let list = "ann:100000:65536\nbob:165536:10\nbroken\n";
+        assert!(has_range(list, "ann") && !has_range(list, "bob") && !has_range(list, "eve"));
+        assert_eq!(first_free(&[list.to_owned(), String::new()]), 165_546);
+        assert_eq!(first_free(&[String::new()]), 100_000);
     }
 }

@@ -12,10 +12,17 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Skips where a cluster cannot be made.
 macro_rules! possible {
     () => {
+        testkit::require!(Ability::Root);
+        possible_for_users!();
+    };
+}
+
+/// Skips where nobody can make one.
+macro_rules! possible_for_users {
+    () => {
         if !testkit::programs::are_built() {
             testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
         }
-        testkit::require!(Ability::Root);
         testkit::require!(Ability::PlainRoot);
         for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
             testkit::require!(Ability::Program(program));
@@ -132,7 +139,7 @@ fn jobs_run_as_their_users(home: &TestHome) {
 }
 
 fn logins_are_let_in(home: &TestHome, access: &Value) {
-    let nested = "hostname; ssh $(hostname) hostname; ssh lab-3 id -un";
+    let nested = "hostname; ssh $(hostname) hostname; ssh lab-2 id -un";
     assert_eq!(ssh(home, access, Some("secret"), nested).expect_success().stdout, "lab-1\nlab-1\nslurm\n");
     assert_eq!(ssh(home, access, None, "id -un").expect_success().stdout, "slurm\n");
     let wrong = ssh(home, access, Some("wrong"), "id");
@@ -302,12 +309,54 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn an_ordinary_user_with_a_range_of_ids_has_clusters() {
+    possible_for_users!();
+    testkit::require!(Ability::OrdinaryUser);
+    testkit::require!(Ability::GrantedIds);
+    let home = TestHome::of(User::ordinary().expect("just required"));
+    let made = create(&home, "lab", &["--nodes", "2", "--password", "secret"]);
+    assert!(made["nodes"].as_array().into_iter().flatten().all(|node| node["slurm"] == "idle"), "{made}");
+    let names = on(&home, "lab", "2", "srun -N2 hostname | sort; id -un; pwd").expect_success().stdout;
+    assert_eq!(names, "lab-1\nlab-2\nslurm\n/home/slurm\n");
+    // Who is who: munge's, Slurm's and the user's own files, and what a batch job writes on the other node.
+    let owners =
+        "stat -c %U /etc/munge/munge.key /var/lib/slurm/slurmctld /home/slurm /root; ps -o user= -C munged,slurmctld";
+    let owners = as_root(&home, "lab", "1", owners).expect_success().stdout;
+    assert_eq!(owners.split_whitespace().collect::<Vec<_>>(), ["munge", "slurm", "slurm", "root", "munge", "slurm"]);
+    let job = "sbatch --parsable --wait -w lab-2 -o out --wrap 'id -un; hostname' >/dev/null; stat -c %U out; cat out";
+    assert_eq!(on(&home, "lab", "1", job).expect_success().stdout, "slurm\nslurm\nlab-2\n");
+    logins_are_let_in(&home, &made["ssh"]);
+    for (action, node) in [("cut", "2"), ("restore", "2"), ("fail", "2"), ("restore", "2")] {
+        drop(cluster(&home, &["node", action, "lab", node]).expect_success());
+    }
+    drop(cluster(&home, &["stop", "lab"]).expect_success());
+    let forked = cluster(&home, &["fork", "lab", "other", "--json"]).expect_success().json()["cluster"].clone();
+    assert_eq!(
+        on(&home, "other", "1", "cat out; srun -N2 hostname | wc -l").expect_success().stdout,
+        "slurm\nlab-2\n2\n"
+    );
+    assert_eq!(ssh(&home, &forked["ssh"], None, "hostname").expect_success().stdout, "other-1\n");
+    let held = cluster(&home, &["create", "slurm", "held", "--cgroups"]);
+    assert!(held.code != 0 && held.stderr.contains("leave --cgroups out"), "{held}");
+    drop(cluster(&home, &["delete", "lab", "other"]).expect_success());
+    assert_eq!(home.must_run(&["list", "--names"]), "");
+    for folder in ["networks", "clusters"] {
+        let left = std::fs::read_dir(home.state().join(folder)).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{folder}");
+    }
+    home.finish();
+}
+
+/// Whom nothing is granted is told how to get it.
+#[test]
 fn one_id_is_too_few() {
     possible!();
-    testkit::require!(Ability::OrdinaryUser);
-    let home = TestHome::of(User::ordinary().expect("just required"));
+    // Debian's `nobody`, whom nobody gives ids.
+    let home = TestHome::of(User { uid: 65534, gid: 65534 });
     let refused = cluster(&home, &["create", "slurm", "lab"]);
-    assert!(refused.code != 0 && refused.stderr.contains("one user id"), "{refused}");
+    assert!(refused.code != 0 && refused.stderr.contains("an ordinary user's machine has one"), "{refused}");
+    assert!(refused.stderr.contains("hint: sudo usermod --add-subuids"), "{refused}");
+    assert!(refused.stderr.contains("nobody"), "{refused}");
     assert_eq!(home.must_run(&["list", "--names"]), "");
     home.finish();
 }

@@ -103,7 +103,8 @@ fn checks(layout: &Layout, node: &Node) -> String {
     }
     let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
     format!(
-        "read -r inside outside count < /proc/self/uid_map\n[ $count -ge 65536 ] || exit {TOO_FEW_IDS}\n\
+        "ids=0\nwhile read -r inside outside count; do ids=$((ids+count)); done < /proc/self/uid_map\n\
+         [ $ids -ge 65536 ] || exit {TOO_FEW_IDS}\n\
          missing=\nset -f\nfor one in {names}; do\nset +f\n\
          case $one in\n\
          /*) for found in $one; do [ -e $found ] || missing=\"$missing $found\"; done;;\n\

@@ -126,6 +126,32 @@ pub fn subordinate_ranges(text: &str, user: &str, uid: u32) -> Vec<SubordinateRa
         .collect()
 }
 
+/// The command of root's that gives a user a range of ids which nobody else on this host has.
+#[must_use]
+pub fn granting_command(user: &str) -> String {
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    let first = first_free_id(&[read("/etc/subuid"), read("/etc/subgid")]);
+    let last = first + (RANGE - 1);
+    format!("usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {user}")
+}
+
+/// How many ids accounts are usually given.
+const RANGE: u32 = 65_536;
+
+/// Where distributions begin to give ids to accounts.
+const FIRST: u32 = 100_000;
+
+/// The first id beyond all that are given to anybody.
+fn first_free_id(texts: &[String]) -> u32 {
+    let ends = texts.iter().flat_map(|text| text.lines()).filter_map(|line| {
+        let mut numbers = line.trim().split(':').skip(1).map(str::parse::<u32>);
+        let (start, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        start.checked_add(count)
+    });
+    // Where somebody has the last ids of all, those below are as good as any.
+    ends.max().unwrap_or_default().clamp(FIRST, u32::MAX - RANGE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +196,14 @@ mod tests {
             [SubordinateRange { start: 100_000, count: 65536 }, SubordinateRange { start: 300_000, count: 10 }]
         );
         assert!(subordinate_ranges(text, "eve", 5).is_empty());
+    }
+
+    #[test]
+    fn a_new_range_begins_beyond_those_of_others() {
+        let first = |texts: &[&str]| first_free_id(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(first(&["", "broken\nann:x:y\n"]), 100_000);
+        assert_eq!(first(&["ann:1000:10\n"]), 100_000);
+        assert_eq!(first(&["ann:100000:65536\n", "bob:165536:65536\n"]), 231_072);
+        assert_eq!(first(&["ann:4294901760:65535\n"]), u32::MAX - 65_536);
     }
 }

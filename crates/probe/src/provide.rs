@@ -36,7 +36,7 @@ pub(crate) fn user_namespaces() -> Option<String> {
 
 /// What would give this user a range of ids.
 pub(crate) fn subordinate_ids(user: &str) -> String {
-    as_root(&format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"))
+    as_root(&testyard_linux::user::granting_command(user))
 }
 
 /// What makes the outer container leave its `/proc` whole.

@@ -14,6 +14,8 @@ pub enum Ability {
     PlainRoot,
     /// A user namespace with one id can be made.
     UserNamespaces,
+    /// The ordinary user has a range of ids, and programs that map it.
+    GrantedIds,
     /// A program is installed.
     Program(&'static str),
     /// A cgroup of the memory controller can be made (version 1 or 2).
@@ -49,6 +51,11 @@ impl Ability {
                     "user namespaces cannot be made here (kernel.unprivileged_userns_clone, user.max_user_namespaces)";
                 (quiet("unshare", &["--user", "--map-root-user", "true"]), why.to_owned(), true)
             }
+            Self::GrantedIds => {
+                let why = "the ordinary user has no range of ids (package uidmap, usermod --add-subuids --add-subgids)";
+                // Root of a user namespace has too few to give some away.
+                (granted_ids(), why.to_owned(), crate::user::is_root() && !crate::user::is_host_root())
+            }
             Self::Program(name) => (has_program(name), format!("program `{name}` is not installed"), false),
             Self::MemoryCgroup => {
                 (memory_cgroup(), "no cgroup of the memory controller can be made here".to_owned(), true)
@@ -61,6 +68,15 @@ impl Ability {
 fn quiet(program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn granted_ids() -> bool {
+    let Some(user) = crate::User::ordinary() else { return false };
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--map-auto", "true"]).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    user.apply(&mut command);
     command.status().is_ok_and(|status| status.success())
 }
 

@@ -16,20 +16,42 @@ use super::ids::{self, Sort};
 /// How many ids a machine takes beside its user's own.
 const COUNT: u32 = 65_535;
 
+/// The programs that map ids for an ordinary user, of the package `uidmap`.
+const PROGRAMS: [&str; 2] = ["newuidmap", "newgidmap"];
+
 /// The user's ids, or none where the host grants too few.
 pub(super) fn find() -> Option<IdRange> {
+    look().ok()
+}
+
+/// What a user's machines lack for a range of ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lack {
+    /// A fragment of a sentence.
+    pub(super) reason: String,
+    /// The command that would provide it.
+    pub(super) provide: String,
+}
+
+/// The user's ids, or why there are none.
+pub(super) fn look() -> Result<IdRange, Lack> {
     let uid = rustix::process::getuid();
-    let programs = ["newuidmap", "newgidmap"];
-    if uid.is_root() || !programs.into_iter().all(|name| Path::new("/usr/bin").join(name).exists()) {
-        return None;
+    let missing = PROGRAMS.into_iter().find(|name| !Path::new("/usr/bin").join(name).exists());
+    if let Some(program) = missing.filter(|_| !uid.is_root()) {
+        let reason = format!("{program}, which maps the ids that a host grants to its users, is not installed");
+        return Err(Lack { reason, provide: "sudo apt-get install -y --no-install-recommends uidmap".to_owned() });
     }
     let name = user::account_of(uid.as_raw()).map_or_else(|| uid.as_raw().to_string(), |account| account.name);
     let first = |file: &str| {
-        let text = std::fs::read_to_string(file).ok()?;
+        let text = std::fs::read_to_string(file).unwrap_or_default();
         let ranges = user::subordinate_ranges(&text, &name, uid.as_raw());
-        ranges.into_iter().find(|range| range.count >= COUNT).map(|range| range.start)
+        let fit = ranges.into_iter().find(|range| range.count >= COUNT && !uid.is_root());
+        fit.map(|range| range.start).ok_or_else(|| Lack {
+            reason: format!("{file} grants {name} no range of {COUNT}"),
+            provide: format!("sudo {}", user::granting_command(&name)),
+        })
     };
-    Some(IdRange::Granted { uids: first("/etc/subuid")?, gids: first("/etc/subgid")?, count: COUNT })
+    Ok(IdRange::Granted { uids: first("/etc/subuid")?, gids: first("/etc/subgid")?, count: COUNT })
 }
 
 /// What a machine with a network of its own lacks where nothing is granted.

@@ -17,7 +17,7 @@ use testyard_machine::backend::{BackendError, MachinePlace, RecordedResource, Re
 use testyard_model::{ImageReference, MachineSpec, Problem, ProblemKind};
 use testyard_protocol::start::IdRange;
 
-use super::granted;
+use super::granted::{self, Lack};
 
 /// How many ids a machine has.
 const COUNT: u32 = 65_536;
@@ -56,6 +56,24 @@ pub(super) fn sort_of(spec: &MachineSpec) -> Sort {
 pub(super) fn limit(place: &MachinePlace) -> Option<String> {
     let one = rustix::process::geteuid().is_root() && sort_of(&place.spec) == Sort::Single;
     why_single(&place.spec.image).filter(|_| one).map(|reason| format!("one id, as an ordinary user has: {reason}"))
+}
+
+/// Refuses what runs as several users where a machine of this image, with a network of its own, would have one id.
+///
+/// # Errors
+/// The machine would have one: why, and the command that gives this user more.
+pub fn expect_several(what: &str, image: &ImageReference) -> Result<(), Problem> {
+    let lack = if rustix::process::geteuid().is_root() {
+        why_single(image).map(|reason| {
+            let provide = "give the outer container at least 131072 ids, and a root that is no overlay".to_owned();
+            Lack { reason: reason.to_owned(), provide }
+        })
+    } else {
+        granted::look().err()
+    };
+    let Some(Lack { reason, provide }) = lack else { return Ok(()) };
+    let message = format!("{what} takes machines with many user ids, and {} has one", whose_machine());
+    Err(Problem::new(ProblemKind::Unsupported, message).because(reason).hint(provide))
 }
 
 /// The machines of this user, as an error calls them.

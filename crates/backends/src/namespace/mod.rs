@@ -10,6 +10,7 @@ mod layers_of_user;
 mod network;
 mod store;
 
+pub use ids::expect_several;
 use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
 use testyard_model::{BackendName, ImageReference, MachineSpec};
 use testyard_protocol::start::{AgentMode, AgentStart, NamespaceStart};

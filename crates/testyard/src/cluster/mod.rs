@@ -16,6 +16,7 @@ mod secrets;
 
 use std::net::Ipv4Addr;
 
+use testyard_backends::namespace::expect_several;
 use testyard_cluster::{
     ClusterInfo, ClusterName, ClusterSpec, ClusterState, Layout, Node, NodeInfo, NodeState, SshAccess, files,
 };
@@ -53,9 +54,12 @@ impl Clusters<'_> {
     /// daemon did not come up: then its own last words are among the causes.
     pub fn create(&self, name: &ClusterName, spec: &ClusterSpec) -> Result<ClusterInfo, Problem> {
         spec.check().map_err(|error| Problem::from_error(ProblemKind::Usage, &error))?;
-        // Known beforehand of them; of root inside somebody else's container a node says so itself.
-        if !rustix::process::geteuid().is_root() {
-            return Err(node::too_few_ids(&format!("a node of an ordinary user's cluster {name}")));
+        if !spec.cgroups {
+            expect_several(&format!("cluster {name}"), &spec.image)?;
+        } else if !rustix::process::geteuid().is_root() {
+            let message = "only root of the host lets control groups hold the jobs of a cluster";
+            return Err(Problem::new(ProblemKind::Unsupported, message)
+                .hint("leave --cgroups out: jobs then run without limits on their memory"));
         }
         let registry = self.yard.registry()?;
         self.create_by(&registry, name, spec, |row| self.make(row, name, spec))

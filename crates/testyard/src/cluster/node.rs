@@ -75,7 +75,7 @@ pub(super) fn expect(captured: Captured, node: &MachineName, doing: &str) -> Res
         status => status.shell_code(),
     };
     if ended == TOO_FEW_IDS {
-        return Err(too_few_ids(&format!("node {node}")));
+        return Err(too_few_ids(node));
     }
     if ended == MISSING_PROGRAMS {
         return Err(missing(node, said.trim()));
@@ -95,10 +95,11 @@ fn missing(node: &MachineName, programs: &str) -> Problem {
         .hint(format!("or install them here: apt-get install --no-install-recommends {}", packages.join(" ")))
 }
 
-/// A node whose daemons cannot be different users.
-pub(super) fn too_few_ids(node: &str) -> Problem {
-    Problem::new(ProblemKind::Unsupported, format!("{node} has one user id, and Slurm's daemons run as several"))
-        .hint("run testyard as root for clusters: its machines have ids of their own")
+/// A node whose daemons cannot be different users: it has other ids than were to be expected.
+fn too_few_ids(node: &MachineName) -> Problem {
+    let message = format!("node {node} has too few user ids: Slurm's daemons run as several users");
+    Problem::new(ProblemKind::Unsupported, message)
+        .hint("see what `user-namespace-range` needs here: testyard doctor --refresh")
 }
 
 /// The last lines as causes.

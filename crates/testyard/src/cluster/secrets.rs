@@ -109,10 +109,11 @@ impl Folder {
             .map_err(|error| Problem::new(ProblemKind::System, format!("{} is damaged", file.display())).because(error))
     }
 
-    /// Copies the homes of another network's members, where there are some; this one has no members yet.
+    /// Copies the homes of another network's members, where there are some; this one has no members yet. An ordinary
+    /// user has no right over files of several users: the first node's machine copies them inside the ids that it has.
     pub(super) fn copy_homes(&self, from: &Self) -> Result<(), Problem> {
         let (source, target) = (from.path().join("share"), self.path().join("share"));
-        if !source.is_dir() {
+        if !source.is_dir() || !rustix::process::geteuid().is_root() {
             return Ok(());
         }
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&target);
