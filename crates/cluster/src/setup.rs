@@ -51,6 +51,9 @@ const FIRST_ID: u32 = 5000;
 /// With what the script ends where a node has too few ids: its daemons run as different users.
 pub const TOO_FEW_IDS: u8 = 4;
 
+/// With what the script ends where the files of the image are nobody's, and cannot be changed.
+pub const FILES_OF_NOBODY: u8 = 5;
+
 /// With what the script ends where programs are missing; their names are on its error output.
 pub const MISSING_PROGRAMS: u8 = 3;
 
@@ -105,6 +108,7 @@ fn checks(layout: &Layout, node: &Node) -> String {
     format!(
         "ids=0\nwhile read -r inside outside count; do ids=$((ids+count)); done < /proc/self/uid_map\n\
          [ $ids -ge 65536 ] || exit {TOO_FEW_IDS}\n\
+         [ -O /etc/passwd ] || exit {FILES_OF_NOBODY}\n\
          missing=\nset -f\nfor one in {names}; do\nset +f\n\
          case $one in\n\
          /*) for found in $one; do [ -e $found ] || missing=\"$missing $found\"; done;;\n\

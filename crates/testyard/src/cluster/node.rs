@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use testyard_cluster::setup::{self, MISSING_PROGRAMS, TOO_FEW_IDS};
+use testyard_cluster::setup::{self, FILES_OF_NOBODY, MISSING_PROGRAMS, TOO_FEW_IDS};
 use testyard_cluster::{Daemon, Node, Readiness};
 use testyard_machine::client::{Awaited, Captured, ClientError, PortWait, RunningCommand};
 use testyard_model::{CommandStatus, EnvironmentId, MachineName, Problem, ProblemKind, UserSpec};
@@ -77,6 +77,9 @@ pub(super) fn expect(captured: Captured, node: &MachineName, doing: &str) -> Res
     if ended == TOO_FEW_IDS {
         return Err(too_few_ids(node));
     }
+    if ended == FILES_OF_NOBODY {
+        return Err(files_of_nobody(node));
+    }
     if ended == MISSING_PROGRAMS {
         return Err(missing(node, said.trim()));
     }
@@ -100,6 +103,14 @@ fn too_few_ids(node: &MachineName) -> Problem {
     let message = format!("node {node} has too few user ids: Slurm's daemons run as several users");
     Problem::new(ProblemKind::Unsupported, message)
         .hint("see what `user-namespace-range` needs here: testyard doctor --refresh")
+}
+
+/// This kernel lets an ordinary user see the host's files, and not have them.
+fn files_of_nobody(node: &MachineName) -> Problem {
+    let message = format!("the host's files belong to nobody on node {node}, and accounts cannot be written");
+    Problem::new(ProblemKind::Unsupported, message)
+        .because("its root is a composed one: see what `overlay-data-only` says in testyard doctor")
+        .hint("take an image instead of the host: testyard image build slurm, then --image slurm")
 }
 
 /// The last lines as causes.
