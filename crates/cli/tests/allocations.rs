@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Output, TestHome, wait_until};
+use testkit::{Output, TestHome, User, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm/cluster.sh");
@@ -32,15 +32,28 @@ fn lacks() -> Option<String> {
     Some(format!("{missing} is not installed: apt-get install slurm-wlm munge"))
 }
 
+/// A program in a home's environment, of root whoever the home's user is.
+fn as_root(home: &TestHome, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().current_dir(home.path()).stdin(Stdio::null());
+    command.envs(home.command(program).get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 impl Cluster {
     fn new() -> Self {
-        let home = TestHome::new();
+        Self::of(User::current())
+    }
+
+    /// One whose jobs are asked for by this user.
+    fn of(user: User) -> Self {
+        let home = TestHome::of(user);
         let folder = home.path().join("cluster");
         std::fs::create_dir(&folder).expect("the home is empty");
         // Munge and the nodes' users pass through it.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
         std::fs::set_permissions(home.path(), open).expect("it is ours");
-        let mut command = home.command("/usr/bin/unshare");
+        let mut command = as_root(&home, "/usr/bin/unshare");
         command.args(["--mount", "--net", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]);
         let log = std::fs::File::create(folder.join("log.txt")).expect("a file");
         let errors = log.try_clone().expect("a descriptor");
@@ -55,8 +68,10 @@ impl Cluster {
 
     /// A command on the controller's host, with this home's environment.
     fn command(&self, program: &str) -> Command {
-        let mut command = self.home.command("/usr/bin/nsenter");
+        let mut command = as_root(&self.home, "/usr/bin/nsenter");
         command.args(["--target", &self.inside, "--mount", "--net", "--uts", "--pid"]);
+        let User { uid, gid } = self.home.user();
+        command.args([format!("--setuid={uid}"), format!("--setgid={gid}")]);
         command.arg(format!("--wdns={}", self.home.work().display())).arg(program);
         command
     }
@@ -82,7 +97,7 @@ impl Cluster {
     }
 
     fn queue(&self) -> String {
-        self.must("squeue", &["--noheader", "--states=PENDING,RUNNING", "-o", "%A %j %N"])
+        self.must("squeue", &["--noheader", "--states=PENDING,RUNNING", "-o", "%A %j %T %N"])
     }
 
     /// The processes of a node's slurmd and of the jobs on it, as a power cut would end them.
@@ -105,6 +120,25 @@ impl Cluster {
         std::fs::create_dir(&folder).expect("the home is empty");
         std::fs::write(folder.join("testyard.toml"), format!("format = 1\n[suite]\nname = \"s\"\n{tests}"))
             .expect("a suite");
+        // The home is its user's, and so is what is in it.
+        self.home.give(&folder);
+        self.home.give(&folder.join("testyard.toml"));
+    }
+
+    /// A run in a session of its own, its number within the cluster's process namespace, and what it reports as it goes.
+    fn begin(&self, arguments: &[&str]) -> (Child, PathBuf) {
+        let events = self.home.work().join("events.jsonl");
+        let report = format!("jsonl={}", events.display());
+        let mut command = self.command("/usr/bin/setsid");
+        command.arg("--wait").arg(self.home.program("testyard")).args(["run", "suite", "--report", &report]);
+        let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        (child.expect("it starts"), events)
+    }
+
+    /// Ctrl-C: to everybody in the run's process group.
+    fn interrupt(&self) {
+        let script = "kill -INT -- -$(pgrep -o -f 'testyard run suit[e]')";
+        self.must("bash", &["-c", script]);
     }
 }
 
@@ -137,6 +171,12 @@ fn an_allocation_is_a_machine_that_ends_with_its_job() {
     assert_eq!(cluster.must_run(&["exec", "g1", "--", "echo", "there"]), "there\n");
     cluster.must_run(&["delete", "g1"]);
     assert_eq!(cluster.queue(), "", "its job goes with it");
+
+    // What a job has, however it asked for it: here so much a processor, as the cluster's default has it.
+    cluster.must_run(&["create", "g1", "--backend", "slurm-allocation", "--cpus", "2"]);
+    let info = cluster.must_run(&["info", "g1"]);
+    assert!(info.contains("2 processors, 400M memory"), "{info}");
+    cluster.must_run(&["delete", "g1"]);
 
     // A job that somebody else ends is the machine's end, and the cause is Slurm's.
     cluster.must_run(&allocation("g2"));
@@ -210,6 +250,67 @@ fn two_hundred_tests_over_three_nodes_of_which_one_dies_have_two_hundred_results
     assert!(again.count() > 0 && errors.contains("is lost"), "{errors}");
     let gone = wait_until(DEADLINE, || cluster.queue().is_empty());
     assert!(gone, "{}", cluster.queue());
+}
+
+#[test]
+fn a_run_that_is_interrupted_ends_with_its_jobs() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    let tests = (0..6).map(|index| format!("[[test]]\nname = \"t{index}\"\ncommand = \"sleep 1000\"\n"));
+    cluster.suite(&tests.collect::<String>());
+    let left = || (cluster.queue(), cluster.must_run(&["list", "--names"]));
+
+    // In the middle of tests on all nodes.
+    let (child, events) = cluster.begin(&["--on", "slurm", "--nodes", "3", "--jobs", "1"]);
+    let began = wait_until(DEADLINE, || {
+        std::fs::read_to_string(&events).unwrap_or_default().matches("\"test-environment\"").count() == 3
+    });
+    cluster.interrupt();
+    let output = child.wait_with_output().expect("it ends");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(began && output.status.code() == Some(130), "{said}");
+    assert!(said.contains("0 passed") && said.contains("interrupted"), "{said}");
+    assert_eq!(left(), (String::new(), String::new()), "{said}");
+
+    // While its jobs wait for nodes that somebody else has.
+    cluster.must("sbatch", &["--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1000"]);
+    assert!(wait_until(DEADLINE, || cluster.queue().contains("RUNNING")), "{}", cluster.queue());
+    let (child, _) = cluster.begin(&["--on", "slurm", "--nodes", "2", "--jobs", "1", "--wait", "30m"]);
+    let waits = wait_until(DEADLINE, || cluster.queue().matches("PENDING").count() == 2);
+    cluster.interrupt();
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(waits && output.status.code() == Some(130), "{said}");
+    assert!(said.contains("the allocations were called off"), "{said}");
+    let (queue, machines) = left();
+    assert!(queue.lines().count() == 1 && !queue.contains("testyard-") && machines.is_empty(), "{queue}{machines}");
+}
+
+#[test]
+fn an_ordinary_user_spreads_a_run_over_nodes() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    testkit::require!(testkit::Ability::OrdinaryUser);
+    let cluster = Cluster::of(User::ordinary().expect("just required"));
+    let mut tests = String::from("prepare = \"echo made > made\"\n");
+    for index in 0..60 {
+        tests.push_str(&format!(
+            "[[test]]\nname = \"t{index}\"\ncommand = \"grep -q made made && touch here && sleep 0.1\"\n\
+             isolation = \"namespace\"\n"
+        ));
+    }
+    cluster.suite(&tests);
+    let output = cluster.run(&["run", "suite", "--on", "slurm", "--nodes", "3", "--jobs", "2", "--json"]);
+    let results = output.json()["results"].as_array().cloned().unwrap_or_default();
+    let passed = results.iter().filter(|result| result["result"] == "passed").count();
+    assert_eq!((output.code, results.len(), passed), (0, 60, 60), "{output}");
+    let nodes: std::collections::BTreeSet<String> =
+        results.iter().map(|result| result["attempts"][0]["machine"].to_string()).collect();
+    assert_eq!(nodes.len(), 3, "{output}");
+    assert_eq!((cluster.queue(), cluster.must_run(&["list", "--names"])), (String::new(), String::new()));
 }
 
 #[test]

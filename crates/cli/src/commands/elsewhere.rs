@@ -1,4 +1,5 @@
-//! Where a machine is that is not on this host: options of `testyard create`.
+//! Where a machine is that is not on this host: options of `testyard create`, and those of logging in also of
+//! `testyard run --on slurm`.
 
 use std::path::PathBuf;
 
@@ -7,10 +8,10 @@ use testyard_model::{
     BackendName, HostKeys, Inside, PasswordSource, Problem, ProblemKind, Remote, Span, SshTransport, Transport,
 };
 
-/// How another host is reached.
+/// How another host is logged in to.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "On another host")]
-pub(super) struct Elsewhere {
+pub(super) struct Login {
     /// Which host (backend ssh), or on which Slurm's commands are; the rest is said by your ~/.ssh/config
     #[arg(long, value_name = "[USER@]HOST[:PORT]")]
     host: Option<String>,
@@ -35,6 +36,14 @@ pub(super) struct Elsewhere {
     /// The variable that holds the password
     #[arg(long, value_name = "NAME")]
     password_variable: Option<String>,
+}
+
+/// How another host is reached.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "On another host")]
+pub(super) struct Elsewhere {
+    #[command(flatten)]
+    login: Login,
     /// The command that leads to the other host (backend command), such as "srun -N1"; words are split at spaces
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     through: Option<String>,
@@ -72,7 +81,8 @@ impl Elsewhere {
         let is_ssh = *backend == BackendName::ssh();
         let is_command = *backend == BackendName::command();
         let is_slurm = *backend == BackendName::slurm_allocation();
-        self.refuse_unless(is_ssh || (is_slurm && self.host.is_some()), "ssh", &self.of_ssh())?;
+        let login = &self.login;
+        self.refuse_unless(is_ssh || (is_slurm && login.host.is_some()), "ssh", &login.given())?;
         let of_job = [("--partition", self.partition.is_some()), ("--exclusive", self.exclusive)];
         self.refuse_unless(is_slurm, "slurm-allocation", &of_job)?;
         self.refuse_unless(is_slurm, "slurm-allocation", &self.job.given())?;
@@ -80,12 +90,9 @@ impl Elsewhere {
         let both = [("--inside", self.inside.is_some()), ("--grace", self.grace.is_some())];
         self.refuse_unless(is_ssh || is_command || is_slurm, "ssh", &both)?;
         let transport = match (is_ssh, is_command) {
-            (true, _) => Transport::Ssh(self.ssh()?),
+            (true, _) => Transport::Ssh(login.ssh()?),
             (_, true) => Transport::Command(self.words()?),
-            _ if is_slurm => {
-                let submit = self.host.is_some().then(|| self.ssh()).transpose()?;
-                Transport::Slurm(self.job.job(self.partition.clone(), self.exclusive, submit))
-            }
+            _ if is_slurm => Transport::Slurm(self.job.job(self.partition.clone(), self.exclusive, login.to_host()?)),
             _ => return Ok(None),
         };
         let inside = match self.inside {
@@ -94,19 +101,6 @@ impl Elsewhere {
             _ => Inside::Host,
         };
         Ok(Some(Remote { transport, inside, grace: self.grace }))
-    }
-
-    fn of_ssh(&self) -> [(&'static str, bool); 8] {
-        [
-            ("--host", self.host.is_some()),
-            ("--identity", self.identity.is_some()),
-            ("--jump", self.jump.is_some()),
-            ("--ssh-config", self.ssh_config.is_some()),
-            ("--known-hosts", self.known_hosts.is_some()),
-            ("--host-keys", self.host_keys.is_some()),
-            ("--password-file", self.password_file.is_some()),
-            ("--password-variable", self.password_variable.is_some()),
-        ]
     }
 
     #[expect(clippy::unused_self, reason = "reads as what these options refuse")]
@@ -128,6 +122,27 @@ impl Elsewhere {
                 .hint("say what leads to the other host: --through \"srun -N1\""));
         }
         Ok(words)
+    }
+}
+
+impl Login {
+    /// Each option, and whether it was given.
+    pub(super) fn given(&self) -> [(&'static str, bool); 8] {
+        [
+            ("--host", self.host.is_some()),
+            ("--identity", self.identity.is_some()),
+            ("--jump", self.jump.is_some()),
+            ("--ssh-config", self.ssh_config.is_some()),
+            ("--known-hosts", self.known_hosts.is_some()),
+            ("--host-keys", self.host_keys.is_some()),
+            ("--password-file", self.password_file.is_some()),
+            ("--password-variable", self.password_variable.is_some()),
+        ]
+    }
+
+    /// The host, where one was named.
+    pub(super) fn to_host(&self) -> Result<Option<SshTransport>, Problem> {
+        self.host.is_some().then(|| self.ssh()).transpose()
     }
 
     fn ssh(&self) -> Result<SshTransport, Problem> {

@@ -41,7 +41,8 @@ ReturnToService=2
 SlurmdTimeout=5
 KillWait=2
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=200
 MpiDefault=none
 NodeName=n[1-3] NodeHostname=controller NodeAddr=10.9.0.1 Port=17001-17003 CPUs=2 RealMemory=1000
 PartitionName=debug Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP

@@ -11,6 +11,7 @@ use testyard_runner::report::OnKept;
 use testyard_runner::result::TestResult;
 use testyard_runner::run::RunOptions;
 
+use crate::commands::elsewhere::Login;
 use crate::commands::env::kept::{KEPT_FOR, enter};
 use crate::commands::slurm::JobOptions;
 use crate::output::Output;
@@ -34,6 +35,8 @@ pub(super) struct Execution {
     nodes: Option<NonZeroUsize>,
     #[command(flatten)]
     job: JobOptions,
+    #[command(flatten)]
+    login: Login,
     /// Replace every test's own time limit, such as 90s
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
@@ -91,14 +94,20 @@ impl Execution {
         {
             let cpus = self.jobs.map(NonZeroUsize::get);
             let count = self.nodes.map_or(1, NonZeroUsize::get);
-            return Ok(Where::Slurm(Box::new(SlurmNodes {
-                job: self.job.job(partition, cpus.is_none(), None),
-                count,
-                cpus,
-            })));
+            let submit = self.login.to_host()?;
+            if let Some((option, _)) = self.login.given().into_iter().find(|(_, given)| *given && submit.is_none()) {
+                return Err(Problem::new(
+                    ProblemKind::Usage,
+                    format!("{option} is for Slurm's commands on another host"),
+                )
+                .hint("say which: --host USER@HOST"));
+            }
+            let job = self.job.job(partition, cpus.is_none(), submit);
+            return Ok(Where::Slurm(Box::new(SlurmNodes { job, count, cpus })));
         }
         let nodes = std::iter::once(("--nodes", self.nodes.is_some()));
-        if let Some((option, _)) = nodes.chain(self.job.given()).find(|(_, given)| *given) {
+        let mut of_slurm = nodes.chain(self.job.given()).chain(self.login.given());
+        if let Some((option, _)) = of_slurm.find(|(_, given)| *given) {
             return Err(Problem::new(ProblemKind::Usage, format!("{option} is for runs over a Slurm cluster"))
                 .hint("say so: --on slurm"));
         }
