@@ -19,6 +19,9 @@ use super::{Announcement, Setup, SupervisorError, Task, names, teardown};
 
 /// How long an agent may take until it serves.
 const READY: Duration = Duration::from_secs(60);
+/// The same where that is on another host: programs may have to travel there first, and what a user's machines stand on may
+/// have to be made there. Where nothing goes on any more, the link itself gives up sooner.
+const READY_ELSEWHERE: Duration = Duration::from_secs(10 * 60);
 /// How long an agent that is adopted may take to answer.
 const ADOPTED: Duration = Duration::from_secs(10);
 /// Environment numbers are reserved in blocks of so many.
@@ -49,7 +52,11 @@ pub(super) fn bring_up(setup: &mut Setup, agent: &mut Option<Agent>) -> Result<R
         _ => start(setup, &mut *records, agent)?,
     };
     let started = agent.as_ref().expect("both ways above set it");
-    let deadline = if setup.task == Task::Adopt { ADOPTED } else { READY };
+    let deadline = match setup.task {
+        Task::Adopt => ADOPTED,
+        _ if setup.place.spec.remote.is_some() => READY_ELSEWHERE,
+        _ => READY,
+    };
     let limits = await_ready(setup, &mut *records, &mut link, &started.pidfd, deadline)?;
     reach(Step::SupervisorAgentReady);
     if setup.task == Task::Adopt || !limits.is_empty() {
