@@ -32,12 +32,15 @@ pub enum Readiness {
     Later,
 }
 
-/// `slurmrestd` ends where it finds what answers for accounts, and no accounts.
+/// `slurmrestd` ends where it finds what answers for accounts, and no accounts. The file `openapi_v0_0_38.so` is called
+/// `openapi/v0.0.38` there.
 const WITHOUT_ACCOUNTS: &str = "\
 only=
 grep -q accounting_storage/slurmdbd /etc/slurm/slurm.conf || for one in /usr/lib/*/slurm-wlm/openapi_v*.so; do
 name=${one##*/openapi_}
-only=\"-s openapi/${name%.so}\"
+name=${name%.so}
+while [ $name != ${name#*_} ]; do name=${name%%_*}.${name#*_}; done
+only=\"-s openapi/$name\"
 done
 ";
 
@@ -196,13 +199,14 @@ fn end(daemons: &[Daemon]) -> String {
     text
 }
 
-/// Ends every daemon of a node in good order.
+/// Ends every daemon of a node in good order, and leaves nothing that only those that run have: a fork would copy it.
 #[must_use]
 pub fn end_daemons(is_controller: bool) -> String {
-    match is_controller {
+    let ended = match is_controller {
         true => end(&[Daemon::Node, Daemon::Controller, Daemon::Accounts, Daemon::Database]),
         false => end(&[Daemon::Node]),
-    }
+    };
+    format!("{ended}rm -rf /run/munge /run/sshd /run/mysqld /run/sshd.pid /run/slurm*.pid\n")
 }
 
 /// Ends the controller alone, or a node's daemon alone; steps that run go on.

@@ -174,7 +174,11 @@ impl Machines<'_> {
             Ok(row) if row.id != *id => return Ok(()),
             settled => settled?,
         };
-        self.delete_row(&registry, row, true)
+        match self.delete_row(&registry, row, true) {
+            // Whoever was removing it was faster.
+            Err(problem) if problem.kind == ProblemKind::NotFound => Ok(()),
+            deleted => deleted,
+        }
     }
 
     fn delete_row(&self, registry: &Registry, mut row: MachineRow, force: bool) -> Result<(), Problem> {
@@ -188,6 +192,8 @@ impl Machines<'_> {
         if is_supervised(registry, &row)? {
             let problem = match self.ask_to_delete(&row, force) {
                 Err(problem) if problem.kind == ProblemKind::Unavailable => problem,
+                // It has begun to end since.
+                Err(problem) if force && problem.kind == ProblemKind::WrongState => problem,
                 outcome => return outcome,
             };
             row = match self.finish(registry, &row.id)? {

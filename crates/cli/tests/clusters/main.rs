@@ -23,12 +23,16 @@ macro_rules! possible_for_users {
         if !testkit::programs::are_built() {
             testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
         }
-        testkit::require!(Ability::PlainRoot);
+        testkit::require!(testkit::Ability::PlainRoot);
         for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
-            testkit::require!(Ability::Program(program));
+            testkit::require!(testkit::Ability::Program(program));
         }
     };
 }
+
+mod changes;
+mod page;
+mod rest;
 
 fn cluster(home: &TestHome, arguments: &[&str]) -> Output {
     home.run_cli(&[&["cluster"], arguments].concat())
@@ -91,7 +95,6 @@ fn a_cluster_runs_jobs_and_takes_logins() {
     assert!(made["nodes"].as_array().into_iter().flatten().all(|node| node["slurm"] == "idle"), "{made}");
     jobs_run_as_their_users(&home);
     logins_are_let_in(&home, &made["ssh"]);
-    memory_is_held(&home);
     node_faults(&home);
     daemon_faults(&home);
     full_disk(&home);
@@ -144,16 +147,6 @@ fn logins_are_let_in(home: &TestHome, access: &Value) {
     assert_eq!(ssh(home, access, None, "id -un").expect_success().stdout, "slurm\n");
     let wrong = ssh(home, access, Some("wrong"), "id");
     assert!(wrong.code == 255 && wrong.stderr.contains("Permission denied"), "{wrong}");
-}
-
-/// A job that takes more than it asked for ends as out of memory, where control groups hold it.
-fn memory_is_held(home: &TestHome) {
-    create(home, "held", &["--nodes", "1", "--cgroups"]);
-    let grow = "job=$(sbatch --parsable --wait --mem=40 --wrap \"python3 -c 'x = bytearray(200 << 20)'\"); \
-                scontrol show job $job | grep -o 'JobState=[A-Z_]*'";
-    let ended = on(home, "held", "1", grow);
-    assert_eq!(ended.stdout, "JobState=OUT_OF_MEMORY\n", "{ended}");
-    drop(cluster(home, &["delete", "held"]).expect_success());
 }
 
 fn node_faults(home: &TestHome) {

@@ -1,0 +1,28 @@
+//! `docs/clusters.md`: every command of the page is run, in its order.
+
+use std::time::Duration;
+
+use testkit::{Ability, Output, TestHome};
+
+#[test]
+fn the_pages_commands_work_as_written() {
+    possible!();
+    testkit::require!(Ability::Program("slurmrestd"));
+    testkit::require!(Ability::Program("curl"));
+    let home = TestHome::new();
+    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/clusters.md")).expect("the page");
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    // What it installs is there, or this test would not have come so far.
+    let blocks: Vec<&str> = blocks.filter(|block| !block.starts_with("apt-get ")).collect();
+    assert!(blocks.len() >= 4, "the page has commands");
+    let folder = home.program("testyard").parent().expect("a folder").display().to_string();
+    let mut shell = home.command("/bin/bash");
+    let path = format!("{folder}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
+    shell.args(["-e", "-o", "pipefail", "-c", &blocks.concat()]).env("PATH", path);
+    let output = Output::of(&mut shell, Duration::from_secs(240)).expect_success();
+    for printed in ["lab-3\n", "\"ping\": \"UP\"", "lab2-1\n"] {
+        assert!(output.stdout.contains(printed), "{printed}: {output}");
+    }
+    assert_eq!(home.must_run(&["list", "--names"]), "");
+    home.finish();
+}
