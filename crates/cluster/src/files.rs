@@ -240,8 +240,7 @@ pub fn configuration(layout: &Layout, groups: ControlGroups) -> Vec<NodeFile> {
 #[must_use]
 pub fn keys(layout: &Layout, secrets: &Secrets, is_controller: bool) -> Vec<NodeFile> {
     let secret = |path, owner, text| NodeFile { path, owner, mode: 0o600, text };
-    let mut files =
-        vec![NodeFile { mode: 0o400, ..secret("/etc/munge/munge.key", "munge", secrets.munge_key.clone()) }];
+    let mut files = vec![secret("/etc/munge/munge.key", "munge", secrets.munge_key.clone())];
     if layout.spec.accounting && is_controller {
         files.push(secret("/etc/slurm/slurmdbd.conf", "slurm", slurmdbd_conf(layout)));
     }

@@ -119,31 +119,33 @@ fn checks(layout: &Layout, node: &Node) -> String {
     )
 }
 
-/// The script of one node.
+/// The script of one node. A program that it starts costs a millisecond and more, on every node: what a shell can do by
+/// itself it does.
 #[must_use]
 pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
     let mut text = String::from(
         "set -eu\numask 022\nexport LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
     );
     text.push_str(&checks(layout, node));
-    text.push_str(FOLDERS);
+    text.push_str(&folders(layout, node));
     if setup.forget {
         text.push_str("rm -rf /var/lib/slurm/slurmctld/* /var/lib/slurm/slurmd/* /var/log/slurm/*\n");
     }
-    for (index, account) in setup.accounts.iter().enumerate() {
-        text.push_str(&account_lines(account, FIRST_ID + u32::try_from(index).unwrap_or_default()));
-    }
-    let mut files = files::configuration(layout, setup.groups);
-    files.extend(files::keys(layout, &setup.secrets, node.is_controller()));
-    files.push(NodeFile {
+    let mut secrets = files::keys(layout, &setup.secrets, node.is_controller());
+    secrets.push(NodeFile {
         path: "/etc/ssh/ssh_host_ed25519_key",
         owner: "root",
         mode: 0o600,
         text: setup.host_key.private.clone(),
     });
-    for file in &files {
-        text.push_str(&file_lines(file));
+    text.push_str(&secret_lines(&secrets));
+    // Nobody asks it before it serves; what else there is to do is done meanwhile.
+    text.push_str("setpriv --reuid=munge --regid=munge --clear-groups munged &\nmunged=$!\n");
+    text.push_str(&accounts_lines(&setup.accounts));
+    for file in files::configuration(layout, setup.groups) {
+        text.push_str(&write_lines(&file));
     }
+    text.push_str("/usr/sbin/sshd &\nsshd=$!\n");
     for number in 0..layout.spec.gpus {
         // Slurm wants a device, and nothing in a node may make one: so it is one that is there, under another name.
         let _ = writeln!(
@@ -160,25 +162,35 @@ pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
             text.push_str(&home_lines(account, setup.forget));
         }
     }
-    text.push_str("setpriv --reuid=munge --regid=munge --clear-groups munged\n/usr/sbin/sshd\n");
+    text.push_str("wait $munged || { echo 'munged did not start' >&2; exit 1; }\n");
+    text.push_str("wait $sshd || { echo 'sshd did not start' >&2; exit 1; }\n");
     text
 }
 
 /// Writes a running node's configuration anew: the cluster has other nodes now.
 #[must_use]
 pub fn rewrite(layout: &Layout, setup: &NodeSetup) -> String {
-    files::configuration(layout, setup.groups).iter().map(file_lines).collect()
+    files::configuration(layout, setup.groups).iter().map(write_lines).collect()
 }
 
-const FOLDERS: &str = "\
-mkdir -p /etc/slurm /etc/munge /run/munge /run/sshd /var/lib/munge /var/log/munge /var/log/slurm /run/mysqld \
-/var/lib/slurm/slurmctld /var/lib/slurm/slurmd /var/lib/slurm/database
-chown munge:munge /etc/munge /run/munge /var/lib/munge /var/log/munge
-chmod 700 /etc/munge /var/lib/munge /var/log/munge
-chmod 755 /run/munge
-chown slurm:slurm /var/lib/slurm /var/lib/slurm/slurmctld /var/lib/slurm/database /var/log/slurm /run/mysqld
-chmod 700 /run/mysqld /var/lib/slurm/database
-";
+/// The folders of the daemons.
+fn folders(layout: &Layout, node: &Node) -> String {
+    let mut all = "/etc/slurm /etc/munge /run/munge /run/sshd /var/lib/munge /var/log/munge /var/log/slurm \
+                   /var/lib/slurm/slurmd"
+        .to_owned();
+    let mut slurms = "/var/lib/slurm /var/log/slurm".to_owned();
+    let mut private = "/etc/munge /var/lib/munge /var/log/munge".to_owned();
+    if node.is_controller() {
+        all.push_str(" /var/lib/slurm/slurmctld");
+        slurms.push_str(" /var/lib/slurm/slurmctld");
+    }
+    if layout.spec.accounting && node.is_controller() {
+        for list in [&mut all, &mut slurms, &mut private] {
+            list.push_str(" /run/mysqld /var/lib/slurm/database");
+        }
+    }
+    format!("mkdir -p {all}\nchmod 700 {private}\nchown slurm:slurm {slurms}\n")
+}
 
 /// Of the tables that a database has for itself, the accounts need those of stored procedures alone. All of them would take
 /// seconds to make.
@@ -187,63 +199,115 @@ const DATABASE: &str = "\
 grep -hE '^CREATE TABLE IF NOT EXISTS (proc|event) ' /usr/share/mysql/*_system_tables.sql; } > /var/lib/slurm/database.sql
 ";
 
-/// Whoever is in the image keeps the ids there, and gets a home and a shell.
-fn account_lines(account: &Account, id: u32) -> String {
-    let Account { name, hash, .. } = account;
-    format!(
-        "if grep -q '^{name}:' /etc/passwd; then\n\
-         sed -i 's|^\\({name}:[^:]*:[^:]*:[^:]*:[^:]*\\):.*|\\1:/home/{name}:/bin/bash|' /etc/passwd\n\
-         else\n\
-         ! grep -q ':x:{id}:' /etc/passwd || {{ echo 'user id {id} is taken in this image' >&2; exit 1; }}\n\
-         echo '{name}:x:{id}:{id}::/home/{name}:/bin/bash' >> /etc/passwd\n\
-         grep -q '^{name}:' /etc/group || echo '{name}:x:{id}:' >> /etc/group\n\
-         fi\n\
-         sed -i '/^{name}:/d' /etc/shadow\n\
-         echo '{name}:{hash}:19000:0:99999:7:::' >> /etc/shadow\n",
-    )
+/// The accounts in `/etc/passwd`, `/etc/group` and `/etc/shadow`. Whoever is in the image keeps the ids there, and gets a
+/// home and a shell. A file that is right already is left alone.
+fn accounts_lines(accounts: &[Account]) -> String {
+    let mut text = String::from(LINES);
+    text.push_str("new=\nload /etc/passwd\n");
+    for (account, id) in accounts.iter().zip(FIRST_ID..) {
+        let _ = writeln!(text, "account {} {id}", account.name);
+    }
+    text.push_str(
+        "store /etc/passwd\nknown=$text\nload /etc/group\nfor one in $new; do\n\
+         case $text in *\"$nl${one%:*}:\"*) ;; *) put ${one%:*} ${one%:*}:x:${one#*:}:;; esac\ndone\n\
+         store /etc/group\nload /etc/shadow\n",
+    );
+    for Account { name, hash, .. } in accounts {
+        let _ = writeln!(text, "put {name} '{name}:{hash}:19000:0:99999:7:::'");
+    }
+    text.push_str("umask 077\nstore /etc/shadow\numask 022\n");
+    text
 }
+
+/// Files of lines, each with a name in front: `load` reads one, `put` sets the line of a name, `store` writes it again.
+const LINES: &str = r#"nl='
+'
+load() {
+text=$nl
+[ ! -e $1 ] || while IFS= read -r line || [ -n "$line" ]; do text=$text$line$nl; done < $1
+old=$text
+}
+store() { [ "$text" = "$old" ] || printf %s "${text#"$nl"}" > $1; }
+put() {
+case $text in
+*"$nl$1:"*) rest=${text#*"$nl$1:"}; text="${text%%"$nl$1:"*}$nl$2$nl${rest#*"$nl"}";;
+*) text=$text$2$nl;;
+esac
+}
+account() {
+case $text in
+*"$nl$1:"*) rest=${text#*"$nl$1:"}; rest=${rest%%"$nl"*}; put $1 "$1:${rest%:*:*}:/home/$1:/bin/bash";;
+*":x:$2:"*) echo "user id $2 is taken in this image" >&2; exit 1;;
+*) put $1 "$1:x:$2:$2::/home/$1:/bin/bash"; new="$new $1:$2";;
+esac
+}
+ids() { rest=${known#*"$nl$1:"}; rest=${rest#*:}; uid=${rest%%:*}; rest=${rest#*:}; gid=${rest%%:*}; }
+"#;
 
 /// A home on the folder that all nodes share. What is in it is its user's: keys are written by that user, where they
 /// are missing, or where `replace` says that they are those of the cluster from which this one was forked.
 fn home_lines(account: &Account, replace: bool) -> String {
     let Account { name, key, .. } = account;
+    let public = key.public.trim_end();
     let mut text = format!(
-        "home=/home/{name} uid=$(id -u {name}) gid=$(id -g {name})\nif [ ! -e $home/.ssh ]; then\n\
+        "ids {name}\nhome=/home/{name}\nif [ ! -e $home/.ssh ]; then\n\
          mkdir -p $home/.ssh\n[ ! -d /etc/skel ] || cp -a /etc/skel/. $home/\nchmod 700 $home/.ssh\n\
          chown -R $uid:$gid $home\nfi\n\
          setpriv --reuid=$uid --regid=$gid --clear-groups sh -eu <<'TESTYARD-USER'\n\
          umask 077\ncd /home/{name}/.ssh\n\
-         if {replace} || [ ! -e id_ed25519 ]; then\nold=$(cat id_ed25519.pub 2>/dev/null) || old=\n",
+         old=\nif {replace} || [ ! -e id_ed25519 ]; then\n\
+         [ ! -e id_ed25519.pub ] || read -r old < id_ed25519.pub || :\n",
     );
-    text.push_str(&heredoc("id_ed25519", &key.private));
-    text.push_str(&heredoc("id_ed25519.pub", &key.public));
+    text.push_str(&write_text("id_ed25519", &key.private));
+    text.push_str(&write_text("id_ed25519.pub", &key.public));
+    // Whoever else is let in stays.
     let _ = write!(
         text,
-        "if [ -n \"$old\" ] && [ -e authorized_keys ]; then\n\
-         grep -vxF \"$old\" authorized_keys > authorized_keys.new || :\nmv authorized_keys.new authorized_keys\nfi\nfi\n\
-         grep -qxF '{public}' authorized_keys 2>/dev/null || echo '{public}' >> authorized_keys\n\
+        "fi\nkeys= known=\n\
+         [ ! -e authorized_keys ] || while IFS= read -r line || [ -n \"$line\" ]; do\n\
+         [ \"$line\" != '{public}' ] || known=yes\n\
+         [ -n \"$old\" ] && [ \"$line\" = \"$old\" ] || keys=\"$keys$line\n\"\ndone < authorized_keys\n\
+         [ -n \"$known\" ] || printf '%s%s\\n' \"$keys\" '{public}' > authorized_keys\n\
          TESTYARD-USER\n",
-        public = key.public.trim_end(),
     );
     text
 }
 
-fn file_lines(file: &NodeFile) -> String {
-    let NodeFile { path, owner, mode, text } = file;
-    // What everybody reads needs no second look; what nobody else may read is never open for a moment.
-    let content = heredoc(path, text);
-    match mode {
-        0o644 => content,
-        _ => format!("rm -f {path}\n(umask 077\n{content})\nchown {owner}: {path}\nchmod {mode:o} {path}\n"),
+/// Files that nobody else may read are never open for a moment, and their owners' at once.
+fn secret_lines(secrets: &[NodeFile]) -> String {
+    let mut text = String::from("umask 077\n");
+    let paths: Vec<&str> = secrets.iter().map(|file| file.path).collect();
+    let _ = writeln!(
+        text,
+        "old=\nfor one in {}; do [ ! -e $one ] || old=\"$old $one\"; done\n[ -z \"$old\" ] || rm -f $old",
+        paths.join(" "),
+    );
+    for NodeFile { path, text: content, .. } in secrets {
+        text.push_str(&write_text(path, content));
     }
+    text.push_str("umask 022\n");
+    for owner in ["munge", "slurm"] {
+        let mut its: Vec<&str> = secrets.iter().filter(|file| file.owner == owner).map(|file| file.path).collect();
+        if owner == "munge" {
+            its.extend(["/etc/munge", "/run/munge", "/var/lib/munge", "/var/log/munge"]);
+        }
+        if !its.is_empty() {
+            let _ = writeln!(text, "chown {owner}:{owner} {}", its.join(" "));
+        }
+    }
+    text
+}
+
+/// A file that everybody may read.
+fn write_lines(file: &NodeFile) -> String {
+    debug_assert!(file.mode == 0o644 && file.owner == "root", "what is secret is written elsewhere");
+    write_text(file.path, &file.text)
 }
 
 /// The shell's way to write a file out of itself, byte by byte as it is.
-fn heredoc(path: &str, text: &str) -> String {
-    const END: &str = "TESTYARD-END";
-    let ended = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-    debug_assert!(!text.lines().any(|line| line == END), "no file of ours holds the mark");
-    format!("cat > {path} <<'{END}'\n{text}{ended}{END}\n")
+fn write_text(path: &str, text: &str) -> String {
+    let text = text.strip_suffix('\n').unwrap_or(text).replace('\'', "'\\''");
+    format!("printf '%s\\n' '{text}' > {path}\n")
 }
 
 #[cfg(test)]
@@ -271,7 +335,7 @@ mod tests {
     fn homes_are_made_by_one_node_and_accounts_by_all() {
         let scripts = scripts(&ClusterSpec::new(2));
         assert!(scripts[0].contains("home=/home/slurm") && !scripts[1].contains("home=/home/slurm"));
-        assert!(scripts.iter().all(|text| text.contains("slurm:$6$salt$hash:19000")));
+        assert!(scripts.iter().all(|text| text.contains("put slurm 'slurm:$6$salt$hash:19000")));
         assert!(scripts[0].contains(" slurmctld; do") && !scripts[1].contains(" slurmctld; do"));
     }
 
@@ -290,7 +354,11 @@ mod tests {
     #[test]
     fn secret_files_are_never_open() {
         let text = &scripts(&ClusterSpec::new(1))[0];
-        let key = text.find("cat > /etc/munge/munge.key").expect("the key is written");
-        assert!(text[..key].ends_with("(umask 077\n"));
+        let of = |words: &str| text.find(words).unwrap_or_else(|| panic!("{words} is missing"));
+        let (closed, open) = (of("umask 077\n"), of("umask 022\nchown munge:munge"));
+        for path in ["/etc/munge/munge.key", "/etc/ssh/ssh_host_ed25519_key"] {
+            let written = of(&format!("> {path}\n"));
+            assert!(closed < written && written < open, "{path}");
+        }
     }
 }

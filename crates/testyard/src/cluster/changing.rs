@@ -1,5 +1,7 @@
 //! Clusters from clusters: more nodes or fewer, and others with the same files.
 
+use std::sync::{Mutex, PoisonError};
+
 use testyard_cluster::setup::{self, NodeSetup};
 use testyard_cluster::{ClusterInfo, ClusterName, ClusterSpec, ClusterState, Daemon, Layout, Node, start};
 use testyard_linux::step::{self, Step};
@@ -47,7 +49,11 @@ impl Clusters<'_> {
     fn grow(&self, claim: &Claim, before: &Layout, after: &Layout) -> Result<(), Problem> {
         let new: Vec<Node> = after.nodes[before.nodes.len()..].to_vec();
         let setup = self.folder(&claim.row.id).load()?;
-        let grown = making::make_nodes(self.yard, after, &claim.row.id, &new, &setup)
+        let made = making::at_once(&new, |node| {
+            making::make(self.yard, after, &claim.row.id, node)?;
+            making::set_up(self.yard, after, node, &setup)
+        });
+        let grown = made
             .and_then(|()| self.reconfigure(after, &before.nodes, &setup))
             .and_then(|()| making::at_once(&new, |node| node::launch(self.yard, node, Daemon::Node)))
             .and_then(|()| making::await_usable(self.yard, after, &new));
@@ -111,48 +117,53 @@ impl Clusters<'_> {
                 return Err(problem);
             }
         };
-        self.create_by(&registry, to, &spec, |row| {
-            let copied = self.copy(&source.row.id, from, &row.id, to, &spec);
-            source.release(&registry)?;
-            self.begin_anew(&Layout::new(to, &spec), &copied?)
-        })
+        self.create_by(&registry, to, &spec, |row| self.make_from(source, &row.id, &Layout::new(to, &spec)))
     }
 
-    /// The files of another cluster, as those of this one; and what its nodes are to be told.
-    fn copy(
-        &self,
-        source: &str,
-        from: &ClusterName,
-        cluster: &str,
-        to: &ClusterName,
-        spec: &ClusterSpec,
-    ) -> Result<NodeSetup, Problem> {
-        let machines = self.yard.machines().list()?;
-        let mut setup = secrets::fresh(to, spec)?;
+    /// Makes a cluster with the files of another, which is let go of as soon as they are copied.
+    fn make_from(&self, source: Claim, cluster: &str, layout: &Layout) -> Result<(), Problem> {
+        let original = layout_of(&source.row)?.name;
+        let id = source.row.id.clone();
+        let mut setup = secrets::fresh(&layout.name, &layout.spec)?;
         self.folder(cluster).save(&setup)?;
         // The other's jobs, once: what is written down is for later starts.
         setup.forget = true;
         step::reach(Step::ClusterKeys);
         let networks = self.yard.options().home.networks_folder();
-        Folder::new(networks.clone(), cluster).copy_homes(&Folder::new(networks, source))?;
-        let layout = Layout::new(to, spec);
-        making::at_once(&layout.nodes, |node| {
-            let wanted = making::machine_spec(&layout, cluster, node)?;
-            let original = Node::of(from, node.number).name;
-            if !machines.iter().any(|machine| machine.name == original && is_of(machine, source)) {
-                return Err(Problem::new(ProblemKind::NotFound, format!("node {original} of cluster {from} is gone")));
-            }
-            let elsewhere = |spec: &MachineSpec| MachineSpec { network: wanted.network.clone(), ..spec.clone() };
-            self.yard.machines().clone_as(&original, &node.name, elsewhere)?;
+        Folder::new(networks.clone(), cluster).copy_homes(&Folder::new(networks, &id))?;
+        let held = Mutex::new((layout.nodes.len(), Some(source)));
+        let made = making::bring_up(self.yard, layout, &setup, Queue::Empty, |node| {
+            self.copy_node(&original, &id, layout, cluster, node)?;
             step::reach(Step::ClusterNode);
-            Ok(())
-        })?;
-        Ok(setup)
+            let (left, source) = &mut *held.lock().unwrap_or_else(PoisonError::into_inner);
+            *left -= 1;
+            match source.take_if(|_| *left == 0) {
+                Some(source) => source.release(&self.yard.registry()?),
+                None => Ok(()),
+            }
+        });
+        if let (_, Some(source)) = held.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            source.release(&self.yard.registry()?)?;
+        }
+        made
     }
 
-    fn begin_anew(&self, layout: &Layout, setup: &NodeSetup) -> Result<(), Problem> {
-        making::at_once(&layout.nodes, |node| making::set_up(self.yard, layout, node, setup))?;
-        making::start_daemons(self.yard, layout, Queue::Empty)
+    fn copy_node(
+        &self,
+        original: &ClusterName,
+        source: &str,
+        layout: &Layout,
+        cluster: &str,
+        node: &Node,
+    ) -> Result<(), Problem> {
+        let wanted = making::machine_spec(layout, cluster, node)?;
+        let name = Node::of(original, node.number).name;
+        if !self.yard.machines().info(&name).is_ok_and(|machine| is_of(&machine, source)) {
+            let message = format!("node {name} of cluster {original} is gone");
+            return Err(Problem::new(ProblemKind::NotFound, message));
+        }
+        let elsewhere = |spec: &MachineSpec| MachineSpec { network: wanted.network.clone(), ..spec.clone() };
+        self.yard.machines().clone_as(&name, &node.name, elsewhere).map(drop)
     }
 
     /// Writes down a cluster, has it made, and removes it again where that fails.
@@ -170,7 +181,10 @@ impl Clusters<'_> {
                 step::reach(Step::ClusterReady);
                 claim.record(registry, ClusterState::Running, spec)?;
                 claim.release(registry)?;
-                self.info(name)
+                let mut info = self.describe(&self.row(registry, name)?, &self.yard.machines().list()?)?;
+                // So they were a moment ago; to ask again would take as long as a job.
+                info.nodes.iter_mut().for_each(|node| node.slurm = Some("idle".to_owned()));
+                Ok(info)
             }
             Err(problem) => Err(match ending::remove(self.yard, registry, claim) {
                 Ok(()) => problem,

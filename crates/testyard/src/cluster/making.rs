@@ -54,21 +54,12 @@ pub(super) fn machine_spec(layout: &Layout, network: &str, node: &Node) -> Resul
     })
 }
 
-/// Makes the machines of these nodes and sets them up, all at the same time. What fails first is told; what was made
-/// stays for the caller to remove.
-pub(super) fn make_nodes(
-    yard: &Testyard,
-    layout: &Layout,
-    network: &str,
-    nodes: &[Node],
-    setup: &NodeSetup,
-) -> Result<(), Problem> {
-    at_once(nodes, |node| {
-        let machine = machine_spec(layout, network, node)?;
-        yard.machines().create(&node.name, &machine).map_err(|problem| of_node(problem, node))?;
-        step::reach(Step::ClusterNode);
-        set_up(yard, layout, node, setup)
-    })
+/// Makes a node's machine.
+pub(super) fn make(yard: &Testyard, layout: &Layout, network: &str, node: &Node) -> Result<(), Problem> {
+    let machine = machine_spec(layout, network, node)?;
+    yard.machines().create(&node.name, &machine).map_err(|problem| of_node(problem, node))?;
+    step::reach(Step::ClusterNode);
+    Ok(())
 }
 
 /// Writes a node's files and starts what waits for nobody.
@@ -106,15 +97,28 @@ pub(super) enum Queue {
     Kept,
 }
 
-/// Starts the daemons in their order, and returns once every node answers.
-pub(super) fn start_daemons(yard: &Testyard, layout: &Layout, queue: Queue) -> Result<(), Problem> {
+/// Brings up a cluster whose machines `begin` starts, all of them at the same time, and returns once every node answers.
+/// The controller does not wait for other nodes than its own. What fails first is told; what was made stays for the
+/// caller to remove.
+pub(super) fn bring_up(
+    yard: &Testyard,
+    layout: &Layout,
+    setup: &NodeSetup,
+    queue: Queue,
+    begin: impl Fn(&Node) -> Result<(), Problem> + Sync,
+) -> Result<(), Problem> {
     let stages = start::stages(layout);
     let Some((last, before)) = stages.split_last() else { return Ok(()) };
     let (stop, _ours) = socket_pair()?;
-    for stage in before {
-        at_once(&stage.actions, |(number, action)| act(yard, layout, *number, action, &stop))?;
-        step::reach(Step::ClusterDaemon);
-    }
+    at_once(&layout.nodes, |node| {
+        begin(node)?;
+        set_up(yard, layout, node, setup)?;
+        for stage in before.iter().filter(|_| node.is_controller()) {
+            at_once(&stage.actions, |(number, action)| act(yard, layout, *number, action, &stop))?;
+            step::reach(Step::ClusterDaemon);
+        }
+        Ok(())
+    })?;
     until_ready(yard, layout, last, queue)
 }
 
@@ -150,6 +154,7 @@ fn until_ready(yard: &Testyard, layout: &Layout, last: &Stage, queue: Queue) -> 
             if queue == Queue::Kept {
                 return await_states(yard, layout, &mut controller, &told, start::is_answering);
             }
+            // Not the job alone: the controller gives one that waits for a node out a second after that one came.
             await_states(yard, layout, &mut controller, &told, |state| state == "idle")?;
             roll_call(layout, &mut controller)?;
             // The job that they all answered may be ending there yet.

@@ -70,8 +70,8 @@ impl Clusters<'_> {
         self.folder(&row.id).save(&setup)?;
         step::reach(Step::ClusterKeys);
         let layout = Layout::new(name, spec);
-        making::make_nodes(self.yard, &layout, &row.id, &layout.nodes, &setup)?;
-        making::start_daemons(self.yard, &layout, making::Queue::Empty)
+        let begin = |node: &Node| making::make(self.yard, &layout, &row.id, node);
+        making::bring_up(self.yard, &layout, &setup, making::Queue::Empty, begin)
     }
 
     /// Every cluster of this home, by name, those that are being created or deleted too. Controllers are not asked.

@@ -67,11 +67,8 @@ impl Clusters<'_> {
             // Nodes whose controller was away are begun anew: their daemons would come back one by one.
             self.rest(&layout)?;
             let setup = self.folder(&claim.row.id).load()?;
-            making::at_once(&layout.nodes, |node| {
-                self.yard.machines().start(&node.name)?;
-                making::set_up(self.yard, &layout, node, &setup)
-            })?;
-            making::start_daemons(self.yard, &layout, Queue::Kept)?;
+            let begin = |node: &Node| self.yard.machines().start(&node.name).map(drop);
+            making::bring_up(self.yard, &layout, &setup, Queue::Kept, begin)?;
         }
         claim.record(&registry, ClusterState::Running, &layout.spec)?;
         claim.release(&registry)?;
