@@ -12,7 +12,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Skips where a cluster cannot be made.
 macro_rules! possible {
     () => {
-        testkit::require!(Ability::Root);
+        testkit::require!(testkit::Ability::Root);
         possible_for_users!();
     };
 }
