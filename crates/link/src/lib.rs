@@ -18,12 +18,14 @@ pub mod hub;
 pub mod message;
 pub mod near;
 pub mod numbered;
+pub mod plain;
 mod ssh;
 mod transport;
 pub mod wire;
 
 pub use bootstrap::Programs;
 pub use near::NearStart;
+pub use plain::PlainStart;
 pub use ssh::{ASK_VARIABLE, answer_ssh, command_line as ssh_command_line, password, problem as ssh_problem};
 
 /// How the folder is called in which a user's sessions are on the far side; the user's number may follow.
