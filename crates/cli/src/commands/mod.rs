@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Sync(sync::Sync),
     Env(env::Env),
     Dev(dev::Dev),
-    Run(run::Run),
+    Run(Box<run::Run>),
     Report(report::Report),
     History(history::History),
     Schema(schema::Schema),
