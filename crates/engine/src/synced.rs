@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -114,6 +115,14 @@ impl Part {
         }
     }
 
+    /// What it held when it was looked at before, where that is known.
+    fn before(&self) -> Option<(TreeHash, &Manifest)> {
+        match self {
+            Self::Tree { scan, without: None, .. } => scan.before(),
+            Self::Tree { .. } | Self::History(_) => None,
+        }
+    }
+
     /// Calls `use_it` with a way to open the part's files.
     fn opened<T>(
         &self,
@@ -151,29 +160,27 @@ impl SentLists {
         fs::read_to_string(self.last(machine, place)).ok()?.trim().parse().ok()
     }
 
-    fn base(&self, machine: &str, place: &Path) -> Option<(TreeHash, Manifest)> {
-        let hash = self.last_sent(machine, place)?;
-        let manifest = Delta::decode(&fs::read(self.list(hash)).ok()?).ok()?.apply(&Manifest::default()).ok()?;
-        (manifest.hash() == hash).then_some((hash, manifest))
+    /// The list of a tree that was sent.
+    fn base(&self, hash: TreeHash) -> Option<Manifest> {
+        let manifest = Delta::decode(&fs::read(self.list(hash)).ok()?).ok()?.into_whole().ok()?;
+        (manifest.hash() == hash).then_some(manifest)
     }
 
-    /// Written beside and renamed: what cannot be kept is sent whole the next time.
-    fn remember(&self, machine: &str, place: &Path, part: &Part) {
-        let write = |path: &Path, bytes: &[u8]| -> io::Result<()> {
-            let fresh = path.with_extension("new");
-            fs::write(&fresh, bytes)?;
-            fs::rename(&fresh, path)
-        };
+    /// Keeps the list of a tree that is being sent. One that cannot be kept is sent whole the next time.
+    fn keep(&self, part: &Part) {
         let list = self.list(part.hash());
-        let kept = || -> io::Result<()> {
-            fs::create_dir_all(&self.folder)?;
-            if !list.is_file() {
-                write(&list, &Delta::between(&Manifest::default(), part.manifest()).encode())?;
-                self.prune();
-            }
-            write(&self.last(machine, place), part.hash().to_string().as_bytes())
-        };
-        let _ = kept();
+        if list.is_file() || fs::create_dir_all(&self.folder).is_err() {
+            return;
+        }
+        if write_beside(&list, &Delta::encode_whole(part.manifest())).is_ok() {
+            self.prune();
+        }
+    }
+
+    /// A machine has this tree now.
+    fn remember(&self, machine: &str, place: &Path, part: &Part) {
+        // What is not remembered is offered whole the next time.
+        let _ = write_beside(&self.last(machine, place), part.hash().to_string().as_bytes());
     }
 
     fn prune(&self) {
@@ -283,11 +290,21 @@ impl Copies {
     ) -> Result<Option<Sent>, Problem> {
         let machine = connection.machine().to_owned();
         let elsewhere = connection.welcome().elsewhere;
-        let base = self.lists.base(&machine, place);
-        let base = base.as_ref().map(|(hash, manifest)| (*hash, manifest));
-        let outcome = part.opened(|open| {
-            let offer = Offer { open, manifest: part.manifest(), hash: part.hash(), packed: elsewhere, base };
-            connection.sync_tree(self.user.as_ref(), offer)
+        let last = self.lists.last_sent(&machine, place);
+        // It is likely the one that was there when the tree was looked at before.
+        let before = part.before().filter(|(hash, _)| Some(*hash) == last);
+        let listed = if before.is_some() { None } else { last.and_then(|hash| Some((hash, self.lists.base(hash)?))) };
+        let base = before.or_else(|| listed.as_ref().map(|(hash, manifest)| (*hash, manifest)));
+        let outcome = thread::scope(|scope| {
+            let keeping = thread::Builder::new().spawn_scoped(scope, || self.lists.keep(part));
+            let sent = part.opened(|open| {
+                let offer = Offer { open, manifest: part.manifest(), hash: part.hash(), packed: elsewhere, base };
+                connection.sync_tree(self.user.as_ref(), offer)
+            });
+            if keeping.is_err() {
+                self.lists.keep(part);
+            }
+            sent
         });
         let gone = |errno: rustix::io::Errno| {
             let message = format!("cannot open the working tree {}", path.display());
@@ -303,6 +320,13 @@ impl Copies {
             Err(TransferError::Machine(error)) => Err(error.problem()),
         }
     }
+}
+
+/// Written beside and renamed: a reader sees the old or the new one.
+fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, bytes)?;
+    fs::rename(&fresh, path)
 }
 
 /// Under what name a part was sent: its list is that of no other.

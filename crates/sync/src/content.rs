@@ -1,10 +1,10 @@
 //! Looking at files and reading them, always below the tree's root and never through its links' last step.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZero;
-use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
-use crate::manifest::{ContentHash, EntryKind};
+use crate::manifest::{ContentHash, Entry, EntryKind};
 use crate::stamp::Stamp;
 
 /// What is at a path right now.
@@ -66,6 +66,45 @@ pub(crate) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Found>, E
     }
 }
 
+/// Looks at all entries of a sorted list, each from its own folder: that is a shorter way for the kernel than from the
+/// root.
+pub(crate) fn look_all(root: BorrowedFd<'_>, entries: &[Entry]) -> Vec<Result<Option<Found>, Errno>> {
+    // Long enough that most folders are opened once.
+    let blocks: Vec<&[Entry]> = entries.chunks(512).collect();
+    let looked = in_blocks(&blocks, 1, |block| {
+        let mut near = Near { root, folder: None };
+        block.iter().map(|entry| near.look(&entry.path)).collect::<Vec<_>>()
+    });
+    looked.into_iter().flatten().collect()
+}
+
+/// The folder that was looked into last, opened.
+struct Near<'a> {
+    root: BorrowedFd<'a>,
+    folder: Option<(&'a Path, OwnedFd)>,
+}
+
+impl<'a> Near<'a> {
+    fn look(&mut self, path: &'a Path) -> Result<Option<Found>, Errno> {
+        let bytes = path.as_os_str().as_bytes();
+        let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else { return look(self.root, path) };
+        let (folder, name) = (Path::new(OsStr::from_bytes(&bytes[..slash])), OsStr::from_bytes(&bytes[slash + 1..]));
+        if self.folder.as_ref().is_none_or(|(near, _)| near.as_os_str() != folder.as_os_str()) {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            match rustix::fs::openat(self.root, folder, flags, Mode::empty()) {
+                Ok(opened) => self.folder = Some((folder, opened)),
+                Err(errno) if is_gone(errno) => return Ok(None),
+                // What cannot be kept open can still be looked at.
+                Err(_) => return look(self.root, path),
+            }
+        }
+        match &self.folder {
+            Some((_, folder)) => look(folder.as_fd(), Path::new(name)),
+            None => look(self.root, path),
+        }
+    }
+}
+
 /// Reads what was found; `None` if it has gone meanwhile, or is neither file nor link.
 pub(crate) fn read(root: BorrowedFd<'_>, path: &Path, sort: Sort) -> Result<Option<EntryKind>, Errno> {
     let outcome = match sort {
@@ -107,8 +146,11 @@ fn hash_file(root: BorrowedFd<'_>, path: &Path) -> Result<ContentHash, Errno> {
 /// Does `work` for each item on as many threads as there are processors (two at least, eight at most); results in
 /// the items' order.
 pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    const BLOCK: usize = 64;
-    if items.len() <= BLOCK {
+    in_blocks(items, 64, work)
+}
+
+fn in_blocks<T: Sync, R: Send>(items: &[T], size: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    if items.len() <= size {
         return items.iter().map(work).collect();
     }
     let threads = thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8);
@@ -116,9 +158,9 @@ pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R 
     let run = || {
         let mut done: Vec<(usize, Vec<R>)> = Vec::new();
         loop {
-            let start = next.fetch_add(BLOCK, Ordering::Relaxed);
+            let start = next.fetch_add(size, Ordering::Relaxed);
             let Some(rest) = items.get(start..).filter(|rest| !rest.is_empty()) else { return done };
-            done.push((start, rest.iter().take(BLOCK).map(&work).collect()));
+            done.push((start, rest.iter().take(size).map(&work).collect()));
         }
     };
     let mut blocks = thread::scope(|scope| {

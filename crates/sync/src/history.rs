@@ -88,7 +88,7 @@ impl History {
         let config_path = Path::new(".git/config").to_path_buf();
         let looked_ns = file_clock_ns();
         let key = [7; 32];
-        let old = cache.and_then(|cache| Memory::decode(&fs::read(cache).ok()?, &key)).unwrap_or_default();
+        let old = cache.and_then(|cache| Memory::decode(&fs::read(cache).ok()?, &key)).unwrap_or_else(Memory::empty);
         let named: Vec<(&PathBuf, &PathBuf)> =
             places.iter().filter_map(|(path, place)| Some((path, place.as_ref()?))).collect();
         let outcomes = in_parallel(&named, |(path, place)| -> Result<Option<(EntryKind, Mark)>, rustix::io::Errno> {
@@ -117,7 +117,7 @@ impl History {
         both.sort_by(|(a, _), (b, _)| crate::manifest::by_bytes(&a.path, &b.path));
         let (mut entries, marks): (Vec<Entry>, Vec<Mark>) = both.into_iter().unzip();
         if let Some(cache) = cache {
-            let memory = Memory { manifest: Manifest::new(entries.clone()), marks, ..Memory::default() };
+            let memory = Memory { manifest: Manifest::new(entries.clone()), marks, ..Memory::empty() };
             if memory != old {
                 // Without it the next look is slow, and right.
                 let _ = fs::write(cache, memory.encode(&key));

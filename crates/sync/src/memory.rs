@@ -7,13 +7,14 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::manifest::{ContentHash, Entry, EntryKind, Manifest};
+use crate::manifest::{ContentHash, Entry, EntryKind, Manifest, TreeHash};
 use crate::rules::RuleFile;
 use crate::stamp::Stamp;
 
 /// The last digit is the format.
-const MAGIC: &[u8; 8] = b"tytree01";
+const MAGIC: &[u8; 8] = b"tytree02";
 
 /// A stamp, and whether it was settled when it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,11 +57,17 @@ pub(crate) enum ChildSort {
 }
 
 /// Everything known of a tree after a scan.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Memory {
     pub(crate) rule_files: Vec<RuleFile>,
-    pub(crate) folders: Vec<Folder>,
+    /// Shared by the memories of one tree in which no folder changed.
+    pub(crate) folders: Arc<Vec<Folder>>,
+    /// Git's index of the repository around the tree, by which it was known what is tracked; not settled where there is
+    /// none.
+    pub(crate) index: Mark,
     pub(crate) manifest: Manifest,
+    /// The manifest's.
+    pub(crate) hash: TreeHash,
     /// One for each entry of the manifest.
     pub(crate) marks: Vec<Mark>,
     /// Raw, not collapsed.
@@ -70,12 +77,28 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Of no tree.
+    pub(crate) fn empty() -> Self {
+        Self {
+            rule_files: Vec::new(),
+            folders: Arc::default(),
+            index: Mark::default(),
+            manifest: Manifest::default(),
+            hash: TreeHash([0; 32]),
+            marks: Vec::new(),
+            unhashed: Vec::new(),
+            unreadable: Vec::new(),
+        }
+    }
+
     /// For the file. `key` stands for the tree and the options it was scanned with.
     pub(crate) fn encode(&self, key: &[u8; 32]) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024 + self.marks.len() * 160);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[0; 32]);
         out.extend_from_slice(key);
+        out.extend_from_slice(&self.hash.0);
+        put_mark(&mut out, &self.index);
         put_number(&mut out, self.rule_files.len() as u64);
         for file in &self.rule_files {
             put_path(&mut out, &file.path);
@@ -83,7 +106,7 @@ impl Memory {
             out.extend_from_slice(&file.content.map_or([0; 32], |content| content.0));
         }
         put_number(&mut out, self.folders.len() as u64);
-        for folder in &self.folders {
+        for folder in self.folders.iter() {
             put_path(&mut out, &folder.path);
             put_mark(&mut out, &folder.mark);
             out.push(folder.repository.into());
@@ -127,6 +150,8 @@ impl Memory {
         if input.array::<32>()? != *key {
             return None;
         }
+        let hash = TreeHash(input.array()?);
+        let index = input.mark()?;
         let rule_files = input.list(|input| {
             let path = input.path()?;
             let present = input.byte()? == 1;
@@ -156,7 +181,8 @@ impl Memory {
         let (entries, marks): (Vec<_>, Vec<_>) = marked.into_iter().unzip();
         let manifest = Manifest::new(entries);
         let whole = input.0.is_empty() && manifest.entries().len() == marks.len();
-        whole.then_some(Self { rule_files, folders, manifest, marks, unhashed, unreadable })
+        let folders = Arc::new(folders);
+        whole.then_some(Self { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable })
     }
 }
 
@@ -263,7 +289,9 @@ mod tests {
         let children = files.iter().map(child).collect();
         Memory {
             rule_files: vec![RuleFile { path: "/r".into(), content: None }],
-            folders: vec![Folder { path: PathBuf::new(), mark: mark(3), repository: true, children }],
+            folders: Arc::new(vec![Folder { path: PathBuf::new(), mark: mark(3), repository: true, children }]),
+            index: mark(6),
+            hash: manifest.hash(),
             marks: (0..manifest.entries().len() as u64).map(mark).collect(),
             manifest,
             unhashed: vec!["u".into()],

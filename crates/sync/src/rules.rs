@@ -4,13 +4,15 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use crate::content::look;
 use crate::git_index::{GitIndex, TrackedPaths};
 use crate::manifest::ContentHash;
+use crate::memory::Mark;
 
 /// A file whose content decides what is ignored; absent ones that would, too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,26 +80,36 @@ impl Rules {
 pub(crate) struct Repository {
     /// Absolute.
     top: PathBuf,
-    tracked: TrackedPaths,
-    is_git: bool,
+    /// With git's own files; none where git knows nothing of it.
+    folder: Option<PathBuf>,
+    /// Read when it is asked for.
+    tracked: OnceLock<TrackedPaths>,
 }
 
 impl Repository {
     /// A folder that git knows nothing of.
     pub(crate) fn absent(top: &Path) -> Arc<Self> {
-        Arc::new(Self { top: top.to_owned(), tracked: TrackedPaths::default(), is_git: false })
+        Arc::new(Self { top: top.to_owned(), folder: None, tracked: OnceLock::new() })
     }
 
     /// The names of rule files in its folders; of two in one folder the later prevails.
     pub(crate) fn rule_names(&self) -> &'static [&'static str] {
-        if self.is_git { &[".gitignore"] } else { &[".gitignore", ".ignore"] }
+        if self.folder.is_some() { &[".gitignore"] } else { &[".gitignore", ".ignore"] }
     }
 
     /// Whether git tracks this path (absolute) or, for a folder, something below it.
     pub(crate) fn tracks(&self, path: &Path, is_folder: bool) -> bool {
         let Ok(path) = path.strip_prefix(&self.top) else { return false };
         let path = path.as_os_str().as_bytes();
-        self.tracked.contains(path) || is_folder && self.tracked.any_below(path)
+        let tracked = self.tracked.get_or_init(|| self.folder.as_deref().map(load_tracked).unwrap_or_default());
+        tracked.contains(path) || is_folder && tracked.any_below(path)
+    }
+
+    /// The index as it is now; to be taken before anybody asks what is tracked.
+    pub(crate) fn index_mark(&self, looked_ns: i64) -> Mark {
+        let found = self.folder.as_ref().and_then(|folder| look(rustix::fs::CWD, &folder.join("index")).ok()?);
+        let mark = found.map(|found| Mark { stamp: found.stamp, settled: found.stamp.is_settled(looked_ns) });
+        mark.unwrap_or_default()
     }
 }
 
@@ -138,7 +150,6 @@ impl Ground {
             Ok(text) => folder.join(text.trim_end()),
             Err(_) => folder.clone(),
         };
-        let repository = Arc::new(Repository { top: top.to_owned(), tracked: load_tracked(&folder), is_git: true });
         let mut rules = Rules::none();
         let mut files = Vec::new();
         let exclude = common.join("info/exclude");
@@ -147,7 +158,8 @@ impl Ground {
             files.push(file);
             rules = rules.with(top, text.as_slice());
         }
-        Some((Self { repository, rules }, files))
+        let repository = Repository { top: top.to_owned(), folder: Some(folder), tracked: OnceLock::new() };
+        Some((Self { repository: Arc::new(repository), rules }, files))
     }
 }
 

@@ -19,9 +19,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use testyard_model::{Problem, ProblemKind};
 
-use crate::content::{Found, file_clock_ns, in_parallel, look, read};
+use crate::content::{Found, file_clock_ns, in_parallel, look, look_all, read};
 use crate::manifest::{Changes, Entry, EntryKind, Manifest, TreeHash};
-use crate::memory::{Mark, Memory};
+use crate::memory::{Folder, Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
 use crate::unhashed::collapse;
 use crate::walk::{Known, Walked, Walker};
@@ -70,6 +70,8 @@ pub struct Scan {
     /// Why the cache could not be written, if it could not: the next scan is slow, and right.
     pub cache_failure: Option<Arc<io::Error>>,
     memory: Arc<Memory>,
+    /// What was remembered before.
+    before: Option<Arc<Memory>>,
 }
 
 /// What a scan took.
@@ -133,6 +135,12 @@ impl Scan {
         &self.memory.manifest
     }
 
+    /// What the tree was when it was looked at before this, and its hash; none where that is not known.
+    #[must_use]
+    pub fn before(&self) -> Option<(TreeHash, &Manifest)> {
+        self.before.as_ref().map(|memory| (memory.hash, &memory.manifest))
+    }
+
     /// How a later scan of the same tree differs.
     #[must_use]
     pub fn changes_to(&self, later: &Self) -> Changes {
@@ -181,9 +189,9 @@ impl Tree {
     pub fn scan(&self) -> Result<Scan, SyncError> {
         let remembered = self.load().map(Arc::new);
         let (memory, cost) = self.survey(remembered.clone())?;
-        let unchanged = remembered.is_some_and(|old| Arc::ptr_eq(&old, &memory));
+        let unchanged = remembered.as_ref().is_some_and(|old| Arc::ptr_eq(old, &memory));
         let cache_failure = if unchanged { None } else { self.save(&memory).err().map(Arc::new) };
-        Ok(Scan { cache_failure, ..Self::described(memory, cost) })
+        Ok(Scan { cache_failure, before: remembered, ..Self::described(memory, cost) })
     }
 
     /// Takes the tree as it is now with the help of an earlier scan; neither reads nor writes the cache.
@@ -195,7 +203,7 @@ impl Tree {
         if Arc::ptr_eq(&memory, &before.memory) {
             return Ok(Scan { cost, ..before.clone() });
         }
-        Ok(Self::described(memory, cost))
+        Ok(Scan { before: Some(before.memory.clone()), ..Self::described(memory, cost) })
     }
 
     /// What happened to the tree since an earlier scan of it. Looks at each file and folder, reads only those that
@@ -208,9 +216,8 @@ impl Tree {
     }
 
     fn described(memory: Arc<Memory>, cost: ScanCost) -> Scan {
-        let hash = memory.manifest.hash();
         let unhashed = collapse(&memory.manifest, &memory.unhashed);
-        Scan { hash, unhashed, cost, cache_failure: None, memory }
+        Scan { hash: memory.hash, unhashed, cost, cache_failure: None, memory, before: None }
     }
 
     /// The tree now. The same memory comes back if it still holds to the last bit.
@@ -222,11 +229,12 @@ impl Tree {
         }
         let looked_ns = file_clock_ns();
         let (ground, outer) = Ground::of_tree(&self.root, self.options.global_ignore_file.as_deref());
+        let index = ground.repository.index_mark(looked_ns);
         let Some(old) = old else {
             let walked = self.walker(looked_ns, HashMap::new()).walk(&ground)?;
-            return self.gather(looked_ns, outer, walked, &Memory::default(), &[]).map(|(m, c)| (Arc::new(m), c));
+            return self.gather(looked_ns, outer, walked, None, &[], index);
         };
-        let files_now = in_parallel(old.manifest.entries(), |entry| look(self.descriptor.as_fd(), &entry.path));
+        let files_now = look_all(self.descriptor.as_fd(), old.manifest.entries());
         let folders_now = in_parallel(&old.folders, |folder| look(self.descriptor.as_fd(), here(&folder.path)));
         let rules_hold =
             old.rule_files.starts_with(&outer) && old.rule_files[outer.len()..].iter().all(RuleFile::is_current);
@@ -240,16 +248,16 @@ impl Tree {
             && !old.folders.is_empty()
             && old.unreadable.is_empty()
             && known.values().all(Known::is_current)
-            && self.tracks_as_before(&ground, &old);
+            && self.tracks_as_before(&ground, &old, index);
         if same_members {
-            return self.refresh(looked_ns, &old, &files_now);
+            return self.refresh(looked_ns, &old, &files_now, index);
         }
         let mut walked = self.walker(looked_ns, known).walk(&ground)?;
         if rules_hold && !same_set(&walked.rule_files, &old.rule_files[outer.len()..]) {
             // A rule file that came or went also rules folders that did not change themselves.
             walked = self.walker(looked_ns, HashMap::new()).walk(&ground)?;
         }
-        self.gather(looked_ns, outer, walked, &old, &files_now).map(|(memory, cost)| (Arc::new(memory), cost))
+        self.gather(looked_ns, outer, walked, Some(&old), &files_now, index)
     }
 
     fn walker<'a>(&'a self, looked_ns: i64, known: HashMap<&'a Path, Known<'a>>) -> Walker<'a> {
@@ -258,12 +266,15 @@ impl Tree {
     }
 
     /// Whether git still tracks the same of what is ignored: `git add -f` changes that, and no folder.
-    fn tracks_as_before(&self, ground: &Ground, old: &Memory) -> bool {
+    fn tracks_as_before(&self, ground: &Ground, old: &Memory, index: Mark) -> bool {
+        let is_nested = |folder: &Folder| folder.repository && !folder.path.as_os_str().is_empty();
+        if index.settled && index == old.index && !old.folders.iter().any(is_nested) {
+            return true;
+        }
         let global = self.options.global_ignore_file.as_deref();
         let mut repositories: Vec<(&Path, Arc<Repository>)> = vec![(Path::new(""), ground.repository.clone())];
-        for folder in &old.folders {
-            if folder.repository
-                && !folder.path.as_os_str().is_empty()
+        for folder in old.folders.iter() {
+            if is_nested(folder)
                 && let Some((nested, _)) = Ground::of_repository(&self.root.join(&folder.path), global)
             {
                 repositories.push((&folder.path, nested.repository));
@@ -292,22 +303,42 @@ impl Tree {
         looked_ns: i64,
         old: &Arc<Memory>,
         files_now: &[Result<Option<Found>, Errno>],
+        index: Mark,
     ) -> Result<(Arc<Memory>, ScanCost), SyncError> {
         let is_current = |(mark, now): (&Mark, &Result<Option<Found>, Errno>)| {
             mark.settled && matches!(now, Ok(Some(found)) if found.stamp == mark.stamp)
         };
-        if old.marks.iter().zip(files_now).all(is_current) {
-            let cost = ScanCost { files: old.marks.len(), folders: old.folders.len(), read: 0, listed: 0 };
+        let pairs = old.marks.iter().zip(files_now).enumerate();
+        let changed: Vec<usize> = pairs.filter(|(_, pair)| !is_current(*pair)).map(|(number, _)| number).collect();
+        let cost = ScanCost { files: old.marks.len(), folders: old.folders.len(), read: changed.len(), listed: 0 };
+        if changed.is_empty() && (index == old.index || !index.settled) {
             return Ok((old.clone(), cost));
         }
+        let fresh = in_parallel(&changed, |number| -> Option<(EntryKind, Mark)> {
+            let Found { stamp, sort } = files_now[*number].ok()??;
+            let mark = Mark { stamp, settled: stamp.is_settled(looked_ns) };
+            let kind = read(self.descriptor.as_fd(), &old.manifest.entries()[*number].path, sort).ok()??;
+            Some((kind, mark))
+        });
+        if let Some(fresh) = fresh.into_iter().collect::<Option<Vec<_>>>() {
+            let mut memory = Memory { index, ..Memory::clone(old) };
+            let mut entries = std::mem::take(&mut memory.manifest).into_entries();
+            for (number, (kind, mark)) in changed.into_iter().zip(fresh) {
+                entries[number].kind = kind;
+                memory.marks[number] = mark;
+            }
+            memory.manifest = Manifest::new(entries);
+            memory.hash = memory.manifest.hash();
+            return Ok((Arc::new(memory), cost));
+        }
+        // One has gone since its folder was looked at, or may not be read.
         let walked = Walked {
-            folders: old.folders.clone(),
+            folders: Vec::clone(&old.folders),
             files: old.manifest.entries().iter().map(|entry| entry.path.clone()).collect(),
             unhashed: old.unhashed.clone(),
             ..Walked::default()
         };
-        let (memory, cost) = self.gather(looked_ns, old.rule_files.clone(), walked, old, files_now)?;
-        Ok((Arc::new(memory), cost))
+        self.gather(looked_ns, old.rule_files.clone(), walked, Some(old), files_now, index)
     }
 
     /// Puts a walk's files together: remembered hashes where they hold, else what is read now.
@@ -316,54 +347,57 @@ impl Tree {
         looked_ns: i64,
         mut rule_files: Vec<RuleFile>,
         walked: Walked,
-        old: &Memory,
+        old: Option<&Memory>,
         files_now: &[Result<Option<Found>, Errno>],
-    ) -> Result<(Memory, ScanCost), SyncError> {
+        index: Mark,
+    ) -> Result<(Arc<Memory>, ScanCost), SyncError> {
+        let known = old.map_or(&[][..], |old| old.manifest.entries());
+        let marks = old.map_or(&[][..], |old| &old.marks);
         let remembered: HashMap<&Path, usize> =
-            old.manifest.entries().iter().enumerate().map(|(index, entry)| (entry.path.as_path(), index)).collect();
+            known.iter().enumerate().map(|(number, entry)| (entry.path.as_path(), number)).collect();
         let mut files = walked.files;
         files.sort_unstable_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
         let root = self.descriptor.as_fd();
         let outcomes = in_parallel(&files, |path| -> Result<Option<(EntryKind, Mark, bool)>, Errno> {
-            let index = remembered.get(path.as_path()).copied();
-            let now = match index.and_then(|index| files_now.get(index)) {
+            let number = remembered.get(path.as_path()).copied();
+            let now = match number.and_then(|number| files_now.get(number)) {
                 Some(Ok(now)) => *now,
                 _ => look(root, path)?,
             };
             let Some(Found { stamp, sort }) = now else { return Ok(None) };
-            if let Some(index) = index
-                && old.marks[index] == (Mark { stamp, settled: true })
+            if let Some(number) = number
+                && marks[number] == (Mark { stamp, settled: true })
             {
-                return Ok(Some((old.manifest.entries()[index].kind.clone(), old.marks[index], false)));
+                return Ok(Some((known[number].kind.clone(), marks[number], false)));
             }
             let mark = Mark { stamp, settled: stamp.is_settled(looked_ns) };
             Ok(read(root, path, sort)?.map(|kind| (kind, mark, true)))
         });
-        let mut memory = Memory { unhashed: walked.unhashed, unreadable: walked.unreadable, ..Memory::default() };
+        let (mut unhashed, mut unreadable) = (walked.unhashed, walked.unreadable);
         let mut cost = ScanCost { listed: walked.listed, folders: walked.folders.len(), ..ScanCost::default() };
-        let mut entries = Vec::with_capacity(files.len());
+        let (mut entries, mut marks) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
         for (path, outcome) in files.into_iter().zip(outcomes) {
             match outcome {
                 Ok(Some((kind, mark, was_read))) => {
                     cost.read += usize::from(was_read);
                     entries.push(Entry { path, kind });
-                    memory.marks.push(mark);
+                    marks.push(mark);
                 }
                 Ok(None) => {}
                 Err(Errno::ACCESS | Errno::PERM) => {
-                    memory.unhashed.push(path.clone());
-                    memory.unreadable.push(path);
+                    unhashed.push(path.clone());
+                    unreadable.push(path);
                 }
                 Err(errno) => return Err(SyncError::Read { path: self.root.join(path), source: errno.into() }),
             }
         }
         cost.files = entries.len();
         rule_files.extend(walked.rule_files);
-        memory.rule_files = rule_files;
-        memory.folders = walked.folders;
         // The paths were sorted above and are each there once: the marks stay beside their entries.
-        memory.manifest = Manifest::new(entries);
-        Ok((memory, cost))
+        let manifest = Manifest::new(entries);
+        let (hash, folders) = (manifest.hash(), Arc::new(walked.folders));
+        let memory = Memory { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable };
+        Ok((Arc::new(memory), cost))
     }
 
     /// What the cache knows of this tree.

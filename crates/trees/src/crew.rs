@@ -70,12 +70,12 @@ impl<'t> Crew<'t> {
 }
 
 impl<'t> Orders<'t> {
-    /// Starts the threads; false where none could be had.
-    pub(crate) fn start<'s>(&'s self, layer: &'s Layer, scope: &'s Scope<'s, '_>) -> bool
+    /// Starts the threads for so many files; false where none could be had.
+    pub(crate) fn start<'s>(&'s self, files: usize, layer: &'s Layer, scope: &'s Scope<'s, '_>) -> bool
     where
         't: 's,
     {
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST);
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST).min(files.div_ceil(FILES));
         let mut started = false;
         for _ in 0..threads {
             let work = || {

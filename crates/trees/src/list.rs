@@ -9,7 +9,7 @@
 //! Numbers are LEB128. Paths are in the order of their bytes, each once.
 
 use std::cmp::Ordering;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
@@ -105,8 +105,8 @@ impl Delta {
     /// # Errors
     /// What comes of it could not be on a disk.
     pub fn apply(&self, base: &Manifest) -> Result<Manifest, ListError> {
-        if base.entries().is_empty() && self.removed.is_empty() {
-            return checked(Manifest::new(self.put.clone()), &self.put);
+        if base.entries().is_empty() {
+            return self.clone().into_whole();
         }
         let mut entries = Vec::with_capacity(base.entries().len() + self.put.len());
         let (mut removed, mut put) = (self.removed.iter().peekable(), self.put.iter().peekable());
@@ -135,33 +135,31 @@ impl Delta {
         checked(Manifest::new(entries), &self.put)
     }
 
+    /// The tree that comes of it where there was nothing before.
+    ///
+    /// # Errors
+    /// As [`Delta::apply`].
+    pub fn into_whole(self) -> Result<Manifest, ListError> {
+        if let Some(gone) = self.removed.into_iter().next() {
+            return Err(ListError::Missing(gone));
+        }
+        let manifest = Manifest::new(self.put);
+        match conflict(manifest.entries()) {
+            Some(path) => Err(ListError::Conflict(path.to_owned())),
+            None => Ok(manifest),
+        }
+    }
+
+    /// What makes nothing into `manifest`, as bytes.
+    #[must_use]
+    pub fn encode_whole(manifest: &Manifest) -> Vec<u8> {
+        encode(&[], manifest.entries())
+    }
+
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(16 + self.removed.len() * 24 + self.put.len() * 64);
-        put_number(&mut out, self.removed.len() as u64);
-        let mut before: &[u8] = &[];
-        for path in &self.removed {
-            before = put_path(&mut out, before, path);
-        }
-        put_number(&mut out, self.put.len() as u64);
-        before = &[];
-        for entry in &self.put {
-            before = put_path(&mut out, before, &entry.path);
-            match &entry.kind {
-                EntryKind::File { executable, content } => {
-                    out.push(u8::from(*executable));
-                    out.extend_from_slice(&content.0);
-                }
-                EntryKind::Link { target } => {
-                    out.push(2);
-                    let target = target.as_os_str().as_bytes();
-                    put_number(&mut out, target.len() as u64);
-                    out.extend_from_slice(target);
-                }
-            }
-        }
-        out
+        encode(&self.removed, &self.put)
     }
 
     /// From bytes.
@@ -190,6 +188,48 @@ impl Delta {
         }
         if input.0.is_empty() { Ok(delta) } else { Err(ListError::Length) }
     }
+}
+
+fn encode(removed: &[PathBuf], put: &[Entry]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16 + removed.len() * 24 + put.len() * 64);
+    put_number(&mut out, removed.len() as u64);
+    let mut before: &[u8] = &[];
+    for path in removed {
+        before = put_path(&mut out, before, path);
+    }
+    put_number(&mut out, put.len() as u64);
+    before = &[];
+    for entry in put {
+        before = put_path(&mut out, before, &entry.path);
+        match &entry.kind {
+            EntryKind::File { executable, content } => {
+                out.push(u8::from(*executable));
+                out.extend_from_slice(&content.0);
+            }
+            EntryKind::Link { target } => {
+                out.push(2);
+                let target = target.as_os_str().as_bytes();
+                put_number(&mut out, target.len() as u64);
+                out.extend_from_slice(target);
+            }
+        }
+    }
+    out
+}
+
+/// What is no folder and has something below it, in a whole tree.
+fn conflict(entries: &[Entry]) -> Option<&Path> {
+    // What a path begins with stands before it, and all between the two begins with that as well.
+    let mut open: Vec<&[u8]> = Vec::new();
+    for entry in entries {
+        let path = entry.path.as_os_str().as_bytes();
+        while open.pop_if(|above| !path.starts_with(above)).is_some() {}
+        if let Some(above) = open.iter().find(|above| path.get(above.len()) == Some(&b'/')) {
+            return Some(Path::new(OsStr::from_bytes(above)));
+        }
+        open.push(path);
+    }
+    None
 }
 
 /// Refuses a tree in which one of these entries is a folder as well, or lies below something that is none.

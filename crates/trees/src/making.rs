@@ -19,6 +19,8 @@ use crate::store::Owner;
 pub(crate) struct Layer {
     folder: OwnedFd,
     owner: Option<Owner>,
+    /// Whether a file gets the mode with which it is opened: no mask takes any of it away.
+    exact: bool,
 }
 
 /// The folders that were made below it.
@@ -40,7 +42,7 @@ impl Layer {
         let folder = open_folder(path)?;
         let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let owner = (own != (owner.uid, owner.gid)).then_some(owner);
-        let layer = Self { folder, owner };
+        let layer = Self { exact: is_exact(&folder), folder, owner };
         if let Some(Owner { uid, gid }) = layer.owner {
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             rustix::fs::chownat(&layer.folder, c"", uid, gid, AtFlags::EMPTY_PATH)?;
@@ -120,8 +122,9 @@ impl Layer {
     /// Gives a file its owner, mode and time.
     fn settle(&self, fresh: &Fresh) -> io::Result<()> {
         self.give(fresh.file.as_fd())?;
-        // Whatever the mask took away.
-        rustix::fs::fchmod(&fresh.file, Mode::from_raw_mode(fresh.mode))?;
+        if !self.exact {
+            rustix::fs::fchmod(&fresh.file, Mode::from_raw_mode(fresh.mode))?;
+        }
         let time = Timespec {
             tv_sec: fresh.time.div_euclid(1_000_000_000),
             tv_nsec: fresh.time.rem_euclid(1_000_000_000) as _,
@@ -192,6 +195,17 @@ impl Fresh {
         let length = i64::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
         io::Seek::seek(&mut self.file, io::SeekFrom::Current(length)).map(drop)
     }
+}
+
+/// Whether a file gets all of the mode that it is opened with: tried out, as a folder can have a mask of its own.
+fn is_exact(folder: &OwnedFd) -> bool {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // No tree has such a path.
+    let name = Path::new(".testyard\n.mode");
+    let Ok(file) = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o755)) else { return false };
+    let is_exact = rustix::fs::fstat(&file).is_ok_and(|facts| facts.st_mode & 0o7777 == 0o755);
+    // One that stays would be in the tree.
+    is_exact && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
 }
 
 /// Opens a regular file below a folder, if it is one.

@@ -102,6 +102,12 @@ impl Manifest {
         &self.entries
     }
 
+    /// The same, to be changed.
+    #[must_use]
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
     /// What is at this path.
     #[must_use]
     pub fn find(&self, path: &Path) -> Option<&EntryKind> {

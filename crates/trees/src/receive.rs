@@ -161,13 +161,21 @@ fn hear_offer(
                 }
             },
         };
-        let nothing = Manifest::default();
-        let manifest = Delta::decode(offer.0)?.apply(known.as_ref().map_or(&nothing, |known| &known.manifest))?;
+        let delta = Delta::decode(offer.0)?;
+        let manifest = match &known {
+            Some(known) => delta.apply(&known.manifest)?,
+            None => delta.into_whole()?,
+        };
         let reached = manifest.hash();
-        if reached != hash {
+        if reached == hash {
+            return Ok(Some((hash, manifest, known)));
+        }
+        if known.is_none() {
             return Err(ReceiveError::Hash(reached));
         }
-        return Ok(Some((hash, manifest, known)));
+        // What is kept of the base may be damaged.
+        say(output, Kind::Whole, &[])?;
+        output.flush()?;
     }
     Err(WireError::OutOfTurn("a base again, where the whole was asked for").into())
 }

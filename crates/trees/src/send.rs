@@ -168,11 +168,12 @@ fn old_marks(bytes: &[u8], entries: usize) -> Result<(u32, Marks), ListError> {
 }
 
 fn make_offer(offer: &Offer<'_>, base: Option<(TreeHash, &Manifest)>, out: &mut impl Write) -> Result<(), SendError> {
-    let nothing = Manifest::default();
-    let delta = Delta::between(base.map_or(&nothing, |(_, manifest)| manifest), offer.manifest).encode();
     match base {
-        Some((hash, _)) => say(out, Kind::Offer, &[&offer.hash.0, &[1], &hash.0, &delta])?,
-        None => say(out, Kind::Offer, &[&offer.hash.0, &[0], &delta])?,
+        Some((hash, base)) => {
+            let delta = Delta::between(base, offer.manifest).encode();
+            say(out, Kind::Offer, &[&offer.hash.0, &[1], &hash.0, &delta])?;
+        }
+        None => say(out, Kind::Offer, &[&offer.hash.0, &[0], &Delta::encode_whole(offer.manifest)])?,
     }
     Ok(out.flush()?)
 }

@@ -44,7 +44,10 @@ impl Ground {
         });
         let Some(known) = like else { return Self { like: None, below: None } };
         let below = known.record.layers.last().filter(|_| overlays).and_then(|full| {
-            let delta = Delta::between(&store.list_of(full)?, target);
+            let delta = match known.record.layers.len() {
+                1 => Delta::between(&known.manifest, target),
+                _ => Delta::between(&store.list_of(full)?, target),
+            };
             let entries = target.entries().len();
             // Two trees that have little in common are not made of each other, and can be shown together.
             let same = entries.saturating_sub(delta.put().len());
@@ -192,7 +195,7 @@ impl<'t> Work<'t> {
             open: None,
         };
         let taken = thread::scope(|scope| {
-            if !needed.is_empty() && !orders.start(&self.layer, scope) {
+            if !needed.is_empty() && !orders.start(needed.len(), &self.layer, scope) {
                 let source = io::ErrorKind::OutOfMemory.into();
                 return Err(ReceiveError::Write { path: "files: no thread could be started".into(), source });
             }
@@ -207,7 +210,7 @@ impl<'t> Work<'t> {
     /// The tree is whole: makes it known.
     pub(crate) fn keep(&self, store: &Store, hash: TreeHash, owner: Owner) -> Result<(), ReceiveError> {
         let path = Path::new("the record of a tree");
-        let list = Delta::between(&Manifest::default(), self.target).encode();
+        let list = Delta::encode_whole(self.target);
         let mut layers = vec![self.making.name.clone()];
         let full = self.ground.below.as_ref().map(|(full, _)| full);
         layers.extend(full.cloned());
