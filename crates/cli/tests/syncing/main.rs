@@ -1,13 +1,15 @@
 //! Working trees that a machine keeps: what travels, what is seen, what stays. The real binary, in a home of the test's
 //! own.
 
+mod faults;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
 use serde_json::Value;
-use testkit::TestHome;
+use testkit::{Ability, TestHome, User};
 
 /// Skips where only this crate was built, or this host isolates nothing.
 macro_rules! ground {
@@ -16,9 +18,10 @@ macro_rules! ground {
             testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
         }
         testkit::require!(testkit::Ability::UserNamespaces);
-        Ground::new()
+        $crate::Ground::new()
     }};
 }
+pub(crate) use ground;
 
 /// A home with a running machine `m` and an empty tree in `work/tree`.
 struct Ground {
@@ -28,9 +31,14 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
-        let home = TestHome::new();
+        Self::of(User::current())
+    }
+
+    fn of(user: User) -> Self {
+        let home = TestHome::of(user);
         let tree = home.work().join("tree");
         std::fs::create_dir(&tree).expect("the home is empty");
+        home.give(&tree);
         home.must_run(&["create", "m", "--backend", "namespace"]);
         Self { home, tree }
     }
@@ -38,7 +46,8 @@ impl Ground {
     fn write(&self, name: &str, text: &str) {
         let path = self.tree.join(name);
         std::fs::create_dir_all(path.parent().expect("it is below the tree")).expect("folders");
-        std::fs::write(path, text).expect("a file");
+        std::fs::write(&path, text).expect("a file");
+        self.home.give(&path);
     }
 
     fn sync(&self) -> Value {
@@ -208,4 +217,27 @@ fn a_machine_elsewhere_keeps_the_tree_and_runs_tests_on_it() {
     let report = ground.home.run_cli(&["run", "suite", "--json", "--on", "far"]).json();
     assert_eq!(report["results"][0]["result"], "passed", "{report}");
     assert_eq!(std::fs::read_to_string(folder.join("out")).expect("it came back"), "three");
+}
+
+#[test]
+fn an_ordinary_user_has_the_tree_as_their_own() {
+    if !testkit::programs::are_built() {
+        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+    }
+    testkit::require!(Ability::UserNamespaces);
+    testkit::require!(Ability::OrdinaryUser);
+    let ground = Ground::of(User::ordinary().expect("just required"));
+    ground.write("value", "one");
+    assert_eq!(ground.sync()["sent_files"], 1);
+    ground.write("value", "two");
+    ground.write("more", "");
+    assert_eq!(ground.sync()["sent_files"], 2);
+    assert_eq!(
+        ground.inside("cat value; test -O value && test -O . && rm more && echo x > value && cat value"),
+        "twox\n"
+    );
+    // The next one is exactly the tree again.
+    ground.write("other", "");
+    ground.sync();
+    assert_eq!(ground.inside("cat value; ls"), "twomore\nother\nvalue\n");
 }
