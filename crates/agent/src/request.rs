@@ -346,6 +346,7 @@ impl Agent {
             crate::agent::unwatch(&self.epoll, &connection.socket);
         }
         self.early.forget_client(number);
+        self.presented.forget_client(number);
         let commands: Vec<u32> = self
             .commands
             .iter()

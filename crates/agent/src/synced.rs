@@ -1,7 +1,7 @@
 //! Trees that clients sync: received by a worker, kept in the machine's own store, shown to environments and on the
 //! machine itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -40,8 +40,44 @@ const NOBODY: u64 = u64::MAX;
 #[derive(Default)]
 pub(crate) struct Presented {
     shown: BTreeMap<PathBuf, Rc<Source>>,
-    /// What a worker is about to show.
-    coming: BTreeMap<u32, (PathBuf, Rc<Source>)>,
+    /// What a worker is about to show. One at a time: two at once could end in another order than they began in, and
+    /// what is seen would not be what is known to be shown.
+    coming: Option<(u32, PathBuf, Rc<Source>)>,
+    /// Who waits for that, in their order.
+    waiting: VecDeque<Waiting>,
+}
+
+/// A tree to be shown, later.
+struct Waiting {
+    connection: u64,
+    stream: u32,
+    synced: Synced,
+    /// Their names in the store.
+    trees: Vec<String>,
+}
+
+impl Presented {
+    /// Nobody waits any more for what this client asked for.
+    pub(crate) fn forget_client(&mut self, connection: u64) {
+        self.waiting.retain(|waiting| waiting.connection != connection);
+    }
+
+    /// A worker has shown what was coming, or has not; what is of no use any more.
+    fn settle(&mut self, number: u32, is_shown: bool) -> Vec<Rc<Source>> {
+        let Some((_, path, source)) = self.coming.take_if(|(coming, ..)| *coming == number) else { return Vec::new() };
+        if !is_shown {
+            return vec![source];
+        }
+        // What was shown below went with what was there before, or is covered now.
+        let mut gone = Vec::new();
+        self.shown.retain(|shown, source| {
+            let covered = shown.starts_with(&path);
+            gone.extend(covered.then(|| Rc::clone(source)));
+            !covered
+        });
+        self.shown.insert(path, source);
+        gone
+    }
 }
 
 /// The folder of a machine's trees; none where it could not show any.
@@ -126,8 +162,9 @@ impl Agent {
     fn trees_in_use(&self) -> Vec<String> {
         let sources = self.sources.values().map(|(_, source)| source);
         let environments = self.environments.values().filter_map(|one| one.shown.as_ref());
-        let presented = self.presented.shown.values().chain(self.presented.coming.values().map(|(_, source)| source));
-        sources.chain(environments).chain(presented).flat_map(|source| source.trees.iter().cloned()).collect()
+        let presented = self.presented.shown.values().chain(self.presented.coming.iter().map(|(_, _, source)| source));
+        let used = sources.chain(environments).chain(presented).flat_map(|source| &source.trees);
+        used.chain(self.presented.waiting.iter().flat_map(|waiting| &waiting.trees)).cloned().collect()
     }
 
     /// Removes what nothing uses any more, in a worker for which nobody waits.
@@ -191,19 +228,36 @@ impl Agent {
         let path = synced.path.as_path().to_owned();
         let owner = self.owner_of(synced.user.as_ref())?;
         let wanted: Vec<String> = synced.trees.iter().map(|hash| key(hash, owner)).collect();
+        if self.presented.coming.is_some() {
+            let waiting = Waiting { connection, stream, synced: synced.clone(), trees: wanted };
+            self.presented.waiting.push_back(waiting);
+            return Ok(());
+        }
         if self.presented.shown.get(&path).is_some_and(|shown| shown.trees == wanted) {
             self.answer(connection, stream, &Event::Done);
             return Ok(());
         }
         let source = Rc::new(self.synced_source(synced)?);
-        let again = self.presented.shown.contains_key(&path);
+        match self.show_on_machine((connection, stream), synced, &source) {
+            Ok(number) => self.presented.coming = Some((number, path, source)),
+            Err(problem) => {
+                release(source);
+                return Err(problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a worker show it; the number under which it is told that it is done.
+    fn show_on_machine(&mut self, asked: (u64, u32), synced: &Synced, source: &Source) -> Result<u32, Problem> {
+        let again = self.presented.shown.contains_key(synced.path.as_path());
         let tree = source.mount().transpose().map_err(|error| error.problem())?;
         let missing = || Problem::new(ProblemKind::Bug, "a synced tree is not staged");
         let tree = tree.ok_or_else(missing)?;
         let layers = source.layers();
         let number = self.number();
         self.generations.touch();
-        self.fork_worker((connection, stream), MACHINE, Task::Present(number), |agent, parent, control| {
+        self.fork_worker(asked, MACHINE, Task::Present(number), |agent, parent, control| {
             worker::tie_to(parent)?;
             let mounts = agent.machine_mounts()?.as_fd();
             process::close_range_from(3, &[tree.as_fd(), control.as_fd(), mounts]).map_err(|error| error.problem())?;
@@ -213,8 +267,7 @@ impl Agent {
             let view = SourceView { place: &place, size, hidden: &[], sealed: None, forked: None };
             view.replace(tree.as_fd(), mounts, again).map_err(|error| error.problem())
         })?;
-        self.presented.coming.insert(number, (path, source));
-        Ok(())
+        Ok(number)
     }
 
     fn machine_mounts(&self) -> Result<&OwnedFd, Problem> {
@@ -225,12 +278,21 @@ impl Agent {
         mounts.ok_or_else(|| Problem::new(ProblemKind::Bug, "the machine has no root yet"))
     }
 
-    /// A worker has shown a tree on the machine, or has not.
-    pub(crate) fn presented(&mut self, number: u32, shown: bool) {
-        let Some((path, source)) = self.presented.coming.remove(&number) else { return };
-        let old = if shown { self.presented.shown.insert(path, source) } else { Some(source) };
-        if let Some(old) = old {
-            release(old);
+    /// A worker has shown a tree on the machine, or has not: whose turn it is now.
+    pub(crate) fn presented(&mut self, number: u32, is_shown: bool) {
+        self.presented.settle(number, is_shown).into_iter().for_each(release);
+        while self.presented.coming.is_none()
+            && let Some(Waiting { connection, stream, synced, .. }) = self.presented.waiting.pop_front()
+        {
+            let outcome = match self.ending {
+                None => self.present(connection, stream, &synced),
+                Some(_) => {
+                    Err(Problem::new(ProblemKind::Unavailable, "the machine was stopped before the tree was shown"))
+                }
+            };
+            if let Err(problem) = outcome {
+                self.fail(connection, stream, problem);
+            }
         }
     }
 }

@@ -183,7 +183,8 @@ impl Agent {
         };
         match worker.task {
             Task::Present(number) => self.presented(number, status == 0),
-            Task::Sync if status == 0 => self.sweep_trees(),
+            // Where there was no room for all of it, what had come stands in the way of every other.
+            Task::Sync if status == 0 || is_exhausted(&event) => self.sweep_trees(),
             _ => {}
         }
         match worker.relay {
@@ -195,4 +196,8 @@ impl Agent {
         }
         self.stop |= self.is_over();
     }
+}
+
+fn is_exhausted(event: &Event) -> bool {
+    matches!(event, Event::Failed(problem) if problem.kind == ProblemKind::Exhausted)
 }

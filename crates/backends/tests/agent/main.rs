@@ -13,6 +13,7 @@ mod ids;
 mod keeping;
 mod limits;
 mod network;
+mod presents;
 mod services;
 mod sources;
 mod transfers;
