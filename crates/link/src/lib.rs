@@ -19,6 +19,7 @@ pub mod message;
 pub mod near;
 pub mod numbered;
 pub mod plain;
+mod promptly;
 mod ssh;
 mod transport;
 pub mod wire;

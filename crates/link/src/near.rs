@@ -396,6 +396,7 @@ impl Near {
         let mut wire = Wire::new(input, output, &read, alive)
             .map_err(|error| Problem::new(ProblemKind::System, "cannot use a connection").because(error))?;
         if !matches!(self.start.remote.transport, Transport::Ssh(_)) {
+            crate::promptly::send_promptly(child.id());
             wire = wire.answering();
         }
         self.begun = true;
