@@ -74,6 +74,10 @@ fn of_node(mut problem: Problem, node: &Node) -> Problem {
     if problem.hints.iter().any(|hint| hint.contains("--publish")) {
         problem.hints = vec!["take another port, or leave --ssh-port out for a free one".to_owned()];
     }
+    if problem.hints.iter().any(|hint| hint.contains("--network ")) {
+        problem.hints.retain(|hint| !hint.contains("--network "));
+        problem.hints.push("or leave --outbound out".to_owned());
+    }
     problem
 }
 
