@@ -4,7 +4,7 @@
 //! worker, bare_probe   small forked processes that do what the kernel alone must
 //! machine              a machine without a supervisor, and clients of its agent
 //! environments, peers  rows over that machine
-//! programs, networks   rows over the installed programs, as users start them
+//! programs, syncs, …   rows over the installed programs, as users start them
 //! report               the table and its JSON
 //! ```
 //!
@@ -22,6 +22,7 @@ mod report;
 mod scale_out;
 mod static_program;
 mod suites;
+mod syncs;
 mod worker;
 
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 
 /// What [`Options::only`] may name.
-pub const PARTS: [&str; 10] = [
+pub const PARTS: [&str; 11] = [
     "fresh",
     "commands",
     "throughput",
@@ -45,6 +46,7 @@ pub const PARTS: [&str; 10] = [
     "networks",
     "clusters",
     "scale-out",
+    "sync",
 ];
 
 /// How a run is made.
@@ -82,7 +84,7 @@ impl Options {
 /// What stopped the measuring; rows that cannot be measured here are skipped and say why.
 pub fn run(options: &Options) -> Result<Report, Problem> {
     let mut report = Report::new();
-    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters" | "scale-out")) {
+    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters" | "scale-out" | "sync")) {
         environments::rows(options, &options.folder, &mut report.rows)?;
     }
     if options.wants("programs") {
@@ -96,6 +98,9 @@ pub fn run(options: &Options) -> Result<Report, Problem> {
     }
     if options.wants("scale-out") {
         programs::over_clusters(options, "o", scale_out::rows, &mut report.rows)?;
+    }
+    if options.wants("sync") {
+        programs::over_clusters(options, "s", syncs::rows, &mut report.rows)?;
     }
     Ok(report)
 }

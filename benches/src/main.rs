@@ -15,7 +15,7 @@ cargo xtask bench [--json] [--quick] [--only PART]
   --json        print JSON instead of a table
   --quick       fewer rounds, and none of the rows that take long
   --only PART   one of fresh, commands, throughput, unprivileged, peers, growth (all of them the agent),
-                programs, networks, clusters, scale-out (the command line)
+                programs, networks, clusters, scale-out, sync (the command line)
 ";
 
 fn main() -> ExitCode {

@@ -1,5 +1,6 @@
 //! Rows over the installed programs, as users start them.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,6 +33,14 @@ impl Testyard {
     /// What it says on stderr when it fails.
     pub(crate) fn run(&self, line: &str) -> Result<Duration, Problem> {
         timed(&mut self.command(line))
+    }
+
+    /// Forgets every tree that was looked at or sent: the next look is the first.
+    pub(crate) fn forget_trees(&self) {
+        if let Ok(home) = std::fs::File::open(&self.home) {
+            // It need not be there.
+            let _ = testyard_linux::files::remove_tree(home.as_fd(), Path::new("sync"));
+        }
     }
 
     /// Deletes every machine of the home, whichever row left it. One that cannot be deleted is left to the reaper.
