@@ -1,6 +1,6 @@
 //! A suite's cluster, through the real binary: its tests share one, which goes with the run.
 
-use testkit::TestHome;
+use testkit::{Ability, TestHome};
 
 const SUITE: &str = r#"format = 1
 [suite]
@@ -33,16 +33,10 @@ fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
     if !testkit::programs::are_built() {
         testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
     }
-    for program in ["/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/sbin/munged", "/usr/sbin/sshd"] {
-        if !std::path::Path::new(program).exists() {
-            testkit::skip!(
-                module_path!(),
-                "Slurm is not installed: apt-get install slurmctld slurmd munge openssh-server"
-            );
-        }
-    }
-    if !rustix::process::geteuid().is_root() {
-        testkit::skip!(module_path!(), "a cluster's nodes need a range of ids");
+    testkit::require!(Ability::Root);
+    testkit::require!(Ability::PlainRoot);
+    for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
+        testkit::require!(Ability::Program(program));
     }
     let home = TestHome::new();
     std::fs::write(home.work().join("testyard.toml"), SUITE).expect("the home is ours");

@@ -245,8 +245,8 @@ fn scaling(home: &TestHome) {
 #[test]
 fn a_fork_begins_with_the_files_and_has_keys_of_its_own() {
     possible!();
-    testkit::require!(Ability::Program("slurmdbd"));
-    testkit::require!(Ability::Program("mariadbd"));
+    testkit::require!(testkit::Ability::Program("slurmdbd"));
+    testkit::require!(testkit::Ability::Program("mariadbd"));
     let home = TestHome::new();
     create(&home, "base", &["--nodes", "1", "--accounting", "--password", "one"]);
     drop(
@@ -304,8 +304,8 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
 #[test]
 fn an_ordinary_user_with_a_range_of_ids_has_clusters() {
     possible_for_users!();
-    testkit::require!(Ability::OrdinaryUser);
-    testkit::require!(Ability::GrantedIds);
+    testkit::require!(testkit::Ability::OrdinaryUser);
+    testkit::require!(testkit::Ability::GrantedIds);
     let home = TestHome::of(User::ordinary().expect("just required"));
     let made = cluster(&home, &["create", "slurm", "lab", "--nodes", "2", "--password", "secret", "--json"]);
     if made.code != 0 && made.stderr.contains("belong to nobody on node") {

@@ -17,7 +17,7 @@ macro_rules! ground {
         if !testkit::programs::are_built() {
             testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
         }
-        testkit::require!(testkit::Ability::UserNamespaces);
+        testkit::require!(Ability::UserNamespaces);
         $crate::Ground::new()
     }};
 }
@@ -127,7 +127,7 @@ fn only_what_changed_travels_and_who_is_there_keeps_the_old_tree() {
 
 #[test]
 fn history_travels_without_what_could_be_a_secret() {
-    testkit::require!(testkit::Ability::Program("git"));
+    testkit::require!(Ability::Program("git"));
     let ground = ground!();
     let git = |arguments: &[&str]| {
         let mut command = ground.home.command("git");
@@ -170,7 +170,7 @@ fn a_suite_runs_on_copies_and_its_outputs_come_back() {
     if !testkit::programs::are_built() {
         testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
     }
-    testkit::require!(testkit::Ability::UserNamespaces);
+    testkit::require!(Ability::UserNamespaces);
     let home = TestHome::new();
     let tests = "[[test]]\nname = \"t\"\noutputs = [\"out\"]\ncommand = \"cat value | tee out; echo scratch > value; ls\"\n\
                  [[test]]\nname = \"u\"\ncommand = \"cat value; exit 1\"";
