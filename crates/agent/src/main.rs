@@ -15,7 +15,6 @@ mod agent;
 mod command;
 mod connection;
 mod early;
-mod elsewhere;
 mod environment;
 mod generation;
 mod granted;

@@ -108,7 +108,6 @@ impl Backend for Namespace {
             folder: layers.config.working_directory.map(Into::into),
             cgroup: group,
             limits,
-            relay: Vec::new(),
         };
         agent_process::spawn(place, &start, layers.lease.as_ref())
     }

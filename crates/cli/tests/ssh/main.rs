@@ -2,6 +2,5 @@
 
 mod cuts;
 mod machine;
-mod plain;
 mod refusals;
 mod server;

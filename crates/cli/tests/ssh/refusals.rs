@@ -118,9 +118,7 @@ fn hosts_without_room_or_right_for_programs_say_so() {
     let folders = "for f in /var/tmp /dev/shm \"$HOME/../far\"; do mount -t tmpfs -o noexec,mode=777 none $f; done";
     let server = Server::with("", folders);
     let said = ["no folder there can hold programs that may be run", "may not be run", "hint: "];
-    // Plain commands do without, as `plain.rs` shows; a container takes an agent.
-    let words = [server.words("gpu"), vec!["--inside".to_owned(), "namespace".to_owned()]].concat();
-    refused(&server, &words, &[], 69, &said);
+    refused(&server, &server.words("gpu"), &[], 69, &said);
     server.finish();
     // There is no room.
     let server = Server::with("", "mount -t tmpfs -o size=1m none \"$HOME/../far\"");
@@ -140,7 +138,12 @@ fn a_password_opens_the_way() {
         testkit::skip!("a_password_opens_the_way", "only root's sshd can look passwords up");
     }
     ready!();
-    let server = guest();
+    // A user of the server's own, whose password is `open sesame`.
+    let accounts = "cd \"$TMPDIR\" && hash=$(openssl passwd -6 'open sesame') \
+        && { cat /etc/passwd; echo guest:x:0:0::/root:/bin/sh; } > passwd \
+        && { cat /etc/shadow; echo \"guest:$hash:19000:0:99999:7:::\"; } > shadow \
+        && mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow";
+    let server = Server::with("", accounts);
     let stranger = server.file("other").display().to_string();
     let words = replaced(server.words("gpu"), "--identity", &stranger);
     let words = replaced(words, "--host", &format!("guest@127.0.0.1:{}", server.port));
@@ -151,43 +154,5 @@ fn a_password_opens_the_way() {
     assert!(!String::from_utf8_lossy(&lines.stdout).contains("sesame"));
     assert!(!server.home.must_run(&["info", "gpu", "--json"]).contains("sesame"));
     server.home.must_run(&["delete", "gpu"]);
-    server.finish();
-}
-
-/// A server with a user of its own, whose password is `open sesame`.
-fn guest() -> Server {
-    let accounts = "cd \"$TMPDIR\" && hash=$(openssl passwd -6 'open sesame') \
-        && { cat /etc/passwd; echo guest:x:0:0::/root:/bin/sh; } > passwd \
-        && { cat /etc/shadow; echo \"guest:$hash:19000:0:99999:7:::\"; } > shadow \
-        && mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow";
-    Server::with("", accounts)
-}
-
-/// The server is its own jump host: what it lets in as the target, it would let in before.
-#[test]
-fn a_jump_host_gets_no_password_of_the_targets() {
-    if !testkit::user::is_host_root() {
-        testkit::skip!("a_jump_host_gets_no_password_of_the_targets", "only root's sshd can look passwords up");
-    }
-    ready!();
-    let server = guest();
-    let guest = format!("guest@127.0.0.1:{}", server.port);
-    // What a jump host is to know of keys, only the configuration says.
-    let known = format!("UserKnownHostsFile {}\nGlobalKnownHostsFile /dev/null\n", server.file("known").display());
-    let key = format!("IdentitiesOnly yes\nIdentityFile {}\n", server.file("user").display());
-    let stranger = server.file("other").display().to_string();
-    fs::write(server.file("jumping"), &known).expect("a file");
-    let words = replaced(server.words("gpu"), "--ssh-config", &server.file("jumping").display().to_string());
-    let words = replaced(replaced(words, "--host", &guest), "--identity", &stranger);
-    let words = [words, ["--jump", &guest, "--password-variable", "SECRET"].map(str::to_owned).to_vec()].concat();
-    refused(&server, &words, &[("SECRET", "open sesame")], 69, &["let a key in there"]);
-    // With a key of its own the way is open, with an agent there and without.
-    fs::write(server.file("jumping"), [known, key].concat()).expect("a file");
-    for agent in ["auto", "never"] {
-        let words = [words.clone(), vec!["--agent".to_owned(), agent.to_owned()]].concat();
-        let _ = server.cli(&words, &[("SECRET", "open sesame")]).expect_success();
-        assert_eq!(server.sh("gpu", "echo there").stdout, "there\n");
-        server.home.must_run(&["delete", "gpu"]);
-    }
     server.finish();
 }
