@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Ability, Output, TestHome, User, wait_until};
+use testkit::{Output, TestHome, User, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -138,12 +138,7 @@ fn a_password_opens_the_way() {
         testkit::skip!("a_password_opens_the_way", "only root's sshd can look passwords up");
     }
     ready!();
-    // A user of the server's own, whose password is `open sesame`.
-    let accounts = "cd \"$TMPDIR\" && hash=$(openssl passwd -6 'open sesame') \
-        && { cat /etc/passwd; echo guest:x:0:0::/root:/bin/sh; } > passwd \
-        && { cat /etc/shadow; echo \"guest:$hash:19000:0:99999:7:::\"; } > shadow \
-        && mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow";
-    let server = Server::with("", accounts);
+    let server = guest();
     let stranger = server.file("other").display().to_string();
     let words = replaced(server.words("gpu"), "--identity", &stranger);
     let words = replaced(words, "--host", &format!("guest@127.0.0.1:{}", server.port));
@@ -153,6 +148,45 @@ fn a_password_opens_the_way() {
     let lines = std::process::Command::new("ps").args(["-eo", "args"]).output().expect("ps is there");
     assert!(!String::from_utf8_lossy(&lines.stdout).contains("sesame"));
     assert!(!server.home.must_run(&["info", "gpu", "--json"]).contains("sesame"));
+    server.home.must_run(&["delete", "gpu"]);
+    server.finish();
+}
+
+/// A server with a user of its own, whose password is `open sesame`.
+fn guest() -> Server {
+    let accounts = "cd \"$TMPDIR\" && hash=$(openssl passwd -6 'open sesame') \
+        && { cat /etc/passwd; echo guest:x:0:0::/root:/bin/sh; } > passwd \
+        && { cat /etc/shadow; echo \"guest:$hash:19000:0:99999:7:::\"; } > shadow \
+        && mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow";
+    Server::with("", accounts)
+}
+
+/// The server is its own jump host: whom it lets in as the target, it would let in before.
+#[test]
+fn a_jump_host_gets_no_password_of_the_targets() {
+    if !testkit::user::is_host_root() {
+        testkit::skip!("a_jump_host_gets_no_password_of_the_targets", "only root's sshd can look passwords up");
+    }
+    ready!();
+    let server = guest();
+    // What a jump host is to know, only the configuration says.
+    let jumper = format!(
+        "UserKnownHostsFile {}\nGlobalKnownHostsFile /dev/null\nHost jumper\nHostName 127.0.0.1\nPort {}\nUser guest\n",
+        server.file("known").display(),
+        server.port
+    );
+    let key = format!("IdentitiesOnly yes\nIdentityFile {}\n", server.file("user").display());
+    let stranger = server.file("other").display().to_string();
+    fs::write(server.file("jumping"), &jumper).expect("a file");
+    let words = replaced(server.words("gpu"), "--ssh-config", &server.file("jumping").display().to_string());
+    let words = replaced(words, "--host", &format!("guest@127.0.0.1:{}", server.port));
+    let words = replaced(words, "--identity", &stranger);
+    let words = [words, ["--jump", "jumper", "--password-variable", "SECRET"].map(str::to_owned).to_vec()].concat();
+    refused(&server, &words, &[("SECRET", "open sesame")], 69, &["let a key in there"]);
+    // With a key of its own the way is open.
+    fs::write(server.file("jumping"), [jumper, key].concat()).expect("a file");
+    let _ = server.cli(&words, &[("SECRET", "open sesame")]).expect_success();
+    assert_eq!(server.sh("gpu", "echo there").stdout, "there\n");
     server.home.must_run(&["delete", "gpu"]);
     server.finish();
 }
