@@ -10,7 +10,9 @@ from measure import Goal, Report, Row, by_turns, medians, ms, must_work, process
 from peers import podman_run
 
 OVER_TMP_PATH = Goal("`isolated_env` per test, more than the same test with `tmp_path`", 2.0, "ms")
-UNDER_PODMAN = Goal("`isolated_env`, more than `tmp_path`: how many times less than `podman run`", 50.0, "×", at_least=True)
+UNDER_PODMAN = Goal(
+    "`isolated_env`, more than `tmp_path`: how many times less than `podman run`", 50.0, "×", at_least=True
+)
 # The cost of one test is the slope between a small suite and a large one: the session's own cost falls out.
 FEW, MANY, MANY_CONTAINERS = 10, 210, 20
 

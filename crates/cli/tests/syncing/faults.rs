@@ -39,6 +39,7 @@ while block := os.read(0, 16384):
                 child.kill()
                 os._exit(1)
             time.sleep(0.01)
+        os.unlink(at('reached'))
     forward(block, child.stdin.fileno())
 child.stdin.close()
 child.wait()
@@ -115,7 +116,8 @@ impl Gate {
         self.forget(&["limit", "cut"]);
         self.tell("go");
         let output = Output::of_child(child, "sync", PATIENCE);
-        self.forget(&["reached", "go"]);
+        assert!(wait_until(PATIENCE, || !self.folder.join("reached").exists()), "it does not go on");
+        self.forget(&["go"]);
         output
     }
 
