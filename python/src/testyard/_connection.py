@@ -263,7 +263,13 @@ class Exchange:
                     raise BrokenPipeError("the command has ended")
                 part = data[: min(len(data), self._credit, protocol.MAX_PAYLOAD)]
                 self._credit -= len(part)
-            self.connection.send_frame(protocol.DATA, 0, self.number, bytes(part))
+            try:
+                self.connection.send_frame(protocol.DATA, 0, self.number, bytes(part))
+            except ConnectionLost:
+                # Whoever heard the command's end closed it meanwhile.
+                if self.over:
+                    raise BrokenPipeError("the command has ended") from None
+                raise
             data = data[len(part) :]
 
     def end_input(self) -> None:

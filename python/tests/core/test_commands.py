@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from typing import Optional
 
 import pytest
 
 import testyard
 from testyard import DEVNULL, PIPE
+from testyard._connection import Exchange
 
 
 def test_a_command_is_given_verbatim_or_to_the_shell(machine):
@@ -268,3 +270,30 @@ def test_a_transfer_that_waits_for_its_environment_can_be_ended(machine):
         os.close(writing)
         connection.close()
         assert one.run("echo fine").stdout == "fine\n"
+
+
+class _Closing:
+    """A connection that is closed while something is being sent: the command's end was heard meanwhile."""
+
+    machine = "web"
+
+    def __init__(self) -> None:
+        self.exchange: Optional[Exchange] = None
+
+    def stream(self) -> int:
+        return 1
+
+    def send(self, *_: object) -> None:
+        pass
+
+    def send_frame(self, *_: object) -> None:
+        assert self.exchange is not None
+        self.exchange.finish()
+        raise testyard.ConnectionLost("it was closed")
+
+
+def test_input_for_a_command_that_just_ended_is_a_broken_pipe() -> None:
+    connection = _Closing()
+    connection.exchange = Exchange(connection, {})  # type: ignore[arg-type]
+    with pytest.raises(BrokenPipeError):
+        connection.exchange.feed(memoryview(b"more"))

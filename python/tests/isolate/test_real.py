@@ -103,11 +103,13 @@ def test_counts_are_those_of_plain_pytest(real: Real, own_home: Home) -> None:
     assert counts[0].get("passed"), done.stdout[-4000:] + done.stderr[-4000:]
     assert counts[1] == counts[0], done.stdout[-8000:] + done.stderr[-4000:]
     # These suites have another pytest than Testyard's own tests.
-    (own_home.work / "test_meet.py").write_text(MEET.format(port=free_port()))
+    apart = own_home.path / f"meet-{real.name}"
+    apart.mkdir()
+    (apart / "test_meet.py").write_text(MEET.format(port=free_port()))
     options = ["-p", "testyard.plugin", "--testyard-isolate=2", "--testyard-isolate-network=host"]
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     meeting = subprocess.run(
-        command, cwd=own_home.work, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        command, cwd=apart, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert outcomes(meeting).get("passed") == 2, meeting.stdout[-4000:] + meeting.stderr[-4000:]
     assert own_home.machines() == []
