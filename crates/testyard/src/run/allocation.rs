@@ -70,10 +70,7 @@ impl Allocations {
     /// One could not be had; `stop` became readable. All are to be dropped then.
     pub(super) fn wait(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
         for at in 0..self.held.len() {
-            if let Err(problem) = self.held[at].await_answer(stop) {
-                self.call_off();
-                return Err(problem);
-            }
+            self.held[at].await_answer(stop)?;
         }
         Ok(())
     }
@@ -100,8 +97,7 @@ impl Drop for Allocations {
         self.held.iter_mut().for_each(|held| drop(held.keeper.stdin.take()));
         let begun = Instant::now();
         // One that waits for its node hears of the end only when its job is gone, which may be submitted just now.
-        while self.held.iter_mut().any(|held| matches!(held.keeper.try_wait(), Ok(None))) && begun.elapsed() < PATIENCE
-        {
+        while self.held.iter_mut().any(Held::is_unanswered) && begun.elapsed() < PATIENCE {
             self.call_off();
             // Nothing is polled: an error only shortens the wait.
             let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
@@ -179,6 +175,11 @@ fn start(yard: &Testyard, name: MachineName, arguments: &[String]) -> Result<Hel
 }
 
 impl Held {
+    /// Whether its keeper lives and has not told yet what became of its machine.
+    fn is_unanswered(&mut self) -> bool {
+        self.answers.is_some() && matches!(self.keeper.try_wait(), Ok(None))
+    }
+
     /// Waits until the machine is there; then there are no answers any more.
     fn await_answer(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
         let Some(answers) = &mut self.answers else { return Ok(()) };
