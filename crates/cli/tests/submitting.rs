@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use testkit::{Ability, Output, TestHome, wait_until};
+use testkit::{Output, TestHome, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -61,14 +61,8 @@ impl Ground {
 
 #[test]
 fn allocations_and_runs_are_asked_for_on_another_host() {
-    if !testkit::programs::are_built() {
-        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-    }
-    testkit::require!(Ability::Root);
-    testkit::require!(Ability::PlainRoot);
-    for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
-        testkit::require!(Ability::Program(program));
-    }
+    testkit::require!(testkit::Ability::Root);
+    testkit::require_cluster!();
     let ground = Ground::new();
     an_allocation(&ground);
     a_run(&ground);

@@ -1,6 +1,6 @@
 //! A suite's cluster, through the real binary: its tests share one, which goes with the run.
 
-use testkit::{Ability, TestHome};
+use testkit::TestHome;
 
 const SUITE: &str = r#"format = 1
 [suite]
@@ -30,14 +30,8 @@ echo "$banner" $TESTYARD_CLUSTER $TESTYARD_CLUSTER_NODES $TESTYARD_CLUSTER_USER 
 
 #[test]
 fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
-    if !testkit::programs::are_built() {
-        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-    }
-    testkit::require!(Ability::Root);
-    testkit::require!(Ability::PlainRoot);
-    for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
-        testkit::require!(Ability::Program(program));
-    }
+    testkit::require!(testkit::Ability::Root);
+    testkit::require_cluster!();
     let home = TestHome::new();
     std::fs::write(home.work().join("testyard.toml"), SUITE).expect("the home is ours");
     std::fs::write(home.work().join("greet.sh"), GREET).expect("the home is ours");

@@ -85,6 +85,20 @@ macro_rules! require {
     };
 }
 
+/// Skips the rest of the test where nobody can make a Slurm cluster with the programs that were built.
+#[macro_export]
+macro_rules! require_cluster {
+    () => {
+        if !$crate::programs::are_built() {
+            $crate::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+        }
+        $crate::require!($crate::Ability::PlainRoot);
+        for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
+            $crate::require!($crate::Ability::Program(program));
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,20 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 macro_rules! possible {
     () => {
         testkit::require!(testkit::Ability::Root);
-        possible_for_users!();
-    };
-}
-
-/// Skips where nobody can make one.
-macro_rules! possible_for_users {
-    () => {
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
-        testkit::require!(testkit::Ability::PlainRoot);
-        for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
-            testkit::require!(testkit::Ability::Program(program));
-        }
+        testkit::require_cluster!();
     };
 }
 
@@ -303,7 +290,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
 
 #[test]
 fn an_ordinary_user_with_a_range_of_ids_has_clusters() {
-    possible_for_users!();
+    testkit::require_cluster!();
     testkit::require!(testkit::Ability::OrdinaryUser);
     testkit::require!(testkit::Ability::GrantedIds);
     let home = TestHome::of(User::ordinary().expect("just required"));
