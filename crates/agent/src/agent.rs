@@ -123,6 +123,8 @@ pub(crate) struct Agent {
     pub(crate) made: u64,
     /// What this machine cannot isolate or limit.
     limits: Vec<String>,
+    /// What is started in a command's stead; see [`AgentStart::relay`].
+    pub(crate) relay: Vec<RawText>,
     pub(crate) next_number: u32,
     pub(crate) next_connection: u64,
     pub(crate) activity: Activity,
@@ -175,6 +177,7 @@ impl Agent {
             park_requests: Vec::new(),
             made: 0,
             limits: start.limits,
+            relay: start.relay,
             next_number: 1,
             next_connection: 1,
             activity: Activity::default(),

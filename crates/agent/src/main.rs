@@ -15,6 +15,7 @@ mod agent;
 mod command;
 mod connection;
 mod early;
+mod elsewhere;
 mod environment;
 mod generation;
 mod granted;

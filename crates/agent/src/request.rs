@@ -135,6 +135,7 @@ impl Agent {
             return self.greet(number, stream, request);
         };
         check_version(version, &request)?;
+        self.check_elsewhere(&request)?;
         match request {
             Request::Exec(exec) => self.exec(number, stream, *exec, attached),
             Request::Environment(mut spec) => {
@@ -221,7 +222,7 @@ impl Agent {
             version,
             server: concat!("testyard-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
             generation: 0,
-            elsewhere: false,
+            elsewhere: self.is_elsewhere(),
         };
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.version = Some(version);
@@ -285,6 +286,7 @@ impl Agent {
         if let Place::Fresh(spec) = &mut exec.place {
             self.settle_user(&mut spec.user);
         }
+        self.hand_over(&mut exec)?;
         let processes = matches!(self.place.kind, PlaceKind::Process { .. });
         if processes && exec.cwd.is_none() {
             exec.cwd = self.source_of(&exec)?.map(|source| source.path.as_path().into());

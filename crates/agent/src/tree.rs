@@ -124,6 +124,9 @@ impl Agent {
         worker::tie_to(agent)?;
         let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Error::new("open", "/", error).problem())?;
+        if self.is_elsewhere() {
+            return self.relay_files(transfer, push, pipe, control);
+        }
         let oversight = Oversight { stop: Some(control.as_fd()), moved: None };
         // Sums are for what leaves the kernel's memory.
         let local = transfer.carrier == Carrier::Pipe;

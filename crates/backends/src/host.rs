@@ -106,6 +106,7 @@ impl Backend for Host {
                 "plain processes on this host: nothing is isolated but folders, `TMPDIR` and leased ports".to_owned(),
                 "a process that clears its environment and leaves its parents is not found again".to_owned(),
             ],
+            relay: Vec::new(),
         };
         agent_process::spawn(place, &start, None)
     }

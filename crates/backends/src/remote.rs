@@ -4,9 +4,13 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use testyard_link::{NearStart, Programs};
+use testyard_link::{NearStart, PlainStart, Programs};
 use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
-use testyard_model::{BackendName, ImageReference, Inside, MachineSpec, Problem, ProblemKind, Remote, Transport};
+use testyard_machine::client::caller;
+use testyard_model::{
+    AgentUse, BackendName, ImageReference, Inside, MachineSpec, Problem, ProblemKind, Remote, Transport,
+};
+use testyard_protocol::start::{AgentMode, AgentStart};
 
 use crate::agent_process;
 
@@ -74,6 +78,15 @@ impl Backend for Elsewhere {
             );
         }
         let bare = remote.inside == Inside::Host;
+        if matches!(&remote.transport, Transport::Ssh(ssh) if ssh.agent == AgentUse::Never) {
+            let hint = "it takes Testyard's agent there: leave --agent out";
+            if !bare {
+                return Err(self.refuse("in a container of a host on which no agent runs", hint));
+            }
+            if let Some(user) = &spec.user {
+                return Err(self.refuse(&format!("as user {user} of a host on which no agent runs"), hint));
+            }
+        }
         let namespace = "use --inside namespace";
         for (asked, ability) in [
             (spec.memory.is_some(), "a memory limit"),
@@ -117,7 +130,8 @@ impl Backend for Elsewhere {
 
     fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
         let remote = self.remote(&place.spec)?.clone();
-        near(place, remote, self.there(&place.spec)?, Vec::new())
+        let plain = plain(place, &remote);
+        near(place, remote, self.there(&place.spec)?, Vec::new(), plain)
     }
 
     fn stopped(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
@@ -140,6 +154,7 @@ pub(crate) fn near(
     remote: Remote,
     spec: MachineSpec,
     notes: Vec<String>,
+    plain: Option<PlainStart>,
 ) -> Result<AgentLink, BackendError> {
     let testyard = program(place)?;
     let start = NearStart {
@@ -148,6 +163,7 @@ pub(crate) fn near(
         remote,
         spec,
         programs: Programs { testyard: testyard.clone(), agent: place.agent.clone() },
+        plain,
         notes,
         connect_ms: milliseconds("TESTYARD_CONNECT_MS", CONNECT_MS),
         alive_ms: milliseconds("TESTYARD_ALIVE_MS", ALIVE_MS),
@@ -155,6 +171,25 @@ pub(crate) fn near(
     let mut command = Command::new(testyard);
     command.arg("near");
     agent_process::spawn_as_agent(place, command, &start, None)
+}
+
+/// What the machine is where no program may run that is brought there: commands of that host itself, by whoever logged in.
+fn plain(place: &MachinePlace, remote: &Remote) -> Option<PlainStart> {
+    let can =
+        matches!(remote.transport, Transport::Ssh(_)) && remote.inside == Inside::Host && place.spec.user.is_none();
+    can.then(|| PlainStart {
+        agent: AgentStart {
+            machine: place.id.to_string(),
+            mode: AgentMode::Process { workspaces: place.folder.join("workspaces") },
+            user: caller(),
+            env: Vec::new(),
+            folder: Some(place.folder.clone().into()),
+            cgroup: None,
+            limits: Vec::new(),
+            relay: Vec::new(),
+        },
+        folder: place.folder.clone(),
+    })
 }
 
 /// A time that tests make shorter.

@@ -129,6 +129,10 @@ fn own_process() -> Option<ExitCode> {
             }
         },
         "near" => Some(finished(testyard::near_command())),
+        "plain" => Some(match testyard::plain_command(std::env::args_os().skip(2).collect()) {
+            Ok(code) => ExitCode::from(code),
+            Err(problem) => finished(Err(problem)),
+        }),
         "far" => Some(finished(testyard::far_command())),
         "far-keep" => Some(finished(testyard::keep_command(Path::new(&words.next().unwrap_or_default())))),
         "probe-child" => testyard_probe::probe_child(&words.next().unwrap_or_default()),

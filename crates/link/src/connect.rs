@@ -17,7 +17,7 @@ use testyard_protocol::{FrameDecoder, FrameHeader};
 
 use crate::bootstrap::{Bundle, Said, answer};
 use crate::message::{Hello, WIRE, WireMessage};
-use crate::transport::{Dialled, Why};
+use crate::transport::{Dialled, Why, last_lines};
 
 /// A login may print so much before the shell answers.
 const MOST_NOISE: usize = 256 * 1024;
@@ -51,8 +51,42 @@ pub(crate) fn connect(
     handle: &Handle,
 ) -> Result<Connected, Problem> {
     let word = random_word();
+    dial(dialled, &bundle.script(&word), patience, handle, |talk| {
+        talk.shell(&word, bundle)?;
+        talk.delivered = true;
+        talk.greet(hello)
+    })
+}
+
+/// Connects to a shell that does what `text` says, whose first line to count is `expected`.
+pub(crate) fn connect_shell(
+    dialled: &Dialled,
+    text: &str,
+    expected: &str,
+    patience: Duration,
+) -> Result<Connected, Problem> {
+    let handle = Arc::new(Mutex::new(None));
+    dial(dialled, &reads(text.len()), patience, &handle, |talk| {
+        File::from(talk.output.try_clone()?).write_all(text.as_bytes())?;
+        while talk.line()?.trim_end() != expected {}
+        Ok(0)
+    })
+}
+
+/// The script that takes this text from its standard input and does what it says: so nobody sees it in a list of processes.
+pub(crate) fn reads(length: usize) -> String {
+    format!("eval \"$(head -c {length})\"")
+}
+
+fn dial(
+    dialled: &Dialled,
+    script: &str,
+    patience: Duration,
+    handle: &Handle,
+    agree: impl FnOnce(&mut Talk) -> Result<u64, Broken>,
+) -> Result<Connected, Problem> {
     let mut command = Command::new(&dialled.program);
-    command.args(&dialled.words).args(dialled.behind(&bundle.script(&word)));
+    command.args(&dialled.words).args(dialled.behind(script));
     command.envs(dialled.variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| dialled.not_started(&error))?;
@@ -71,8 +105,9 @@ pub(crate) fn connect(
         said: Vec::new(),
         deadline: Instant::now() + patience,
         noise: 0,
+        delivered: false,
     };
-    let agreed = talk.shell(&word, bundle).and_then(|()| talk.greet(hello));
+    let agreed = agree(&mut talk);
     let child = handle.lock().ok().and_then(|mut held| held.take());
     match (agreed, child) {
         (Ok(received), Some(child)) => Ok(Connected {
@@ -87,6 +122,9 @@ pub(crate) fn connect(
         (Err(broken), child) => {
             talk.hear_errors();
             let exit = child.and_then(end);
+            if let (Broken::Closed, true, Some(126 | 127)) = (&broken, talk.delivered, exit) {
+                return Err(not_run(dialled, &talk.said));
+            }
             Err(broken.problem(dialled, &talk.said, exit, patience))
         }
     }
@@ -111,7 +149,7 @@ pub(crate) fn end(mut child: Child) -> Option<i32> {
     None
 }
 
-fn random_word() -> String {
+pub(crate) fn random_word() -> String {
     let mut bytes = [0; 8];
     // Short of a random word, a constant one: it only tells answers from what a login prints.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
@@ -162,6 +200,8 @@ struct Talk {
     said: Vec<u8>,
     deadline: Instant,
     noise: usize,
+    /// The programs are there, and were about to be started.
+    delivered: bool,
 }
 
 impl Talk {
@@ -344,6 +384,13 @@ pub(crate) fn hear(errors: BorrowedFd<'_>, said: &mut Vec<u8>) -> bool {
             Err(_) => return true,
         }
     }
+}
+
+/// The shell there could not become the program that it has.
+fn not_run(dialled: &Dialled, said: &[u8]) -> Problem {
+    let message = format!("programs that are brought to {} cannot be run there", dialled.name);
+    let lines = last_lines(&String::from_utf8_lossy(said));
+    lines.into_iter().fold(Problem::new(ProblemKind::Unsupported, message), Problem::because)
 }
 
 fn why_not(refusal: Said) -> Problem {

@@ -18,6 +18,7 @@ pub mod hub;
 pub mod message;
 pub mod near;
 pub mod numbered;
+pub mod plain;
 mod promptly;
 mod ssh;
 mod transport;
@@ -25,6 +26,7 @@ pub mod wire;
 
 pub use bootstrap::Programs;
 pub use near::NearStart;
+pub use plain::PlainStart;
 pub use ssh::{ASK_VARIABLE, answer_ssh, command_line as ssh_command_line, password, problem as ssh_problem};
 
 /// How the folder is called in which a user's sessions are on the far side; the user's number may follow.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::socket;
 use testyard_machine::wire::FrameReader;
-use testyard_model::{MachineSpec, Problem, ProblemKind, Remote, Transport};
+use testyard_model::{AgentUse, MachineSpec, Problem, ProblemKind, Remote, Transport};
 use testyard_protocol::start::{CONFIGURATION, LINK, LISTENER};
 use testyard_protocol::{FrameHeader, Report};
 
@@ -30,6 +30,7 @@ use crate::bootstrap::{Bundle, Programs};
 use crate::connect::{self, Connected, Handle};
 use crate::hub::{Arrival, Hub, Side};
 use crate::message::{FarStart, Hello, LINK_VERSION, LinkMessage};
+use crate::plain::PlainStart;
 use crate::transport::Dialled;
 use crate::wire::{Cut, Wire};
 
@@ -57,6 +58,9 @@ pub struct NearStart {
     pub spec: MachineSpec,
     /// What runs there.
     pub programs: Programs,
+    /// What the machine is where no programs of ours may run; none where it cannot be without.
+    #[serde(default)]
+    pub plain: Option<PlainStart>,
     /// What is to be said of the machine beside what its own host says.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -67,7 +71,7 @@ pub struct NearStart {
 }
 
 impl NearStart {
-    fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         self.remote.grace.map_or(GRACE, |span| span.0)
     }
 
@@ -97,15 +101,21 @@ pub fn run() -> Result<(), Problem> {
     let patience = rustix::event::Timespec { tv_sec: FIRST_ORDER.as_secs().cast_signed(), tv_nsec: 0 };
     // Without it all goes on; what fails is then told less well.
     let _ = rustix::event::poll(&mut polled, Some(&patience));
+    let never = matches!(&start.remote.transport, Transport::Ssh(ssh) if ssh.agent == AgentUse::Never);
     let mut near = Near::new(start, link, listener, signals);
-    match near.serve() {
-        Ok(()) => Ok(()),
-        Err(problem) => {
-            near.hub.fail(&problem);
-            near.report(&Report::Broken(problem.clone()));
-            Err(problem)
+    let outcome = if never { near.do_without(None) } else { near.serve() };
+    let outcome = match outcome {
+        // That host forbids programs that are brought there.
+        Err(problem) if !never && !near.begun && problem.kind == ProblemKind::Unsupported => {
+            near.do_without(Some(problem))
         }
+        outcome => outcome,
+    };
+    if let Err(problem) = &outcome {
+        near.hub.fail(problem);
+        near.report(&Report::Broken(problem.clone()));
     }
+    outcome
 }
 
 /// Where the connection is.

@@ -23,7 +23,7 @@ pub use machine::{Access, BackendName, Exposure, ImageReference, ImageReferenceE
 pub use names::{EnvironmentId, MachineId, MachineName, NameError};
 pub use network::{HostEntry, InterfaceAddress, MachineNetwork, NetworkName, PrivateNetwork, Publish};
 pub use problem::{Problem, ProblemKind};
-pub use remote::{HostKeys, Inside, PasswordSource, Remote, SshTransport, Transport};
+pub use remote::{AgentUse, HostKeys, Inside, PasswordSource, Remote, SshTransport, Transport};
 pub use slurm::SlurmJob;
 pub use state::MachineState;
 pub use units::{ByteSize, Span, UnitError};

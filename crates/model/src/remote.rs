@@ -77,6 +77,28 @@ pub struct SshTransport {
     /// Where the password is taken from, each time that the host is connected to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<PasswordSource>,
+    /// Whether programs of Testyard's run there.
+    #[serde(default, skip_serializing_if = "AgentUse::is_auto")]
+    pub agent: AgentUse,
+}
+
+/// Whether programs of Testyard's run on the other host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentUse {
+    /// They do, unless that host forbids programs that are brought there: then as with `never`.
+    #[default]
+    Auto,
+    /// They do not: commands and files go over plain `ssh`.
+    Never,
+}
+
+impl AgentUse {
+    /// Whether the other host decides.
+    #[must_use]
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// What happens with a host key that is not known. One that has changed is always refused.

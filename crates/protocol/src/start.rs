@@ -54,6 +54,30 @@ pub struct AgentStart {
     /// Sentences on what this machine cannot isolate or limit, as far as the backend knows.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// The words of a program that is started in a command's stead, where the machine is on a host on which no agent may
+    /// run; see [`relay`]. None means that commands are started here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relay: Vec<RawText>,
+}
+
+/// What an agent tells the program that it starts in a command's stead. Behind that program's own words come [`EXEC`], the
+/// working folder (empty: at home), whether there is a terminal ([`TERMINAL`] or empty) and the command; or
+/// [`RECEIVE`] or [`SEND`] and a path, with the stream of files as standard input and output.
+pub mod relay {
+    /// Run a command.
+    pub const EXEC: &str = "exec";
+    /// Make files out of a stream.
+    pub const RECEIVE: &str = "receive";
+    /// Make a stream out of files.
+    pub const SEND: &str = "send";
+    /// The command has a terminal.
+    pub const TERMINAL: &str = "terminal";
+    /// What the names of the command's own variables begin with, so that the relay itself does not obey them.
+    pub const VARIABLE: &str = "TESTYARD_RELAYED_";
+    /// This variable holds the number of the descriptor that takes a `Problem`, where no command or no files came to be.
+    pub const FAILURE: &str = "TESTYARD_RELAY_FAILURE";
+    /// This one the mark of all that a command starts, wherever it starts it.
+    pub const MARK: &str = "TESTYARD_COMMAND";
 }
 
 /// How the agent keeps its machine apart from the host.

@@ -61,6 +61,7 @@ impl Folder {
             folder: None,
             cgroup: None,
             limits: vec!["everything but the home folder is shared with the host".to_owned()],
+            relay: Vec::new(),
         }
     }
 }

@@ -51,4 +51,5 @@ pub use options::Options;
 pub use reap::{ReapAction, ReapReport, ReapedMachine};
 pub use sync::{SyncReport, SyncRequest, TreeSync};
 pub use testyard_link::near::run as near_command;
+pub use testyard_link::plain::run as plain_command;
 pub use yard::Testyard;

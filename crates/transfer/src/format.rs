@@ -52,6 +52,16 @@ pub(crate) const HARD_LINK: u8 = 4;
 pub(crate) const LEAVE: u8 = 5;
 pub(crate) const END: u8 = 6;
 
+/// How many bytes of a stream come before the name that its root entry brings along.
+pub const HEAD: usize = MAGIC.len() + 1 + 1 + 2;
+
+/// How long that name is; 0 where these are no stream's first bytes, which whoever unpacks them is told.
+#[must_use]
+pub fn name_length(head: &[u8; HEAD]) -> usize {
+    let length = usize::from(u16::from_le_bytes([head[HEAD - 2], head[HEAD - 1]]));
+    if head.starts_with(&MAGIC) && length <= MAX_NAME { length } else { 0 }
+}
+
 /// A modification time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Time {

@@ -50,7 +50,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 pub use error::{Refusal, TransferError};
-pub use format::MAX_DEPTH;
+pub use format::{HEAD, MAX_DEPTH, name_length};
 pub use oversight::Oversight;
 pub use pack::{pack, pack_chosen, pack_into};
 pub use single::{pack_bytes, unpack_bytes};

@@ -30,7 +30,7 @@ use super::{root, workspace};
 use crate::start::machine_root::MachineRoot;
 
 /// The environment variable that marks what a command started.
-pub(super) const MARK: &str = "TESTYARD_COMMAND";
+pub(super) use testyard_protocol::start::relay::MARK;
 
 /// Everything the init needs; most of it is simply still there after the fork.
 pub(crate) struct Init<'a> {

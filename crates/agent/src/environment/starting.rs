@@ -1,13 +1,14 @@
 //! How an init starts a command: with the environment's only command it may wait until that runs, with others never.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked};
 use testyard_linux::{Error, terminal};
 use testyard_model::{Problem, ProblemKind};
+use testyard_protocol::start::relay::FAILURE;
 use testyard_protocol::{Exec, Linger, RawText};
 
 use super::init::{MARK, Running, Server, Setup, source_view};
@@ -103,6 +104,13 @@ impl Server<'_, '_> {
         let forked = process::clone3(self.init.token, CloneFlags::NONE, CloneOptions::default());
         match forked.map_err(|error| self.no_process(&error))? {
             Forked::Child => {
+                let number = child_failure.as_raw_fd().to_string();
+                let mut launch = launch;
+                if let Some(pair) = launch.env.iter_mut().find(|pair| pair.0 == FAILURE.as_bytes()) {
+                    // What runs in a command's stead says for itself why no command came to be.
+                    pair.1 = number.as_bytes();
+                    let _ = rustix::io::fcntl_setfd(&child_failure, FdFlags::empty());
+                }
                 let problem = launch::launch(launch);
                 // The reader takes what fits the pipe; a problem's text is far smaller.
                 let _ = rustix::io::write(&child_failure, &serde_json::to_vec(&problem).unwrap_or_default());

@@ -108,6 +108,7 @@ impl Backend for Namespace {
             folder: layers.config.working_directory.map(Into::into),
             cgroup: group,
             limits,
+            relay: Vec::new(),
         };
         agent_process::spawn(place, &start, layers.lease.as_ref())
     }

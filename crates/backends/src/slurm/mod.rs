@@ -119,7 +119,7 @@ impl Backend for SlurmAllocation {
             .and_then(|job| {
                 let way = Transport::Command(slurm.step(&job)?);
                 let remote = Remote { transport: way, grace: remote.grace.or(Some(GRACE)), ..remote.clone() };
-                remote::near(place, remote.clone(), Self::there(&place.spec, remote.inside)?, notes(&job))
+                remote::near(place, remote.clone(), Self::there(&place.spec, remote.inside)?, notes(&job), None)
             });
         if begun.is_err() {
             // Where Slurm does not answer any more, the job's guard ends it.

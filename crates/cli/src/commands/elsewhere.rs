@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use super::slurm::JobOptions;
 use testyard_model::{
-    BackendName, HostKeys, Inside, PasswordSource, Problem, ProblemKind, Remote, Span, SshTransport, Transport,
+    AgentUse, BackendName, HostKeys, Inside, PasswordSource, Problem, ProblemKind, Remote, Span, SshTransport,
+    Transport,
 };
 
 /// How another host is logged in to.
@@ -44,6 +45,9 @@ pub(super) struct Login {
 pub(super) struct Elsewhere {
     #[command(flatten)]
     login: Login,
+    /// Whether Testyard's programs run there (backend ssh): auto (unless that host forbids them), or never (plain ssh)
+    #[arg(long, value_name = "WHEN")]
+    agent: Option<AgentWord>,
     /// The command that leads to the other host (backend command), such as "srun -N1"; words are split at spaces
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     through: Option<String>,
@@ -70,6 +74,12 @@ enum Policy {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum AgentWord {
+    Auto,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum InsideWord {
     Host,
     Namespace,
@@ -83,6 +93,7 @@ impl Elsewhere {
         let is_slurm = *backend == BackendName::slurm_allocation();
         let login = &self.login;
         self.refuse_unless(is_ssh || (is_slurm && login.host.is_some()), "ssh", &login.given())?;
+        self.refuse_unless(is_ssh, "ssh", &[("--agent", self.agent.is_some())])?;
         let of_job = [("--partition", self.partition.is_some()), ("--exclusive", self.exclusive)];
         self.refuse_unless(is_slurm, "slurm-allocation", &of_job)?;
         self.refuse_unless(is_slurm, "slurm-allocation", &self.job.given())?;
@@ -90,7 +101,7 @@ impl Elsewhere {
         let both = [("--inside", self.inside.is_some()), ("--grace", self.grace.is_some())];
         self.refuse_unless(is_ssh || is_command || is_slurm, "ssh", &both)?;
         let transport = match (is_ssh, is_command) {
-            (true, _) => Transport::Ssh(login.ssh()?),
+            (true, _) => Transport::Ssh(SshTransport { agent: self.agent_use(), ..login.ssh()? }),
             (_, true) => Transport::Command(self.words()?),
             _ if is_slurm => Transport::Slurm(self.job.job(self.partition.clone(), self.exclusive, login.to_host()?)),
             _ => return Ok(None),
@@ -101,6 +112,13 @@ impl Elsewhere {
             _ => Inside::Host,
         };
         Ok(Some(Remote { transport, inside, grace: self.grace }))
+    }
+
+    fn agent_use(&self) -> AgentUse {
+        match self.agent {
+            Some(AgentWord::Never) => AgentUse::Never,
+            Some(AgentWord::Auto) | None => AgentUse::Auto,
+        }
     }
 
     #[expect(clippy::unused_self, reason = "reads as what these options refuse")]
@@ -169,6 +187,7 @@ impl Login {
                 HostKeys::Strict
             },
             password,
+            agent: AgentUse::Auto,
         })
     }
 }

@@ -2,5 +2,6 @@
 
 mod cuts;
 mod machine;
+mod plain;
 mod refusals;
 mod server;

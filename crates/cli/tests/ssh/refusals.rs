@@ -118,7 +118,9 @@ fn hosts_without_room_or_right_for_programs_say_so() {
     let folders = "for f in /var/tmp /dev/shm \"$HOME/../far\"; do mount -t tmpfs -o noexec,mode=777 none $f; done";
     let server = Server::with("", folders);
     let said = ["no folder there can hold programs that may be run", "may not be run", "hint: "];
-    refused(&server, &server.words("gpu"), &[], 69, &said);
+    // Plain commands do without, as `plain.rs` shows; a container takes an agent.
+    let words = [server.words("gpu"), vec!["--inside".to_owned(), "namespace".to_owned()]].concat();
+    refused(&server, &words, &[], 69, &said);
     server.finish();
     // There is no room.
     let server = Server::with("", "mount -t tmpfs -o size=1m none \"$HOME/../far\"");

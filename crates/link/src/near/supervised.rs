@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use testyard_linux::socket;
 use testyard_machine::wire::{FrameReader, Look, send_frame};
+use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::{FrameHeader, Order, Report};
 
 use super::{CLIENT_WAITS, Near, Phase};
 use crate::connect;
 use crate::message::LinkMessage;
+use crate::plain;
 
 impl Near {
     pub(super) fn hear_supervisor(&mut self) {
@@ -80,6 +82,17 @@ impl Near {
         if busy != self.reported {
             self.reported = busy;
             self.report(&Report::Activity { open: u32::try_from(open).unwrap_or(u32::MAX) });
+        }
+    }
+
+    /// Becomes the agent of a machine that is reached over plain `ssh`; returns only what is against it.
+    pub(super) fn do_without(&mut self, reason: Option<Problem>) -> Result<(), Problem> {
+        match (&self.start.plain, &self.supervisor) {
+            (Some(plain), Some((link, _))) => {
+                Err(plain::become_agent(&self.start, plain, link, &self.listener, reason.as_ref()))
+            }
+            (None, _) => Err(reason.unwrap_or_else(|| Problem::new(ProblemKind::Bug, "nothing was said of plain ssh"))),
+            (_, None) => Err(Problem::new(ProblemKind::Unavailable, "the machine's supervisor is gone")),
         }
     }
 

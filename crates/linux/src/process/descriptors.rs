@@ -55,9 +55,26 @@ pub fn spawn_with_descriptors(
     command: &mut std::process::Command,
     descriptors: &[(BorrowedFd<'_>, RawFd)],
 ) -> Result<std::process::Child> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    install_descriptors(command, descriptors);
+    command.spawn().context("start", || program)
+}
+
+/// Becomes a program, with descriptors as [`spawn_with_descriptors`] gives them; returns only the error.
+pub fn execute_with_descriptors(
+    command: &mut std::process::Command,
+    descriptors: &[(BorrowedFd<'_>, RawFd)],
+) -> crate::Error {
     use std::os::unix::process::CommandExt as _;
 
-    let program = command.get_program().to_string_lossy().into_owned();
+    install_descriptors(command, descriptors);
+    let error = command.exec();
+    crate::Error::new("execute", command.get_program().to_string_lossy(), error)
+}
+
+fn install_descriptors(command: &mut std::process::Command, descriptors: &[(BorrowedFd<'_>, RawFd)]) {
+    use std::os::unix::process::CommandExt as _;
+
     let pairs: Vec<(RawFd, RawFd)> = descriptors.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
     let highest = pairs.iter().flat_map(|(from, to)| [*from, *to]).max().unwrap_or(2);
     let mut copies = vec![-1; pairs.len()];
@@ -76,7 +93,6 @@ pub fn spawn_with_descriptors(
     };
     // SAFETY: the closure only calls fcntl and dup2 on numbers and memory made before the fork.
     unsafe { command.pre_exec(install) };
-    command.spawn().context("start", || program)
 }
 
 /// Makes a program start with no signal blocked or ignored, whatever its parent blocks or was told to ignore (as

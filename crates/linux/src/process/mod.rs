@@ -22,7 +22,8 @@ pub use borrowed::run_borrowed;
 pub use clone::{Child, CloneFlags, CloneOptions, Forked, SingleThreaded, clone3};
 pub use credentials::{CapabilitySet, Credentials, become_user, drop_all_capabilities, limit_bounding_set};
 pub use descriptors::{
-    inherited_descriptors, install_standard_streams, lifted, spawn_with_descriptors, with_default_signals,
+    execute_with_descriptors, inherited_descriptors, install_standard_streams, lifted, spawn_with_descriptors,
+    with_default_signals,
 };
 pub use execute::{execute, execute_first, resolve_program};
 pub use rustix::process::{Pid, Resource};

@@ -228,6 +228,7 @@ mod tests {
             known_hosts: Some("/known".into()),
             host_keys: HostKeys::AcceptNew,
             password: Some(PasswordSource::Variable("SECRET".to_owned())),
+            agent: testyard_model::AgentUse::Auto,
         };
         let job = SlurmJob { submit: Some(ssh.clone()), ..SlurmJob::default() };
         let words = arguments(&job, Some(2)).join(" ");
