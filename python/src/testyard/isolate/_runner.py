@@ -17,6 +17,7 @@ from typing import Any, Deque, Optional
 import pytest
 
 from ..errors import TestyardError
+from ..plugin import session_of
 from ..plugin._marker import wishes_of
 from . import _system, _threads
 from ._child import Telling, Visit
@@ -205,6 +206,10 @@ class Runner:
     def _door(self, item: Any) -> tuple[Door, bool]:
         if item.get_closest_marker("testyard") is not None:
             wishes = wishes_of(item)
+            if wishes.needs:
+                # Of this host, and not of what the test's own process would find inside.
+                with contextlib.suppress(TestyardError):
+                    session_of(self._config).abilities()
             if wishes.network or wishes.limits:
                 return self._yard.special(wishes.network, wishes.limits), bool(wishes.limits)
         return self._yard.lease(), False

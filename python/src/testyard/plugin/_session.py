@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union
 
 import pytest
 
@@ -37,7 +37,7 @@ class Session:
         self.run = "".join(letter for letter in str(run) if letter.isalnum())[:16] or os.urandom(8).hex()
         self._machines: dict[tuple[str, str], Machine] = {}
         self._held: list[str] = []
-        self._abilities: Optional[dict[str, dict[str, Any]]] = None
+        self._abilities: Union[None, dict[str, dict[str, Any]], TestyardError] = None
         #: The places that each running test has, for what is told when it fails.
         self.places: dict[str, list[RecordedPlace]] = {}
         self._kinds: dict[str, int] = {}
@@ -128,11 +128,16 @@ class Session:
         raise pytest.skip.Exception(reason, _use_item_location=True)
 
     def abilities(self) -> dict[str, dict[str, Any]]:
-        """The probes' answers by ability, read once."""
+        """The probes' answers by ability, read once. Raises what asking for them raised, each time."""
         if self._abilities is None:
             from testyard import doctor
 
-            self._abilities = {probe["ability"]: probe for probe in doctor()["probes"]}
+            try:
+                self._abilities = {probe["ability"]: probe for probe in doctor()["probes"]}
+            except TestyardError as error:
+                self._abilities = error
+        if isinstance(self._abilities, TestyardError):
+            raise self._abilities.with_traceback(None)
         return self._abilities
 
     def told_of_failure(self, item: pytest.Item) -> list[tuple[str, str]]:
