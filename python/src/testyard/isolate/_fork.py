@@ -75,7 +75,7 @@ class Warm:
             os.close(gate[1])
             self._be_child(door, with_groups, writer, gate[0], output, work)
         os.close(writer)
-        return Running(door, pid, reader, gate, output)
+        return Running(door, pid, reader, gate, output, stands_in=not self._chooses)
 
     @contextlib.contextmanager
     def _next_child_in(self, door: Door) -> Iterator[None]:
@@ -140,9 +140,10 @@ def _may_begin(gate: int) -> bool:
 
 
 def _stand_in(inner: int, writer: int) -> NoReturn:
-    """Waits for the real child, and ends as it ended."""
+    """Waits for the real child, and ends as it ended; asked to end, it ends that first."""
     os.close(writer)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(inner, signal.SIGKILL))
     _, status = os.waitpid(inner, 0)
     if os.WIFSIGNALED(status):
         import resource
@@ -158,8 +159,12 @@ def _stand_in(inner: int, writer: int) -> NoReturn:
 class Running:
     """A child, seen from its parent."""
 
-    def __init__(self, door: Door, pid: int, reader: int, gate: tuple[int, int], output: tuple[int, int]) -> None:
+    def __init__(
+        self, door: Door, pid: int, reader: int, gate: tuple[int, int], output: tuple[int, int], *, stands_in: bool
+    ) -> None:
         self.door = door
+        #: It is not the test's process itself, but waits for that.
+        self._stands_in = stands_in
         self._pid = pid
         self._reader = reader
         #: Both ends: to write into it is no error, whoever has died.
@@ -210,6 +215,11 @@ class Running:
         """Ends it at once, where it is still outside; inside, its environment's end ends it."""
         if self.status is None:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def kill_inside(self) -> None:
+        """Ends it, once it runs its test, in an environment that lives on."""
+        if self.status is None:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM if self._stands_in else signal.SIGKILL)
 
     def printed(self) -> list[tuple[str, str]]:
         """What it printed and could not say any more, as sections of a report."""

@@ -25,6 +25,7 @@ from ._coverage import Collected
 from ._door import Caller, Door
 from ._fork import Running, Warm
 from ._imports import Imports
+from ._keeping import Keeping
 from ._outputs import DEFAULTS, Outputs
 from ._pages import Pages
 from ._scopes import Scopes, fixtures_of
@@ -52,6 +53,7 @@ class Runner:
         self._jobs = jobs
         self._yard = Yard(place)
         self._yard.prepare(jobs + _SPARE)
+        self._keeping = Keeping(config, place.machine, self._yard)
         self._warm = Warm(Caller.here())
         self._scopes = Scopes()
         self._outputs = Outputs(place.tree, [*DEFAULTS, *config.getini("testyard_outputs")])
@@ -176,7 +178,7 @@ class Runner:
         self._warm.freeze()
         running = self._fork(item, ahead)
         self._yard.prepare(self._jobs + _SPARE)
-        return Test(item, running, set_up, _time_limit(item), announced=announced)
+        return Test(item, running, self._keeping, set_up, _time_limit(item), announced=announced)
 
     def _fork(self, item: Any, ahead: bool) -> Running:
         last: Optional[Exception] = None
@@ -238,8 +240,12 @@ class Runner:
             if test.deadline is not None and time.monotonic() >= test.deadline and not test.running.over:
                 test.timed_out = True
                 test.deadline = None
-                self._yard.release(test.running.door)
-                test.running.kill()
+                test.has_failed()
+                if test.lives_on:
+                    test.running.kill_inside()
+                else:
+                    self._yard.release(test.running.door)
+                    test.running.kill()
         for test in awaited:
             if test.running.over:
                 self._settle(test)
@@ -283,12 +289,17 @@ class Runner:
         running = test.running
         if not running.ended:
             test.printed = running.printed()
+            test.has_failed()
         self._bring_back(test)
         # Before its end: whoever lets a mount namespace go last takes its mounts down, and waits for that.
         running.door.close()
         if not test.timed_out:
-            self._yard.release(running.door)
+            self._release(test)
         self._leaving.append(running)
+
+    def _release(self, test: Test) -> None:
+        if not test.lives_on:
+            self._yard.release(test.running.door)
 
     def _bring_back(self, test: Test) -> None:
         if test.running.door.changes is None:
@@ -319,7 +330,7 @@ class Runner:
     def _discard(self, test: Test) -> None:
         test.running.door.close()
         with contextlib.suppress(TestyardError):
-            self._yard.release(test.running.door)
+            self._release(test)
         test.running.kill()
         self._leaving.append(test.running)
 

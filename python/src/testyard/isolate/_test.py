@@ -9,6 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from ._fork import Running, ending
+from ._keeping import Keeping, Kept
 from ._reports import warning_in
 
 #: How programs say that there is no network.
@@ -35,7 +36,7 @@ class Test:
     __test__ = False
 
     def __init__(
-        self, item: Any, running: Running, set_up: float, timeout: Optional[float], *, announced: bool
+        self, item: Any, running: Running, keeping: Keeping, set_up: float, timeout: Optional[float], *, announced: bool
     ) -> None:
         self.item = item
         #: The one that comes after it, once that is known.
@@ -54,6 +55,9 @@ class Test:
         self.imported: list[tuple[str, str]] = []
         #: The pages of memory that it wrote.
         self.pages: Optional[list[int]] = None
+        self._keeping = keeping
+        self._kept: Optional[Kept] = None
+        self._told_of_keeping = False
         self._timeout = timeout
         self._set_up = set_up
         self._began = time.time()
@@ -72,8 +76,21 @@ class Test:
             self.running.begin()
 
     def listen(self) -> None:
-        """Takes in what the child said."""
-        self._waiting += self.running.listen()
+        """Takes in what the child said; where it failed, its environment is kept from here on."""
+        heard = self.running.listen()
+        self._waiting += heard
+        if any(kind == "report" and _is_failure(body) for kind, body in heard):
+            self.has_failed()
+
+    def has_failed(self) -> None:
+        """Keeps its environment where that is asked for. Once."""
+        if self._kept is None:
+            self._kept = self._keeping.keep(self.running.door, self.item.nodeid)
+
+    @property
+    def lives_on(self) -> bool:
+        """Whether its environment is not to be ended."""
+        return self._kept is not None and self._kept.lives
 
     def is_usable(self) -> bool:
         """Whether its process, made ahead, is there and waits to begin, or has begun."""
@@ -171,6 +188,9 @@ class Test:
     def _report(self, report: Any) -> None:
         if report.failed and self.running.door.is_secluded and any(text in report.longreprtext for text in _NO_NETWORK):
             report.sections.append(("testyard", _SECLUDED))
+        if report.failed and self._kept is not None and not self._told_of_keeping:
+            self._told_of_keeping = True
+            report.sections.append(self._kept.section)
         self.item.ihook.pytest_runtest_logreport(report=report)
 
     def _follow_junit(self, body: Any) -> None:
@@ -207,3 +227,8 @@ class Test:
 
     def _patience(self) -> float:
         return time.time() - self._began
+
+
+def _is_failure(report: Any) -> bool:
+    """Whether a report, as a child sends it, is one of those that an environment is kept for."""
+    return bool(report.get("outcome") == "failed" and report.get("when") != "teardown")

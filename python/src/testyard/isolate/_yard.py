@@ -59,11 +59,7 @@ class Yard:
     def attend(self) -> None:
         """Reads what the agent said, and asks for what comes next. Never waits."""
         if self._agent.read():
-            for lease in self._coming:
-                if lease.entering is None:
-                    made = self._agent.take(lease.making, "environment")
-                    if made is not None:
-                        self._enter(lease, made.body)
+            self._go_on()
 
     def is_ready(self) -> bool:
         """Whether `lease` has something to give without waiting."""
@@ -93,6 +89,16 @@ class Yard:
         assert lease.identity is not None and lease.entering is not None
         return Door(lease.identity, request["network"], self._agent.wait(lease.entering, "entered", _PATIENCE))
 
+    def keep(self, door: Door, seconds: float) -> None:
+        """Lets an environment live on for so long, whoever is there.
+
+        Raises TestyardError."""
+        milliseconds = max(1, round(seconds * 1000))
+        request = {"keep": {"environment": door.identity, "for_ms": milliseconds}}
+        self._agent.wait(self._agent.ask(request), "done", _PATIENCE)
+        # Answers to others may have come before.
+        self._go_on()
+
     def release(self, door: Door) -> None:
         """Ends an environment and every process in it. What it wrote to the tree can be read until the door closes."""
         self._agent.forget({"release": door.identity})
@@ -104,6 +110,13 @@ class Yard:
     def close(self) -> None:
         """Lets go of everything."""
         self._agent.close()
+
+    def _go_on(self) -> None:
+        for lease in self._coming:
+            if lease.entering is None:
+                made = self._agent.take(lease.making, "environment")
+                if made is not None:
+                    self._enter(lease, made.body)
 
     def _enter(self, lease: _Lease, made: Any) -> None:
         lease.identity = int(made["id"])

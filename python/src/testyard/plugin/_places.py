@@ -191,9 +191,7 @@ class RecordedPlace:
             except TestyardError as error:
                 self._kept = None
                 return f"not kept: {error}\n"
-        home = os.environ.get("TESTYARD_HOME")
-        prefix = f"TESTYARD_HOME={home} " if home else ""
-        return f"kept for {seconds:g} s; look at it: {prefix}{self._kept}\n"
+        return kept(seconds, self._kept)
 
     def close(self) -> None:
         """Ends it, unless it is kept. Fine to call twice, and when its machine is gone."""
@@ -233,6 +231,13 @@ class IsolatedEnv(RecordedPlace):
 
 class Vm(RecordedPlace):
     """The fixture `vm`: machine-like, fresh for the test, root inside."""
+
+
+def kept(seconds: float, command: str) -> str:
+    """The line that says how to enter what is kept so long."""
+    home = os.environ.get("TESTYARD_HOME")
+    prefix = f"TESTYARD_HOME={home} " if home else ""
+    return f"kept for {seconds:g} s; look at it: {prefix}{command}\n"
 
 
 def _unframed(action: Callable[[], Answer]) -> Answer:
