@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
-from .errors import BinaryNotFound, TestyardError, from_exit, from_problem
+from . import _given as given
+from .errors import BinaryNotFound, ProtocolMismatch, TestyardError, from_exit, from_problem
 
 
 def program() -> str:
@@ -53,12 +54,12 @@ def call(
 
     if timeout is None:
         timeout = limit_of(arguments)
-    line = [program(), *arguments, "--json"]
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    line = [program(), *(given.text(word, "word for testyard") for word in arguments), "--json"]
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     if variables:
-        given["env"] = {**os.environ, **variables}
+        options["env"] = {**os.environ, **variables}
     try:
-        done = subprocess.run(line, capture_output=True, timeout=timeout, **given)
+        done = subprocess.run(line, capture_output=True, timeout=timeout, **options)
     except OSError as error:
         raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)]) from None
     except subprocess.TimeoutExpired:
@@ -74,7 +75,18 @@ def call(
         raise from_problem(answer["error"])
     if done.returncode != 0 or not isinstance(answer, dict):
         raise _failure(done.returncode, done.stderr)
-    return answer
+    return _Answer(answer)
+
+
+class _Answer(Dict[str, Any]):
+    """What the program said. A part that is not there is told: another program of that name, or another version."""
+
+    def __missing__(self, part: str) -> Any:
+        raise ProtocolMismatch(
+            f"{program()} said nothing of {part!r}",
+            causes=["it is no `testyard`, or one of another version than this package"],
+            hints=["see which one it is: testyard --version", "unset TESTYARD_BINARY to use the one of this package"],
+        )
 
 
 def text(arguments: Sequence[str]) -> str:

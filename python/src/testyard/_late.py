@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional
 
 from . import _protocol as protocol
 from ._connection import Connection, Exchange
-from ._place import Path
 from ._process import Completed, Text, checked, converse, not_started, ready
 from .environment import Environment
 from .errors import ConnectionLost, InvalidInput, NotFound, TestyardError
@@ -31,9 +30,9 @@ _INTERRUPTED_SECONDS = 5.0
 class LateEnvironment(Environment):
     """An environment that is made at its first use."""
 
-    def __init__(self, machine: Machine, request: dict[str, Any], *, source: Optional[Path] = None) -> None:
+    def __init__(self, machine: Machine, request: dict[str, Any]) -> None:
         self._set_up(machine, request)
-        self._wanted_source = None if source is None else os.path.realpath(source)
+        self._wanted_source: Optional[str] = request.get("source")
         #: Held by whoever makes it, until it has a number.
         self._beginning = threading.RLock()
         self._closed = False
@@ -51,7 +50,7 @@ class LateEnvironment(Environment):
                     request = protocol.exec_request(
                         command,
                         place={"fresh": self._request},
-                        cwd=None if cwd is None else os.fspath(cwd),
+                        cwd=cwd,
                         env=env,
                         user=user,
                         timeout=timeout,

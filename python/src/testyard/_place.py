@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any, BinaryIO, Callable, Mapping, Optional, TypeVar, Union
 
+from . import _given as given
 from . import _protocol as protocol
 from ._connection import Connections
-from ._process import PIPE, Completed, Process, Target, Text, run
+from ._process import PIPE, Completed, Process, Target, Text, run, streams_of
 from .errors import InvalidInput, TestyardError
 
 User = Union[None, str, int]
@@ -72,14 +73,13 @@ class Place:
 
         With `detach` it outlives this process. That there is no such program is told by `Process.wait`."""
         request = self._exec(command, cwd, env, user, timeout)
+        streams = streams_of(stdin, stdout, stderr)
         connection = self._connections.take()
         return Process(
             connection,
             command,
             request,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+            streams=streams,
             text=text,
             timeout=timeout,
             detach=detach,
@@ -89,7 +89,8 @@ class Place:
         """Writes a file, whose folder must exist, whole or not at all. Relative paths are below the user's home."""
         from ._trees import Sender
 
-        content = data.encode() if isinstance(data, str) else bytes(data)
+        content = given.content(data)
+        given.whole(mode, "mode of a file", 0, 0o7777)
         self._send(path, user, lambda out: Sender(out).bytes_as_file(content, mode))
 
     def read_file(self, path: Path, *, user: User = None) -> bytes:
@@ -109,7 +110,7 @@ class Place:
         `folder/.` means what is in a folder."""
         from ._trees import Sender, local_error
 
-        path = os.fspath(source)
+        path = given.path(source)
         if not os.path.exists(path):
             raise local_error(FileNotFoundError(), path)
         self._send(destination, user, lambda out: Sender(out).path(path))
@@ -118,7 +119,7 @@ class Place:
         """Copies a file or folder out, by the same rules. Set-user bits and devices do not come along."""
         from ._trees import Receiver
 
-        path = os.path.abspath(os.fspath(destination))
+        path = os.path.abspath(given.path(destination))
         if not os.path.isdir(os.path.dirname(path)):
             raise InvalidInput(f"{os.path.dirname(path)} is no folder to copy into", hints=["make it first"])
         self._receive(source, user, lambda stream: Receiver(stream).tree(path))
@@ -142,7 +143,7 @@ class Place:
         return protocol.exec_request(
             command,
             place=self._place(),
-            cwd=None if cwd is None else os.fspath(cwd),
+            cwd=cwd,
             env=env,
             user=user,
             timeout=timeout,
@@ -150,7 +151,7 @@ class Place:
         )
 
     def _transfer(self, path: Path, user: User) -> dict[str, Any]:
-        transfer: dict[str, Any] = {"path": protocol.raw(os.fspath(path)), "carrier": "pipe"}
+        transfer: dict[str, Any] = {"path": protocol.raw(given.path(path)), "carrier": "pipe"}
         if user is not None:
             transfer["user"] = protocol.user_of(user)
         if self._environment() is not None:

@@ -8,6 +8,7 @@ import os
 import threading
 from typing import IO, Any, Callable, Deque, Iterator, Mapping, NamedTuple, Optional, Union
 
+from . import _given as given
 from . import _protocol as protocol
 from ._connection import Connection, Connections, Exchange
 from .errors import (
@@ -83,7 +84,7 @@ def run(
 
 def ready(request: dict[str, Any], input: Optional[Text], quiet: bool) -> Optional[bytes]:
     """Says in a request where a command's streams go that is run to its end; what it is given to read."""
-    data = input.encode() if isinstance(input, str) else input
+    data = None if input is None else given.content(input)
     request["exec"].update(stdin="null" if data is None else "frames", stdout="frames", stderr="frames", quiet=quiet)
     return data
 
@@ -220,9 +221,7 @@ class Process:
         command: protocol.Command,
         request: dict[str, Any],
         *,
-        stdin: Target,
-        stdout: Target,
-        stderr: Target,
+        streams: tuple[list[Any], list[int]],
         text: bool,
         timeout: Optional[float],
         detach: bool,
@@ -240,10 +239,9 @@ class Process:
         self._ended = threading.Event()
         self._error: Optional[BaseException] = None
         self._outputs = [_Output(), _Output()]
-        descriptors: list[int] = []
-        targets = [_target(one, descriptors) for one in (stdin, stdout, stderr)]
-        streams = {"stdin": targets[0], "stdout": targets[1], "stderr": targets[2]}
-        request["exec"].update(streams, quiet=False, detach=detach)
+        targets, descriptors = streams
+        said = {"stdin": targets[0], "stdout": targets[1], "stderr": targets[2]}
+        request["exec"].update(said, quiet=False, detach=detach)
         self._exchange = Exchange(connection, request, descriptors)
         raw_input = _Input(self._exchange) if targets[0] == "frames" else None
         #: Its standard input to write to, where that was asked for.
@@ -317,7 +315,7 @@ class Process:
 
         Raises TimedOut while it goes on running, CommandNotStarted where there is no such program, ConnectionLost where
         its machine is gone."""
-        if not self._ended.wait(timeout):
+        if not self._ended.wait(given.seconds(timeout, "a timeout")):
             raise TimedOut(f"the command still runs after {timeout:g} s: {self.args!r}")
         if self._error is not None and self.returncode is None:
             raise self._error
@@ -325,18 +323,33 @@ class Process:
 
     def communicate(self, input: Optional[Text] = None, timeout: Optional[float] = None) -> tuple[Any, Any]:
         """Gives it `input`, waits for its end (at most `timeout` seconds), and returns its unread output."""
+        data = b"" if input is None else given.content(input)
+        given.seconds(timeout, "a timeout")
         if self.stdin is not None:
             try:
-                if input:
-                    self.stdin.write(input)
-                self.stdin.close()
+                if data:
+                    self._write(data)
+                self._end_input()
             except BrokenPipeError:
                 pass
-        elif input:
-            raise InvalidInput("the command was started without an input", hints=["spawn it with stdin=PIPE"])
+        elif data:
+            self._check_input()
         self.wait(timeout)
         out, err = (stream.read() if stream is not None else None for stream in (self.stdout, self.stderr))
         return out, err
+
+    def _write(self, data: Text) -> None:
+        """Writes text or bytes to its standard input, whichever of both it was opened for."""
+        self._check_input()
+        (self.stdin.buffer if self._text else self.stdin).write(given.content(data))
+
+    def _end_input(self) -> None:
+        self._check_input()
+        self.stdin.close()
+
+    def _check_input(self) -> None:
+        if self.stdin is None:
+            raise InvalidInput("the command was started without an input", hints=["spawn it with stdin=PIPE"])
 
     def output(self) -> Any:
         """All that it wrote to its standard output so far, read or not."""
@@ -350,7 +363,7 @@ class Process:
 
     def send_signal(self, signal: int) -> None:
         """Sends it a signal. One that has ended is left alone."""
-        self._say({"signal": int(signal)})
+        self._say({"signal": given.signal(signal)})
 
     def terminate(self) -> None:
         """SIGTERM to it."""
@@ -358,7 +371,7 @@ class Process:
 
     def kill(self, signal: Optional[int] = None) -> None:
         """Ends it and all that it started; with a signal, only sends it that."""
-        self._say("kill" if signal is None else {"signal": int(signal)})
+        self._say("kill" if signal is None else {"signal": given.signal(signal)})
 
     def _say(self, message: Any) -> None:
         if self._ended.is_set():
@@ -392,13 +405,20 @@ class Process:
         return f"<Process {self.args!r} {state}>"
 
 
+def streams_of(*targets: Target) -> tuple[list[Any], list[int]]:
+    """Streams in the protocol's words, and the descriptors of those that are files.
+
+    Raises InvalidInput where one of them is none."""
+    descriptors: list[int] = []
+    return [_target(one, descriptors) for one in targets], descriptors
+
+
 def _target(target: Target, descriptors: list[int]) -> Any:
-    """A stream in the protocol's words; what is a file is attached."""
-    if target is None or target == DEVNULL:
+    if target is None or (isinstance(target, int) and target == DEVNULL):
         return "null"
-    if target == PIPE:
+    if isinstance(target, int) and target == PIPE:
         return "frames"
-    number = target if isinstance(target, int) else target.fileno()
+    number = given.descriptor(target)
     if os.isatty(number):
         raise InvalidInput("a terminal cannot be handed to a machine", hints=["use PIPE, or `testyard exec -t`"])
     descriptors.append(number)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import Any, Mapping, Optional, Sequence, Union
+
+from . import _given as given
 
 OLDEST_VERSION = 2
 VERSION = 4
@@ -16,13 +19,12 @@ MAX_ATTACHED = 32
 WINDOW = 256 * 1024
 
 Raw = Union[str, "list[int]"]
-Command = Union[str, bytes, Sequence[Union[str, bytes]]]
+Word = Union[str, bytes, "os.PathLike[str]"]
+Command = Union[str, bytes, Sequence[Word]]
 
 
 def raw(text: Union[str, bytes, Any]) -> Raw:
     """Text as it travels: a string where it is UTF-8, else its bytes as numbers."""
-    import os
-
     data = os.fsencode(text)
     try:
         return data.decode("utf-8")
@@ -32,57 +34,27 @@ def raw(text: Union[str, bytes, Any]) -> Raw:
 
 def unraw(value: Raw) -> str:
     """The other way round; bytes that are no UTF-8 are kept as Python's file names keep them."""
-    import os
-
     return value if isinstance(value, str) else os.fsdecode(bytes(value))
 
 
 def argv_of(command: Command) -> list[Raw]:
     """A command's words: a string is for the shell, a sequence is taken verbatim."""
-    from .errors import InvalidInput
-
-    if isinstance(command, (str, bytes)):
-        words: Sequence[Union[str, bytes]] = ["/bin/sh", "-c", command]
-    else:
-        words = list(command)
-    if not words:
-        raise InvalidInput("the command has no words", hints=["give a string for the shell, or a list of words"])
-    if any((b"\0" if isinstance(word, bytes) else "\0") in word for word in words):  # type: ignore[operator]
-        raise InvalidInput("a word of the command holds a NUL byte, which no program can be given")
-    return [raw(word) for word in words]
+    return [raw(word) for word in given.words(command)]
 
 
 def user_of(user: Union[None, str, int]) -> Any:
     """Whom a command runs as, in the protocol's words."""
-    if user is None:
-        return None
-    if isinstance(user, int):
-        return {"numbered": {"uid": user, "gid": user}}
-    if user == "root":
-        return "root"
-    if user.isdigit():
-        return {"numbered": {"uid": int(user), "gid": int(user)}}
-    return {"named": user}
-
-
-def milliseconds(seconds: Optional[float], what: str) -> Optional[int]:
-    """Seconds as the protocol counts time.
-
-    Raises InvalidInput where they are no length of time."""
-    from .errors import InvalidInput
-
-    if seconds is None:
-        return None
-    if not 0 < seconds < 1e12:
-        raise InvalidInput(f"{what} of {seconds!r} seconds is no length of time", hints=["give more than 0"])
-    return max(1, int(seconds * 1000))
+    wanted = given.user(user)
+    if wanted is None or wanted == "root":
+        return wanted
+    return {"named": wanted} if isinstance(wanted, str) else {"numbered": {"uid": wanted, "gid": wanted}}
 
 
 def exec_request(
     command: Command,
     *,
     place: Any,
-    cwd: Optional[str],
+    cwd: Union[None, str, os.PathLike[str]],
     env: Optional[Mapping[str, str]],
     user: Union[None, str, int],
     timeout: Optional[float],
@@ -98,7 +70,7 @@ def exec_request(
     """The request that runs a command."""
     request: dict[str, Any] = {
         "argv": argv_of(command),
-        "env": [[raw(name), raw(value)] for name, value in (env or {}).items()],
+        "env": [[raw(name), raw(value)] for name, value in given.variables(env)],
         "stdin": stdin,
         "stdout": stdout,
         "stderr": stderr,
@@ -107,10 +79,10 @@ def exec_request(
         "place": place,
     }
     if cwd is not None:
-        request["cwd"] = raw(cwd)
+        request["cwd"] = raw(given.path(cwd, "folder"))
     if user is not None:
         request["user"] = user_of(user)
-    limit = milliseconds(timeout, "a timeout")
+    limit = given.milliseconds(timeout, "a timeout")
     if limit is not None:
         request["timeout_ms"] = limit
     if ports:

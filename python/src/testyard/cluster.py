@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional
 
 from . import _binary
+from . import _given as given
 from . import _protocol as protocol
-from ._place import Path, User
+from ._place import Path, Place, User
 from ._process import Completed, Process, Text
 from ._retry import ensured
 from .errors import ClusterExists, ClusterNotFound, InvalidInput, WrongState
@@ -14,6 +15,10 @@ from .machine import Duration, Machine, Size, checked_name, create_options, fres
 
 if TYPE_CHECKING:
     import builtins
+
+    from typing_extensions import Unpack
+
+    from ._options import ClusterOptions, SpawnOptions
 
 KINDS = ("slurm",)
 
@@ -81,6 +86,9 @@ class Cluster:
     __test__ = False
 
     def __init__(self, info: ClusterInfo, *, created: bool = False) -> None:
+        if not isinstance(info, ClusterInfo):
+            hint = "find it: testyard.Cluster.get(…), or make it: testyard.Cluster.create(…)"
+            raise given.refused(info, "cluster that somebody looked at", hint)
         self._info = info
         self._created = created
         self._machines: dict[str, Machine] = {}
@@ -114,8 +122,7 @@ class Cluster:
         the host has. `ssh_port` is a port of this host's loopback; without one a free port is taken. `expose` shows
         folders of this host on every node, such as `"/srv/data:ro"`. With `hold` this process holds it from before
         anything of it is made. Raises ClusterExists, InvalidInput, NotSupported, NotFound (no such image)."""
-        if kind not in KINDS:
-            raise InvalidInput(f"{kind!r} is no kind of cluster", hints=[f"choose one of {', '.join(KINDS)}"])
+        given.one_of(kind, KINDS, "kind of cluster")
         chosen = fresh_name("cluster")[:40] if name is None else checked_name(name)
         options = cluster_options(
             nodes=nodes,
@@ -149,9 +156,10 @@ class Cluster:
         return cls(cluster_info(_binary.call(["cluster", "info", checked_name(name)])["cluster"]))
 
     @classmethod
-    def ensure(cls, name: str, **options: Any) -> Cluster:
+    def ensure(cls, name: str, **options: Unpack[ClusterOptions]) -> Cluster:
         """The cluster of this name, running: created with these options where there is none, started where it is
         stopped. Whoever else does the same at the same time gets the same cluster."""
+        given.options(options, cls.create, "Cluster.create")
         return ensured(
             f"cluster {name}",
             get=lambda: cls.get(name),
@@ -236,13 +244,17 @@ class Cluster:
         place, chosen = self._where(node, {"user": user, "cwd": cwd})
         return place.run(command, check=check, timeout=timeout, env=env, input=input, text=text, **chosen)
 
-    def spawn(self, command: protocol.Command, *, node: Optional[str] = None, **options: Any) -> Process:
+    def spawn(
+        self, command: protocol.Command, *, node: Optional[str] = None, **options: Unpack[SpawnOptions]
+    ) -> Process:
         """Starts a command on a node, as `Machine.spawn`."""
+        given.options(options, Place.spawn, "Cluster.spawn")
         place, chosen = self._where(node, options)
         return place.spawn(command, **chosen)
 
     def scale(self, nodes: int) -> None:
         """Makes it so many nodes, 1 to 64: the last ones go, or new ones come."""
+        _checked_nodes(nodes)
         self._update(_binary.call(["cluster", "scale", self.name, f"--nodes={nodes}"])["cluster"])
 
     def stop(self) -> None:
@@ -328,7 +340,7 @@ class Cluster:
     def _change(self, how: str, node: str) -> None:
         # One that ends takes its connections with it.
         self.close()
-        self._update(_binary.call(["cluster", "node", how, self.name, node])["cluster"])
+        self._update(_binary.call(["cluster", "node", how, self.name, checked_name(node)])["cluster"])
 
     def _machine(self, node: ClusterNode) -> Machine:
         known = self._machines.get(node.machine)
@@ -375,12 +387,15 @@ def cluster_info(raw: Mapping[str, Any]) -> ClusterInfo:
 
 def cluster_options(*, nodes: int, partitions: Iterable[str], **options: Any) -> list[str]:
     """Options of `Cluster.create` as the command line has them."""
-    if not isinstance(nodes, int) or isinstance(nodes, bool) or not 1 <= nodes <= 64:
-        raise InvalidInput(f"{nodes!r} is no number of nodes", hints=["ask for 1 to 64"])
-    if isinstance(partitions, (str, bytes)):
-        raise InvalidInput("partitions takes a list, not one text", hints=[f"write [{partitions!r}]"])
-    named = list(partitions)
-    words = ["--nodes", str(nodes)]
+    if isinstance(partitions, (str, bytes)) or not isinstance(partitions, Iterable):
+        hint = f"write [{partitions!r}]"
+        raise given.refused(partitions, "value of partitions, which takes a list, not one text", hint)
+    named = [given.text(one, f"partition in {partitions!r}", empty=False) for one in partitions]
+    words = ["--nodes", str(_checked_nodes(nodes))]
     if named:
         words += ["--partitions", ",".join(named)]
     return words + create_options(**options)
+
+
+def _checked_nodes(count: int) -> int:
+    return given.whole(count, "number of nodes", 1, 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional
 
+from . import _given as given
 from . import _protocol as protocol
 from ._connection import Connection
 from ._place import Path, Place, User
@@ -18,7 +19,6 @@ ISOLATIONS = ("workspace", "namespace")
 NETWORKS = ("private", "outbound", "host", "none")
 #: The version of the protocol that has `enter-with`.
 _SHOWS_THOSE_WHO_ENTER = 4
-_LIMITS = ("memory", "pids", "cpus", "disk")
 
 
 class Entered(NamedTuple):
@@ -63,24 +63,22 @@ def environment_request(
     """What an environment is to be, in the protocol's words.
 
     Raises InvalidInput."""
-    _one_of(isolation, ISOLATIONS, "isolation")
-    _one_of(network, NETWORKS, "network")
-    for key in limits or {}:
-        _one_of(key, _LIMITS, "limit")
+    given.one_of(isolation, ISOLATIONS, "isolation")
+    given.one_of(network, NETWORKS, "network")
     request: dict[str, Any] = {
         "isolation": isolation,
         "network": network,
         "user": protocol.user_of(user) or caller(),
-        "limits": dict(limits or {}),
-        "strict_limits": strict_limits,
+        "limits": given.limits(limits),
+        "strict_limits": given.flag(strict_limits, "strict_limits"),
     }
     if host_name is not None:
-        request["host_name"] = host_name
+        request["host_name"] = given.text(host_name, "host name", empty=False)
     if source is not None:
-        request["source"] = os.path.realpath(source)
+        request["source"] = given.folder(source)
     if layer is not None:
-        request["layer"] = layer
-    if cgroups:
+        request["layer"] = given.text(layer, "name of a layer", empty=False)
+    if given.flag(cgroups, "cgroups"):
         request["cgroups"] = True
     return request
 
@@ -88,15 +86,6 @@ def environment_request(
 def caller() -> Any:
     """Who asks, by number, as the protocol has it."""
     return {"numbered": {"uid": os.geteuid(), "gid": os.getegid(), "groups": os.getgroups()}}
-
-
-def _one_of(word: str, choices: tuple[str, ...], what: str) -> None:
-    if word not in choices:
-        import difflib
-
-        near = difflib.get_close_matches(str(word), choices, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(choices)}"
-        raise InvalidInput(f"{word!r} is no {what}", hints=[hint])
 
 
 class Environment(Place):
@@ -112,16 +101,14 @@ class Environment(Place):
     _ports: Optional[Ports]
     _work: Optional[str]
 
-    def __init__(
-        self, machine: Machine, request: dict[str, Any], *, source: Optional[Path] = None, ports: int = 0
-    ) -> None:
+    def __init__(self, machine: Machine, request: dict[str, Any], *, ports: int = 0) -> None:
         self._set_up(machine, request)
         self._holder = machine._connections.take()
         try:
-            if source is not None:
+            if "source" in request:
                 from ._source import open_source
 
-                self._source = open_source(self._holder, os.path.realpath(source))
+                self._source = open_source(self._holder, request["source"])
             if ports:
                 from .ports import Ports
 
@@ -166,16 +153,17 @@ class Environment(Place):
         """Waits until something in its network accepts connections on a port of its loopback; `timeout` in seconds.
 
         Raises TimedOut."""
-        patience = protocol.milliseconds(timeout, "a timeout")
+        patience = given.milliseconds(timeout, "a timeout")
+        given.whole(port, "port", 1, 65_535)
         self._ask({"listening": {"environment": self._number, "port": port, "patience_ms": patience}})
 
     def keep(self, seconds: float) -> None:
         """Lets it live on for so long, whoever holds it."""
-        self._ask({"keep": {"environment": self._number, "for_ms": protocol.milliseconds(seconds, "a time to keep")}})
+        self._ask({"keep": {"environment": self._number, "for_ms": given.milliseconds(seconds, "a time to keep")}})
 
     def fork(self, seconds: float = 3600.0) -> Environment:
         """Another environment with the same files, kept for at most so long."""
-        lasting = protocol.milliseconds(seconds, "a time to keep")
+        lasting = given.milliseconds(seconds, "a time to keep")
         answer = self._ask({"fork": {"environment": self._number, "for_ms": lasting}})
         other = Environment.__new__(Environment)
         other._set_up(self.machine, self._request)
@@ -186,12 +174,14 @@ class Environment(Place):
     def seal(self, layer: str) -> None:
         """A snapshot: keeps what was changed in it as a layer of this name, for environments made with `layer=`.
         Lower-case letters and digits. It lives as long as the machine runs."""
-        self._ask({"seal": {"environment": self._number, "layer": layer}})
+        name = given.text(layer, "name of a layer", empty=False)
+        self._ask({"seal": {"environment": self._number, "layer": name}})
 
     def changes(self, limit: int = 10_000) -> list[Change]:
         """What was written, changed and deleted in it, at most `limit` paths."""
         import json
 
+        given.whole(limit, "number of paths", 0, 1 << 32)
         reading, writing = os.pipe()
         lines: list[bytes] = []
 

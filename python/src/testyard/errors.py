@@ -168,7 +168,9 @@ class CommandFailed(TestyardError):
     kind = "command"
 
     def __init__(self, command: Any, returncode: int, stdout: Any = "", stderr: Any = "", *, where: str = "") -> None:
-        shown = command if isinstance(command, str) else " ".join(str(word) for word in command)
+        from ._given import shown as shown_
+
+        shown = shown_(command)
         how = f"exit code {returncode}" if returncode < 128 else f"exit code {returncode} (signal {returncode - 128})"
         parts = [f"command failed{where} with {how}: {shown}"]
         parts += [f"{name}:\n{_tail(text)}" for name, text in (("stdout", stdout), ("stderr", stderr)) if text]

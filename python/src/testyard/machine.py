@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional, Union
 
 from . import _binary
+from . import _given as given
 from ._connection import Connections
 from ._place import Path, Place, User
 from ._retry import ensured
@@ -21,7 +22,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ._late import LateEnvironment
+    from ._options import MachineOptions, ParkOptions
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,62}\Z")
 Size = Union[None, int, str]
@@ -72,6 +76,10 @@ def machine_info(raw: Mapping[str, Any]) -> MachineInfo:
 
 def fresh_name(prefix: str = "machine") -> str:
     """A name that nobody else has, whatever runs at the same time: the prefix and 64 random bits."""
+    if not isinstance(prefix, str) or not _NAME.match(prefix[:46]):
+        raise given.refused(
+            prefix, "beginning of a machine's name", "use letters, digits, `-`, `_` and `.`, first a letter or digit"
+        )
     return f"{prefix[:46]}-{os.urandom(8).hex()}"
 
 
@@ -79,6 +87,9 @@ class Machine(Place):
     """A machine. As a context manager it is deleted at the end where this object created it, else only let go of."""
 
     def __init__(self, info: MachineInfo, *, created: bool = False) -> None:
+        if not isinstance(info, MachineInfo):
+            hint = "find it: testyard.Machine.get(…), or make it: testyard.Machine.create(…)"
+            raise given.refused(info, "machine that somebody looked at", hint)
         self._info = info
         self._created = created
         self._known = info.socket
@@ -139,9 +150,10 @@ class Machine(Place):
         return cls(machine_info(_binary.call(["info", checked_name(name)])["machine"]))
 
     @classmethod
-    def ensure(cls, name: str, **options: Any) -> Machine:
+    def ensure(cls, name: str, **options: Unpack[MachineOptions]) -> Machine:
         """The machine of this name, running: created with these options where there is none, started where it is
         stopped. Whoever else does the same at the same time gets the same machine."""
+        given.options(options, cls.create, "Machine.create")
         return ensured(
             f"machine {name}",
             get=lambda: cls.get(name),
@@ -243,6 +255,8 @@ class Machine(Place):
         path, copy-on-write. `layer` names one that `Environment.seal` made. `cgroups` mounts its own control groups at
         `/sys/fs/cgroup`, for container runtimes. `ports` leases so many ports of the host. Without `isolation` it gets
         the strongest that this machine's backend gives: `namespace`, or `workspace` on backend `host`."""
+        if ports != 0:
+            given.whole(ports, "number of ports", 1, 10_000)
         request = environment_request(
             isolation=isolation or self._strongest(),
             network=network,
@@ -254,24 +268,26 @@ class Machine(Place):
             layer=layer,
             cgroups=cgroups,
         )
-        return Environment(self, request, source=source, ports=ports)
+        return Environment(self, request, ports=ports)
 
     def _late_environment(self, **options: Any) -> LateEnvironment:
         """The same, made at its first use."""
         from ._late import LateEnvironment
 
         options.setdefault("isolation", self._strongest())
-        return LateEnvironment(self, environment_request(**options), source=options.get("source"))
+        return LateEnvironment(self, environment_request(**options))
 
-    def park(self, count: int, **options: Any) -> None:
+    def park(self, count: int, **options: Unpack[ParkOptions]) -> None:
         """Keeps so many environments of this kind made ahead, for whoever asks next. The first are there then."""
-        self._connections.ask(self._parking(count, options))
+        self._connections.ask(self._parking(count, dict(options)))
 
     def _park_meanwhile(self, count: int, **options: Any) -> None:
         """The same, without waiting for them."""
         self._connections.tell(self._parking(count, options))
 
     def _parking(self, count: int, options: dict[str, Any]) -> Any:
+        given.whole(count, "number of environments", 0, 1 << 16)
+        given.options(options, environment_request, "an environment that is made ahead")
         options.setdefault("isolation", self._strongest())
         return {"park": [environment_request(**options), count]}
 
@@ -352,24 +368,47 @@ def checked_name(name: str) -> str:
 
 
 def create_options(**options: Any) -> list[str]:
-    """Options of `Machine.create` as the command line has them."""
+    """Options of `Machine.create` and `Cluster.create` as the command line has them.
+
+    Raises InvalidInput where one of them is none."""
     words: list[str] = []
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
-        if value is None or value is False:
+        if value is None:
             continue
-        if value is True:
-            words.append(flag)
-        elif name in ("expose", "pass_env"):
-            if isinstance(value, (str, bytes)):
-                raise InvalidInput(f"{name} takes a list, not one text", hints=[f"write [{value!r}]"])
+        if name in _FLAGS:
+            words += [flag] if given.flag(value, name) else []
+        elif name in _LISTS:
+            if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
+                raise given.refused(value, f"value of {name}, which takes a list, not one text", f"write [{value!r}]")
             for one in value:
-                words += [flag, os.fspath(one)]
-        elif name in ("idle", "ttl") and isinstance(value, (int, float)):
-            words += [flag, f"{max(1, round(value * 1000))}ms"]
+                words += [flag, given.text(one, f"part of {name}", empty=False)]
         else:
-            words += [flag, str(value)]
+            words += [flag, _option(name, value)]
     return words
+
+
+_FLAGS = ("privileged", "accounting", "slurmrestd", "cgroups", "outbound")
+_LISTS = ("expose", "pass_env")
+
+
+def _option(name: str, value: Any) -> str:
+    """The value of one option in the command line's words."""
+    if name in ("idle", "ttl"):
+        return value if isinstance(value, str) else f"{given.milliseconds(value, name)}ms"
+    if name == "cpus":
+        return str(given.processors(value))
+    if name in ("memory", "disk"):
+        if not isinstance(value, str) and given.size(value) is None:
+            raise given.refused(value, f"size, for {name}", "give bytes, or a text such as '512M'")
+        return str(value)
+    if name == "user":
+        return str(given.user(value))
+    if name == "gpus":
+        return str(given.whole(value, "number of gpus", 0, 1 << 16))
+    if name == "ssh_port":
+        return str(given.whole(value, "port", 1, 65_535))
+    return given.text(value, f"value of {name}")
 
 
 def _force(force: bool) -> list[str]:

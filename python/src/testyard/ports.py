@@ -23,6 +23,8 @@ class Ports:
 
     def __init__(self, key: Optional[str] = None) -> None:
         """The same key gets the same ports, whenever they are free."""
+        if key is not None and not isinstance(key, str):
+            raise InvalidInput(f"{key!r} is no key of ports", hints=["give a text, such as a test's name"])
         self._key = key or f"{os.getpid()}/{os.urandom(8).hex()}"
         self._leases: dict[int, socket.socket] = {}
 

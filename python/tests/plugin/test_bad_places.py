@@ -100,3 +100,37 @@ def test_the_plugin_costs_nothing_until_it_is_used(project: Project) -> None:
     project.write("test_it.py", "def test_it(isolated_env): pass\n")
     done = project.run("-p", "no:testyard")
     assert "fixture 'isolated_env' not found" in done.stdout
+
+
+def test_a_wrong_value_ends_in_the_test_that_gave_it(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import pathlib
+        import pytest
+
+        @pytest.mark.testyard(source="/no/such/folder")
+        def test_source(isolated_env): pass
+
+        def test_word(isolated_env):
+            isolated_env.run(["sleep", 5])
+
+        def test_content(vm):
+            vm.write_file("/tmp/x", 3)
+
+        def test_option(test_vm_manager):
+            test_vm_manager(imge="host")
+
+        def test_image(vm_pool):
+            vm_pool(1, image=7)
+
+        def test_words_that_are_paths_and_bytes_are_told_of(isolated_env):
+            isolated_env.run([pathlib.Path("/bin/echo"), b"a path"])
+            isolated_env.run(b"echo bytes")
+            assert False
+        """,
+    )
+    told = project.fails()
+    check_told(told, "there is no folder /no/such/folder", "$ /bin/echo a path", "$ echo bytes", "5 failed, 1 error")
+    for value in ("5 is no word of a command", "3 is no text", "'imge' is no option of", "7 is no name of an image"):
+        assert f"InvalidInput: {value}" in told, (value, told)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from testyard.errors import InvalidInput
-from testyard.vms import VmName, unique_name
+from testyard.vms import VmName, create_vm_with_retry, last_error, unique_name
 
 
 def test_names_are_unique_across_threads_and_forked_processes() -> None:
@@ -53,3 +53,11 @@ def test_a_vm_name_is_a_string_in_every_way() -> None:
     assert isinstance(name, str)
     assert {name: 1}["web"] == 1
     assert f"{name}-1" == "web-1"
+
+
+def test_what_is_no_text_is_told() -> None:
+    with pytest.raises(InvalidInput, match="cannot begin with 3"):
+        unique_name(3)  # type: ignore[arg-type]
+    # Helpers that return a bool raise for nothing.
+    assert not create_vm_with_retry(3, "web")  # type: ignore[arg-type]
+    assert "3 is no name of an image" in str(last_error())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 
+from testyard import _given as given
 from testyard.errors import InfrastructureError, NotFound, NotSupported, TestyardError
 
 #: The environment variable that names the stand-in, and the key of pytest's ini file that comes before it.
@@ -61,6 +62,7 @@ def available_image(image: str) -> str:
 
 def is_stored(image: str) -> bool:
     """Whether a machine can start from it at once."""
+    given.text(image, "name of an image", empty=False)
     if image == "host" or image.startswith("sha256:"):
         return True
     from testyard import Image

@@ -25,7 +25,7 @@ def unique_name(prefix: str = "test-vm") -> str:
     At most 63 characters; a longer prefix is cut. Raises `testyard.errors.InvalidInput` for a prefix that no machine's
     name can begin with.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prefix):
+    if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", prefix):
         message = f"a machine's name cannot begin with {prefix!r}"
         raise InvalidInput(message, hints=["use letters, digits, `-`, `_` and `.`, beginning with a letter or digit"])
     # Read anew each time: a process forked since has another number and the system's generator, not a copied one.

@@ -13,6 +13,7 @@ from testyard.errors import ClusterExists, ClusterNotFound, TestyardError, Wrong
 
 if TYPE_CHECKING:
     from testyard import Cluster
+    from testyard._options import ClusterOptions
     from testyard.live import LiveSource
 
     from ._session import Session
@@ -75,7 +76,7 @@ class Clusters:
     def _source(self) -> str:
         return os.path.join(self._settings.root, self._settings.cluster.source or ".")
 
-    def _options(self) -> dict[str, object]:
+    def _options(self) -> ClusterOptions:
         from testyard import live
 
         said = self._settings.cluster
@@ -110,7 +111,9 @@ class Clusters:
         from testyard import Cluster, _hold
 
         try:
-            cluster = Cluster.create(self._name, hold=True, **self._options())  # type: ignore[arg-type]
+            options = self._options()
+            options["hold"] = True
+            cluster = Cluster.create(self._name, **options)
         except ClusterExists:
             _hold.hold_cluster(self._name)
             cluster = Cluster.get(self._name)

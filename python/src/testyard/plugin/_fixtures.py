@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, List, Optional, TypeVar
 
 import pytest
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from ._places import IsolatedEnv, RecordedPlace, Vm
     from ._session import Session
+
+
+Answer = TypeVar("Answer")
 
 
 class _Unnamed(str):
@@ -74,13 +77,15 @@ def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., Te
     managers: List[TestVMManager] = []
 
     def make(image: str = USUAL, name_prefix: str = "test-vm", **kwargs: Any) -> TestVMManager:
+        from testyard import _given as given
         from testyard.vms import TestVMManager
 
+        given.options(kwargs, TestVMManager.__init__, "test_vm_manager")
         manager = TestVMManager(image=_image(session, image), name_prefix=name_prefix, **kwargs)
         managers.append(manager)
         return manager
 
-    yield make
+    yield _unframed(make)
     for manager in reversed(managers):
         _quietly(manager.delete)
 
@@ -112,11 +117,25 @@ def vm_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., List[VmNam
             raise error
         return names
 
-    yield make
+    yield _unframed(make)
     from testyard.vms import delete_test_vm
 
     for name in made:
         _quietly(lambda name=name: delete_test_vm(name))  # type: ignore[misc]
+
+
+def _unframed(factory: Callable[..., Answer]) -> Callable[..., Answer]:
+    """The same, its errors without the package's own frames."""
+    import functools
+
+    from ._places import unframed
+
+    @functools.wraps(factory)
+    def made(*arguments: Any, **options: Any) -> Answer:
+        __tracebackhide__ = True
+        return unframed(lambda: factory(*arguments, **options))
+
+    return made
 
 
 class _Told:

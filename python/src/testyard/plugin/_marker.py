@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Optional, Union
 
 import pytest
+
+from testyard import _given as given
 
 from ._settings import BACKENDS, near
 
@@ -13,7 +14,6 @@ KEYS = ("needs", "image", "backend", "limits", "network", "user", "isolation", "
 ISOLATIONS = ("none", "workspace", "namespace", "machine")
 NETWORKS = ("private", "outbound", "host", "none")
 LIMITS = ("memory", "pids", "cpus", "disk")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\Z", re.IGNORECASE)
 
 
 class Wishes:
@@ -113,10 +113,7 @@ def _number(name: str, value: Any) -> Union[int, float]:
 
 
 def _size(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return value
-    found = _SIZE.match(value.strip()) if isinstance(value, str) else None
+    found = given.size(value)
     if found is None:
         raise ValueError(f"{value!r} is no size: write bytes, or '512M'")
-    power = " KMGT".index(found.group(2).upper() or " ")
-    return int(float(found.group(1)) * 1024**power)
+    return found

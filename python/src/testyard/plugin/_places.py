@@ -10,6 +10,7 @@ import collections
 import os
 from typing import TYPE_CHECKING, Any, Callable, Deque, Mapping, NamedTuple, Optional, Sequence, TypeVar, Union
 
+from testyard._given import shown
 from testyard.errors import MachineNotFound, NotFound, TestyardError
 
 if TYPE_CHECKING:
@@ -145,34 +146,33 @@ class RecordedPlace:
                     raise
                 self._place.write_file(path, data, **options)
 
-        _unframed(write)
+        unframed(write)
 
     def read_file(self, path: Path, **options: Any) -> bytes:
         """What is in a file."""
         __tracebackhide__ = True
-        return _unframed(lambda: self._place.read_file(path, **options))  # type: ignore[no-any-return]
+        return unframed(lambda: self._place.read_file(path, **options))  # type: ignore[no-any-return]
 
     def read_text(self, path: Path, **options: Any) -> str:
         """The same as text."""
         __tracebackhide__ = True
-        return _unframed(lambda: self._place.read_text(path, **options))  # type: ignore[no-any-return]
+        return unframed(lambda: self._place.read_text(path, **options))  # type: ignore[no-any-return]
 
     def push(self, source: Path, destination: Path, **options: Any) -> None:
         """Copies a file or folder of this host in."""
         __tracebackhide__ = True
-        _unframed(lambda: self._place.push(source, destination, **options))
+        unframed(lambda: self._place.push(source, destination, **options))
 
     def pull(self, source: Path, destination: Path, **options: Any) -> None:
         """Copies a file or folder out."""
         __tracebackhide__ = True
-        _unframed(lambda: self._place.pull(source, destination, **options))
+        unframed(lambda: self._place.pull(source, destination, **options))
 
     def told(self) -> str:
         """What its last commands wrote."""
         text = ""
         for ran in self._ran:
-            command = ran.command if isinstance(ran.command, str) else " ".join(os.fspath(word) for word in ran.command)
-            text += f"$ {_short(command)}  [{ran.ended()}]\n"
+            text += f"$ {_short(shown(ran.command))}  [{ran.ended()}]\n"
             wrote = ran.wrote()
             if wrote:
                 text += wrote if wrote.endswith("\n") else wrote + "\n"
@@ -240,7 +240,8 @@ def kept(seconds: float, command: str) -> str:
     return f"kept for {seconds:g} s; look at it: {prefix}{command}\n"
 
 
-def _unframed(action: Callable[[], Answer]) -> Answer:
+def unframed(action: Callable[[], Answer]) -> Answer:
+    """What this gives; its errors come without the package's own frames."""
     __tracebackhide__ = True
     try:
         return action()
