@@ -3,7 +3,8 @@
     environments.py --folder target/python/fast --programs target/debug main flow-old
     environments.py --folder target/python/wheel --wheel testyard-….whl main
 
-Each is named after its list in `requirements/NAME.txt` and made once; a changed list makes it anew. With `--programs`
+Each is named after its list in `requirements/NAME.txt` and made once; a changed list makes it anew. One whose name ends
+with `-python3.9` has that Python, the others the distribution's. With `--programs`
 it gets links to the sources and to programs that are built already, so that a changed line needs no installing. With
 `--wheel` it gets what users get. Nothing but the standard library is used: this runs before anything is installed.
 
@@ -17,6 +18,7 @@ import configparser
 import fcntl
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -32,6 +34,13 @@ INTERPRETER = "/usr/bin/python3"
 AT_ONCE = 3
 
 
+def interpreter_of(version: str) -> str | None:
+    """The Python of that version, such as `3.9`, which the distribution or this user's version manager has here."""
+    managed = sorted(Path(pwd.getpwuid(os.getuid()).pw_dir).glob(f".pyenv/versions/{version}.*/bin/python3"))
+    candidates = (f"/usr/bin/python{version}", f"/usr/local/bin/python{version}", *map(str, managed))
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)
+
+
 class CannotInstall(Exception):
     """Requirements could not be installed; pip has said why."""
 
@@ -41,6 +50,7 @@ class VirtualEnvironment:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.requirements = PYTHON_FOLDER / "requirements" / f"{name}.txt"
+        _, _, self.version = name.partition("-python")
         self.folder = folder / name
         self.python = self.folder / "bin" / "python"
         self._done = self.folder / "complete"
@@ -51,7 +61,9 @@ class VirtualEnvironment:
         if self._done.exists() and self._done.read_text() == wanted:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
-        interpreter = os.environ.get("PYTHON") or INTERPRETER
+        interpreter = interpreter_of(self.version) if self.version else os.environ.get("PYTHON") or INTERPRETER
+        if interpreter is None:
+            raise CannotInstall(f"Python {self.version} is not on this host")
         print(f"making the virtual environment {self.folder}", flush=True)
         if subprocess.call([interpreter, "-m", "venv", str(self.folder)]) != 0:
             raise CannotInstall(f"`{interpreter} -m venv` failed; apt-get install python3-venv")

@@ -13,6 +13,7 @@ from typing import Iterator, Mapping
 import pytest
 
 from support import Home, as_ordinary_user, is_host_root, ordinary_user
+from support.home import SYSTEM_PATH
 
 #: As long may one run of pytest take, in seconds; no test comes near.
 DEADLINE = 240.0
@@ -23,6 +24,8 @@ class Project:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        #: What runs pytest.
+        self.python = Path(sys.executable)
         self.write("pytest.ini", "[pytest]\naddopts = -p no:cacheprovider\n")
 
     def write(self, name: str, text: str) -> None:
@@ -31,8 +34,9 @@ class Project:
         path.chmod(0o644)
 
     def run(self, *options: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "-rsxXf", *options]
-        return self.home.run(command, timeout=DEADLINE, variables=variables)
+        command = [str(self.python), "-m", "pytest", "-rsxXf", *options]
+        path = {"PATH": f"{self.python.parent}:{SYSTEM_PATH}"}
+        return self.home.run(command, timeout=DEADLINE, variables={**path, **(variables or {})})
 
     def passes(self, *options: str, count: int, variables: Mapping[str, str] | None = None) -> str:
         done = self.run(*options, variables=variables)

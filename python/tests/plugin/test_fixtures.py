@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from .conftest import Project
 
+THREE_LINES = """
+def test_machine(machine):
+    assert machine.run("echo hello").stdout == "hello\\n"
+
+def test_isolated_env(isolated_env):
+    isolated_env.run("rm -r /usr/share/doc", user="root")
+    assert isolated_env.run("test -e /usr/share/doc", check=False).returncode == 1
+
+def test_workspace(isolated_env, workspace):
+    assert isolated_env.run(f"touch {workspace}/here && ls {workspace}").stdout == "here\\n"
+
+def test_ports(ports):
+    assert len(set(ports.take(3))) == 3
+
+def test_vm(vm):
+    vm.write_file("/root/new/folder/file", "text")
+    assert vm.read_file("/root/new/folder/file") == b"text" and vm.run("id -u").stdout == "0\\n"
+"""
+
 
 def test_each_fixture_in_three_lines(anybodys_project: Project) -> None:
-    anybodys_project.write(
-        "test_it.py",
-        """
-        def test_machine(machine):
-            assert machine.run("echo hello").stdout == "hello\\n"
-
-        def test_isolated_env(isolated_env):
-            isolated_env.run("rm -r /usr/share/doc", user="root")
-            assert isolated_env.run("test -e /usr/share/doc", check=False).returncode == 1
-
-        def test_workspace(isolated_env, workspace):
-            assert isolated_env.run(f"touch {workspace}/here && ls {workspace}").stdout == "here\\n"
-
-        def test_ports(ports):
-            assert len(set(ports.take(3))) == 3
-
-        def test_vm(vm):
-            vm.write_file("/root/new/folder/file", "text")
-            assert vm.read_file("/root/new/folder/file") == b"text" and vm.run("id -u").stdout == "0\\n"
-        """,
-    )
+    anybodys_project.write("test_it.py", THREE_LINES)
     anybodys_project.passes(count=5)
     assert anybodys_project.home.machines() == []
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from .conftest import Project
 
+THREE_LINES = """
+def test_test_vm(test_vm):
+    assert isinstance(test_vm, str) and test_vm.run("echo hello").stdout == "hello\\n"
+
+def test_test_vm_manager(test_vm_manager):
+    with test_vm_manager(image="host") as manager:
+        assert manager.created and manager.vm_name.run("true").returncode == 0
+
+def test_vm_pool(vm_pool):
+    names = vm_pool(2, image="host")
+    assert len(set(names)) == 2 and all(name.run("true").returncode == 0 for name in names)
+"""
+
 
 def test_each_fixture_in_three_lines(anybodys_project: Project) -> None:
-    anybodys_project.write(
-        "test_it.py",
-        """
-        def test_test_vm(test_vm):
-            assert isinstance(test_vm, str) and test_vm.run("echo hello").stdout == "hello\\n"
-
-        def test_test_vm_manager(test_vm_manager):
-            with test_vm_manager(image="host") as manager:
-                assert manager.created and manager.vm_name.run("true").returncode == 0
-
-        def test_vm_pool(vm_pool):
-            names = vm_pool(2, image="host")
-            assert len(set(names)) == 2 and all(name.run("true").returncode == 0 for name in names)
-        """,
-    )
+    anybodys_project.write("test_it.py", THREE_LINES)
     anybodys_project.passes(count=3)
     assert anybodys_project.home.machines() == []
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
-import pwd
 import re
 import subprocess
 import sys
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support import skip
+from support import needs_python
 
 PYTHON_FOLDER = Path(__file__).resolve().parents[2]
 SOURCES = PYTHON_FOLDER / "src" / "testyard"
@@ -85,7 +83,7 @@ PYTHONS = ("3.9", "3.10", "3.12", "3.13")
 
 @pytest.mark.parametrize("version", PYTHONS)
 def test_every_module_compiles_and_the_package_imports_on_other_pythons(version: str) -> None:
-    python = other_python(version)
+    python = needs_python(version)
     code = (
         "import ast, json, pathlib, sys\n"
         "sources = pathlib.Path(sys.argv[1])\n"
@@ -99,13 +97,3 @@ def test_every_module_compiles_and_the_package_imports_on_other_pythons(version:
     done = subprocess.run([python, "-I", "-B", "-c", code, str(SOURCES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [int(part) for part in version.split(".")]
-
-
-def other_python(version: str) -> str:
-    """An interpreter of that version, wherever a version manager or the distribution put it."""
-    managed = sorted(Path(pwd.getpwuid(os.getuid()).pw_dir).glob(f".pyenv/versions/{version}.*/bin/python3"))
-    for candidate in (f"/usr/bin/python{version}", f"/usr/local/bin/python{version}", *managed):
-        if Path(candidate).exists():
-            return str(candidate)
-    # Debian has one version; ruff and vermin look at the sources everywhere.
-    return skip(f"Python {version} is not one of this distribution's", host=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,15 @@ def needs_plain_root() -> None:
     ]
     if types and types[-1] == "overlay":
         skip("needs a root that is no overlay itself", host=True)
+
+
+def needs_python(version: str) -> str:
+    """An interpreter of that version, wherever a version manager of this user's or the distribution put it."""
+    found: str | None = runpy.run_path(str(TOOLS / "environments.py"))["interpreter_of"](version)
+    if found is None:
+        # Debian has one version; ruff and vermin look at the sources everywhere.
+        skip(f"Python {version} is not one of this distribution's", host=True)
+    return found
 
 
 def needs_environment(name: str) -> Path:

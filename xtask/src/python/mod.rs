@@ -22,8 +22,8 @@ use crate::unprivileged::Stage;
 
 pub(crate) use wheel::run as wheel;
 
-/// The environments whose requirements contradict those of `main`.
-const OTHERS: [&str; 4] = ["flow-0.0.3", "flow-3", "slurm-sdk", "cluster"];
+/// The environments whose requirements contradict those of `main`, or are fewer on purpose.
+const OTHERS: [&str; 6] = ["flow-0.0.3", "flow-3", "slurm-sdk", "cluster", "pytest", "pytest-python3.9"];
 
 /// Tests mostly wait: three at once keep two processors busy. Arguments that follow may say otherwise.
 const AT_ONCE: [&str; 4] = ["-n", "3", "--dist", "worksteal"];
