@@ -87,6 +87,11 @@ def anybodys_project(request: pytest.FixtureRequest) -> Iterator[Project]:
     home.finish()
 
 
+def project_is_root() -> bool:
+    """Whether what `project` runs is root's."""
+    return os.geteuid() == 0
+
+
 def kill_group(process: subprocess.Popen[str]) -> None:
     """Ends a run that a test left."""
     try:

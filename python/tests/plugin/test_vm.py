@@ -6,7 +6,7 @@ import pytest
 
 from support import needs_program, needs_user_namespaces
 
-from .conftest import Project
+from .conftest import Project, project_is_root
 
 # A bundle whose root is the place's own /usr, made by the runtime itself and changed a little.
 BUNDLE = """
@@ -44,12 +44,6 @@ def runc_project(project: Project) -> Project:
     rootless = project.home.owner is not None or not project_is_root()
     project.write("bundles.py", BUNDLE.replace("__ROOTLESS__", repr(rootless)))
     return project
-
-
-def project_is_root() -> bool:
-    import os
-
-    return os.geteuid() == 0
 
 
 def test_runc_runs_containers(anybodys_project: Project) -> None:

@@ -202,42 +202,22 @@ def _place(
 
 
 def _made(session: Session, kind: type[Any], asked: Any, nodeid: str, user: Any, cgroups: bool) -> RecordedPlace:
-    isolation = asked.isolation or "namespace"
+    isolation = _least(asked)
+    who = user if asked.user is None else asked.user
     if isolation == "machine":
-        from testyard import Machine
-        from testyard.machine import fresh_name
-
-        limits = {name: limit for name, limit in asked.limits.items() if name != "pids"}
-        own = Machine.create(
-            fresh_name("test"),
-            image=session.image_for(asked.image or session.settings.image or "host"),
-            backend=asked.backend or session.settings.backend,
-            user=user if asked.user is None else asked.user,
-            hold=True,
-            **limits,
-        )
-        if own.info().backend == "host":
-            kind(own, None, nodeid, own=True).close()
-            session.lacks("isolation `machine`: backend `host` has no machines for single tests (see: testyard doctor)")
-        return kind(own, None, nodeid, own=True)  # type: ignore[no-any-return]
+        return _made_alone(session, kind, asked, nodeid, who, cgroups)
     machine = session.machine(asked)
     if isolation == "none":
-        return kind(machine, None, nodeid)  # type: ignore[no-any-return]
+        return kind(machine, None, nodeid, user=who)  # type: ignore[no-any-return]
     if machine._info.backend == "host" and isolation == "namespace":
         said = asked.backend or session.settings.backend
+        if asked.network not in (None, "host"):
+            session.lacks(f"network `{asked.network}` is more than backend `host` gives (see: testyard doctor)")
         if asked.isolation is not None or said != "host" or cgroups:
             session.lacks("isolation `namespace` is more than backend `host` gives (see: testyard doctor)")
         isolation = "workspace"
-    source = session.settings.source if asked.source is None else asked.source
-    options: dict[str, Any] = {
-        "isolation": isolation,
-        "network": asked.network or ("private" if isolation == "namespace" else "host"),
-        "user": user if asked.user is None else asked.user,
-        "limits": asked.limits,
-        "strict_limits": bool(asked.limits),
-        "source": session.settings.root if source is True else source or None,
-        "cgroups": cgroups and isolation == "namespace",
-    }
+    network = asked.network or ("private" if isolation == "namespace" else "host")
+    options = _options(session, asked, isolation, network, who, cgroups)
     turn = session.turn_of(machine.name, options)
     if turn == 1 or isolation != "namespace" or session.settings.keep_failed is not None:
         # What cannot be made says so here, and the test is skipped.
@@ -246,6 +226,54 @@ def _made(session: Session, kind: type[Any], asked: Any, nodeid: str, user: Any,
         # There will be more of the kind: the next is made while a test runs.
         machine._park_meanwhile(session.workers, **options)
     return kind(machine, machine._late_environment(**options), nodeid)  # type: ignore[no-any-return]
+
+
+def _made_alone(session: Session, kind: type[Any], asked: Any, nodeid: str, user: Any, cgroups: bool) -> RecordedPlace:
+    """A machine of the test's own; an environment in it where more is asked for than machines have."""
+    from testyard import Machine
+    from testyard.machine import fresh_name
+
+    options = _options(session, asked, "namespace", asked.network or "host", user, cgroups)
+    inside = options["network"] != "host" or options["source"] is not None or "pids" in asked.limits
+    own = Machine.create(
+        fresh_name("test"),
+        image=session.image_for(asked.image or session.settings.image or "host"),
+        backend=asked.backend or session.settings.backend,
+        user=user,
+        hold=True,
+        **({} if inside else asked.limits),
+    )
+    place: RecordedPlace = kind(own, None, nodeid, own=True)
+    try:
+        if own.info().backend == "host":
+            session.lacks("isolation `machine`: backend `host` has no machines for single tests (see: testyard doctor)")
+        return kind(own, own.environment(**options), nodeid, own=True) if inside else place
+    except BaseException:
+        place.close()
+        raise
+
+
+def _least(asked: Any) -> str:
+    """The isolation that has all that was asked for, from the one that was asked for on."""
+    isolation: str = asked.isolation or "namespace"
+    if isolation in ("none", "workspace") and asked.network not in (None, "host"):
+        return "namespace"
+    if isolation == "none" and (asked.limits or asked.source):
+        return "workspace"
+    return isolation
+
+
+def _options(session: Session, asked: Any, isolation: str, network: str, user: Any, cgroups: bool) -> dict[str, Any]:
+    source = session.settings.source if asked.source is None else asked.source
+    return {
+        "isolation": isolation,
+        "network": network,
+        "user": user,
+        "limits": asked.limits,
+        "strict_limits": bool(asked.limits),
+        "source": session.settings.root if source is True else source or None,
+        "cgroups": cgroups and isolation == "namespace",
+    }
 
 
 def _quietly(action: Callable[[], object]) -> None:

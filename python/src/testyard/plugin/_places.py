@@ -37,6 +37,23 @@ class Folder(str):
         return str(self)
 
 
+class _As:
+    """A machine whose commands run as another user than its own, as an environment's do."""
+
+    def __init__(self, machine: Machine, user: Union[str, int]) -> None:
+        self._machine = machine
+        self._user = user
+
+    def run(self, command: Any, **options: Any) -> Completed:
+        return self._machine.run(command, **{"user": self._user, **options})
+
+    def spawn(self, command: Any, **options: Any) -> Process:
+        return self._machine.spawn(command, **{"user": self._user, **options})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._machine, name)
+
+
 class _Ran(NamedTuple):
     command: Any
     ended: Callable[[], str]
@@ -49,14 +66,20 @@ class RecordedPlace:
     __test__ = False
 
     def __init__(
-        self, machine: Machine, environment: Optional[Environment], test_id: str, *, own: bool = False
+        self,
+        machine: Machine,
+        environment: Optional[Environment],
+        test_id: str,
+        *,
+        own: bool = False,
+        user: Union[None, str, int] = None,
     ) -> None:
         #: The machine that it is in.
         self.machine = machine
         #: The test, as pytest names it.
         self.test_id = test_id
         self._environment = environment
-        self._place: Any = environment or machine
+        self._place: Any = environment or (machine if user is None else _As(machine, user))
         self._own = own
         self._ports: Optional[Ports] = None
         self._ran: Deque[_Ran] = collections.deque(maxlen=REMEMBERED)
@@ -180,8 +203,10 @@ class RecordedPlace:
 
     def keep(self, seconds: float, test: str) -> str:
         """Keeps it so long; says how to enter it, or why it cannot be kept. Once."""
+        if self._own:
+            return "not kept: a machine of a test's own ends with it\n"
         if self._environment is None:
-            return "not kept: a machine of a test's own ends with it\n" if self._own else ""
+            return ""
         if self._kept is None:
             from testyard import _hold
 
