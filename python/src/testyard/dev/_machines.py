@@ -13,6 +13,7 @@ from .. import _binary
 from .._process import Completed
 from ..errors import MachineNotFound, TestyardError
 from ..machine import Machine, MachineInfo, checked_name, machine_info
+from ._running import LOGIN_SHELL
 
 #: What the machine stands for where nobody said.
 DEFAULT_TYPE = "h100"
@@ -82,8 +83,7 @@ class Machines:
         words = [_binary.program(), "exec", checked_name(name)]
         if terminal and sys.stdin is not None and sys.stdin.isatty():
             words.append("--terminal")
-        line = ["sh", "-c", command] if command else ["sh", "-c", "exec bash -l || exec sh"]
-        return subprocess.run([*words, "--", *line], check=False).returncode
+        return subprocess.run([*words, "--", "sh", "-c", command or LOGIN_SHELL], check=False).returncode
 
     def machine(self, name: str) -> Machine:
         """A machine that is open."""

@@ -17,6 +17,9 @@ from ._containers import Containers
 
 Sink = Callable[[int, bytes], None]
 
+#: A shell for who sits before it. An `exec` that fails ends `sh`: what is not there must not be tried.
+LOGIN_SHELL = 'shell="${SHELL:-bash}"; command -v "$shell" >/dev/null || shell=sh; exec "$shell" -l'
+
 
 class Found(NamedTuple):
     """A machine that was found, and what this process runs on it."""

@@ -13,10 +13,11 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Typed
 
 from .. import _binary
 from .._process import Completed
+from .._protocol import milliseconds
 from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, TestyardError, WrongState
 from ..machine import Machine, machine_info
 from ._containers import Containers
-from ._running import Found, Printer, Sink, exchange, fresh_name, run_contained
+from ._running import LOGIN_SHELL, Found, Printer, Sink, exchange, fresh_name, run_contained
 from .errors import DevContainerError, DevError, DevVMNotFoundError, DevVMStartupError
 
 _DOCKER_FAILED = 125
@@ -156,7 +157,7 @@ class DevEnvironment:
         and not the command. Raises DevVMNotFoundError, DevContainerError."""
         _check_command(command)
         if interactive:
-            return self._interactively(command, image)
+            return self._interactively(command, image, timeout, env)
         printer = Printer()
         try:
             return self._retried(command, image, retries, printer, timeout, env).returncode
@@ -205,7 +206,7 @@ class DevEnvironment:
         """A shell on the machine itself, or a command, on this process's own streams. Returns when it ends."""
         machine = self._machine().machine
         words = ["exec", machine.name, *_terminal(), "--"]
-        words += ["sh", "-c", command] if command else ["sh", "-c", "exec ${SHELL:-/bin/bash} -l || exec sh"]
+        words += ["sh", "-c", command or LOGIN_SHELL]
         subprocess.run([_binary.program(), *words], check=False)
 
     def reset(self) -> None:
@@ -415,12 +416,16 @@ class DevEnvironment:
                 said.append(data)
             sink(channel, data)
 
-        done = exchange(
-            found, "machine", [*words, image, "sh", "-c", command], heard, timeout=timeout, env=env, cwd=None
-        )
+        line = [*words, image, "sh", "-c", command]
+        try:
+            done = exchange(found, "machine", line, heard, timeout=timeout, env=env, cwd=None)
+        except InvalidInput as error:
+            if not error.message.startswith("cannot run `docker`"):
+                raise
+            raise DevContainerError(
+                "docker is not installed on the developer's machine", command=command, image=image, causes=error.causes
+            ) from None
         text = b"".join(said).decode("utf-8", "replace")
-        if done.returncode == 127 and "docker: not found" in text:
-            raise DevContainerError("docker is not installed on the developer's machine", command=command, image=image)
         if done.returncode == _DOCKER_FAILED and "docker:" in text:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             hints = [line[5:].strip() for line in lines if line.startswith("hint:")]
@@ -434,9 +439,16 @@ class DevEnvironment:
             )
         return done
 
-    def _interactively(self, command: str, image: Optional[str]) -> int:
+    def _interactively(
+        self, command: str, image: Optional[str], timeout: Optional[float], env: Optional[Mapping[str, str]]
+    ) -> int:
+        limit = milliseconds(timeout, "timeout")
         self._machine()
         words = ["dev", "exec", *self._named(), *_terminal()]
+        if limit is not None:
+            words += ["--timeout", f"{limit}ms"]
+        for name, value in (env or {}).items():
+            words += ["--env", f"{name}={value}"]
         if image is not None:
             words += ["--image", image]
         return subprocess.run([_binary.program(), *words, "--", "sh", "-c", command], check=False).returncode
