@@ -7,6 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from flow_operations import commands, copied, outcome, retrieved, tasks
+
 
 def drive() -> dict[str, Any]:
     """The surface that suites use, once through."""
@@ -38,8 +40,30 @@ def drive() -> dict[str, Any]:
         seen["ended"] = sleeper.result(60)
     seen["reset"] = flow.dev.status()["active_containers"]
     seen["kept"] = flow.dev.exec("cat /tmp/left")
+    seen |= below(flow, vm.task_id)
     seen["stop"] = [flow.dev.stop(), flow.dev.stop()]
+    seen["shell then"] = outcome(lambda: flow.provider.get_remote_operations().open_shell(vm.task_id, command="true"))
     return seen
+
+
+def below(flow: Any, task_id: str) -> dict[str, Any]:
+    """What the provider does for those who do not go through `flow.dev`."""
+    remote = flow.provider.get_remote_operations()
+    if sys.argv[1] == "register":
+        from flow.api.models import TaskConfig, TaskStatus
+
+        files = retrieved(remote, task_id)
+    else:
+        from flow.domain.models.enums import TaskStatus
+        from flow.sdk.models import TaskConfig
+
+        files = copied(flow, remote, task_id)
+    other = {"instance_type": "h100", "command": "true"}
+    told = tasks(flow, TaskConfig, TaskStatus, task_id, other)
+    if sys.argv[1] != "register":
+        config = TaskConfig(name="dev-other", env={"FLOW_DEV_VM": "true"}, **other)
+        told["dry run"] = outcome(lambda: flow.provider.submit_task("h100", config, dryrun=True))
+    return {"tasks": told, "commands": commands(remote, task_id), "files": files}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 from .. import _binary
 from .._process import Completed
-from ..errors import MachineNotFound, TestyardError
+from ..errors import MachineNotFound, TestyardError, WrongState
 from ..machine import Machine, MachineInfo, checked_name, machine_info
 from ._running import LOGIN_SHELL
 
@@ -79,7 +79,12 @@ class Machines:
             raise
 
     def shell(self, name: str, command: Optional[str], terminal: bool) -> int:
-        """A shell on the machine, or a command, on this process's own streams; its exit code."""
+        """A shell on the machine, or a command, on this process's own streams; its exit code.
+
+        Raises MachineNotFound, and WrongState where it does not run: nothing ran then."""
+        state = self.find(name).state
+        if state != "running":
+            raise WrongState(f"machine {name} is {state}", hints=[f"start it: testyard start {name}"])
         words = [_binary.program(), "exec", checked_name(name)]
         if terminal and sys.stdin is not None and sys.stdin.isatty():
             words.append("--terminal")

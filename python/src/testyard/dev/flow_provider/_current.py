@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
@@ -9,14 +10,14 @@ from flow.adapters.providers.base import ProviderCapabilities
 from flow.domain.models.enums import TaskStatus
 from flow.domain.models.task import Task
 from flow.errors import FlowTimeoutError, ProviderError, RemoteExecutionError, ValidationError
-from flow.errors.remote import RemoteCommandExitError
+from flow.errors.remote import RemoteCommandExitError, RemoteTransportError
 from flow.protocols.facets import ProviderFacets
 from flow.utils.remote_exec import RemoteExecResult
 
 from ..._process import Completed
 from ...errors import TestyardError
 from .._greeter import Greeter
-from .._machines import Machines, Seen, text_of
+from .._machines import Machines, Seen, is_missing, text_of
 from ._tasks import Tasks, remote_error
 
 
@@ -181,9 +182,15 @@ class RemoteOperations:
             raise IsADirectoryError(local_path)
         if not local_path.is_file() or not remote_path or "\0" in remote_path:
             raise ValidationError(f"{local_path} cannot be copied to {remote_path!r}")
-        mode = local_path.stat().st_mode & 0o777
+        with local_path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            # What is appended meanwhile does not belong to it.
+            content = file.read(about.st_size)
+            if not content and file.read(1):
+                raise ValidationError(f"{local_path} does not say its size, as files of the kernel's do not")
+        mode = about.st_mode & 0o777
         try:
-            self._machines.machine(task_id).write_file(_below_home(remote_path), local_path.read_bytes(), mode=mode)
+            self._machines.machine(task_id).write_file(_below_home(remote_path), content, mode=mode)
         except TestyardError as error:
             raise remote_error(error, task_id) from error
 
@@ -231,7 +238,13 @@ class RemoteOperations:
         tty: bool = False,
     ) -> None:
         """A shell, or a command, on this process's own streams."""
-        code = self._machines.shell(task_id, command, terminal=tty or command is None)
+        try:
+            code = self._machines.shell(task_id, command, terminal=tty or command is None)
+        except TestyardError as error:
+            if is_missing(error):
+                raise remote_error(error, task_id) from error
+            # As a connection that never began: nothing ran.
+            raise RemoteTransportError(str(error)) from error
         if code != 0:
             raise RemoteCommandExitError(f"the command ended with exit code {code}", code, outcome_unknown=False)
 

@@ -9,8 +9,8 @@ from flow.errors import ProviderError, RemoteExecutionError
 from flow.errors import TimeoutError as FlowTimeoutError
 from flow.providers.base import ProviderCapabilities
 
-from ...errors import TestyardError
-from .._machines import Machines, Seen, text_of
+from ...errors import NotFound, TestyardError
+from .._machines import Machines, Seen, is_missing, text_of
 from ._tasks import Tasks, remote_error
 
 
@@ -125,14 +125,19 @@ class RemoteOperations:
         return str(done.stdout)
 
     def retrieve_file(self, task_id: str, remote_path: str) -> bytes:
-        """What is in a file on it."""
+        """What is in a file on it. Raises FileNotFoundError where there is none, as the SDK expects."""
         try:
             return self._machines.machine(task_id).read_file(remote_path)
         except TestyardError as error:
+            if isinstance(error, NotFound) and not is_missing(error):
+                raise FileNotFoundError(f"there is no file {remote_path} on {task_id}") from error
             raise remote_error(error, task_id) from error
 
     def open_shell(self, task_id: str, command: Optional[str] = None, node: Optional[int] = None, **_: Any) -> None:
         """A shell, or a command, on this process's own streams."""
-        code = self._machines.shell(task_id, command, terminal=True)
+        try:
+            code = self._machines.shell(task_id, command, terminal=True)
+        except TestyardError as error:
+            raise remote_error(error, task_id) from error
         if code != 0 and command:
             raise RemoteExecutionError("the command failed", exit_code=code)
