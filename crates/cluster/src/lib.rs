@@ -4,7 +4,8 @@
 //! ```text
 //! ClusterSpec ── Layout ──┬── files: slurm.conf, cgroup.conf, gres.conf, slurmdbd.conf, sshd_config …
 //!   (checked)    (nodes)  ├── setup: what a node's first command does
-//!                         └── stages: which daemon starts when, and what says that it is ready
+//!                         ├── stages: which daemon starts when, and what says that it is ready
+//!                         └── revive: which daemons have ended
 //! ```
 //!
 //! **No IO, no clock, no randomness:** keys are given by the caller, and what is decided here is done by the
@@ -15,6 +16,7 @@ pub mod key;
 pub mod layout;
 pub mod names;
 pub mod password;
+pub mod revive;
 pub mod setup;
 pub mod spec;
 pub mod start;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::{self, ControlGroups, NodeFile, Secrets};
 use crate::layout::{Layout, Node};
 use crate::names::UserName;
+use crate::revive::MUNGED;
 
 /// A user's account, as it is written into a node's files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +141,7 @@ pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
     });
     text.push_str(&secret_lines(&secrets));
     // Nobody asks it before it serves; what else there is to do is done meanwhile.
-    text.push_str("setpriv --reuid=munge --regid=munge --clear-groups munged &\nmunged=$!\n");
+    let _ = writeln!(text, "{MUNGED} &\nmunged=$!");
     text.push_str(&accounts_lines(&setup.accounts));
     for file in files::configuration(layout, setup.groups) {
         text.push_str(&write_lines(&file));

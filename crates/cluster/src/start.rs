@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::files::{ACCOUNTS_PORT, CONTROLLER_PORT, DATABASE_SOCKET, REST_PORT};
+use crate::files::{ACCOUNTS_PORT, CONTROLLER_PORT, DATABASE_SOCKET, NODE_PORT, REST_PORT};
 use crate::layout::{Layout, Node};
 
 /// A program that stays.
@@ -31,6 +31,9 @@ pub enum Readiness {
     /// The controller says so later.
     Later,
 }
+
+/// Where the number of `slurmrestd` is.
+const REST_PID: &str = "/run/slurmrestd.pid";
 
 /// `slurmrestd` ends where it finds what answers for accounts, and no accounts. The file `openapi_v0_0_38.so` is called
 /// `openapi/v0.0.38` there.
@@ -79,7 +82,8 @@ impl Daemon {
         format!(
             "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C\n\
              {first}exec {command} >>{log} 2>&1 </dev/null\n",
-            first = if self == Self::Rest { WITHOUT_ACCOUNTS } else { "" },
+            first =
+                if self == Self::Rest { format!("{WITHOUT_ACCOUNTS}echo $$ > {REST_PID}\n") } else { String::new() },
             log = self.output(),
         )
     }
@@ -98,19 +102,28 @@ impl Daemon {
             Self::Accounts => "/run/slurmdbd.pid",
             Self::Controller => "/run/slurmctld.pid",
             Self::Node => "/run/slurmd.pid",
-            // It writes none, and knows nothing that would be lost.
-            Self::Rest => "/run/slurmrestd.pid",
+            // It writes none itself.
+            Self::Rest => REST_PID,
         }
     }
 
-    /// What says that it serves.
+    /// What says that it serves, where it is started with all others.
     #[must_use]
     pub fn readiness(self) -> Readiness {
+        match self {
+            Self::Node => Readiness::Later,
+            daemon => daemon.address(),
+        }
+    }
+
+    /// Where it serves.
+    #[must_use]
+    pub fn address(self) -> Readiness {
         match self {
             Self::Database => Readiness::Socket(DATABASE_SOCKET),
             Self::Accounts => Readiness::Port(ACCOUNTS_PORT),
             Self::Controller => Readiness::Port(CONTROLLER_PORT),
-            Self::Node => Readiness::Later,
+            Self::Node => Readiness::Port(NODE_PORT),
             Self::Rest => Readiness::Port(REST_PORT),
         }
     }

@@ -20,6 +20,8 @@ pub enum Ability {
     Program(&'static str),
     /// A cgroup of the memory controller can be made (version 1 or 2).
     MemoryCgroup,
+    /// A network of its own can have a way out: pasta, a device for it, and a way out of this host.
+    Outbound,
 }
 
 /// Why the host lacks an ability.
@@ -60,6 +62,8 @@ impl Ability {
             Self::MemoryCgroup => {
                 (memory_cgroup(), "no cgroup of the memory controller can be made here".to_owned(), true)
             }
+            Self::Outbound if !has_program("pasta") => (false, "program `pasta` is not installed".to_owned(), false),
+            Self::Outbound => (way_out(), "no default route, or no /dev/net/tun that this user opens".to_owned(), true),
         };
         if has { Ok(()) } else { Err(Lack { reason, forced_by_host }) }
     }
@@ -92,6 +96,12 @@ fn plain_root() -> bool {
         (fields.next() == Some("/")).then(|| fields.next()).flatten()
     });
     types.next_back() != Some("overlay")
+}
+
+fn way_out() -> bool {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let device = std::fs::File::options().read(true).write(true).open("/dev/net/tun");
+    device.is_ok() && routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000"))
 }
 
 fn memory_cgroup() -> bool {

@@ -1,11 +1,13 @@
 //! `testyard cluster`: real Slurm on machines. The real binary, in a home of the test's own; tests share a cluster where
 //! they can.
 
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Output, TestHome, User, wait_until};
+use testkit::{Output, TestHome, User};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -18,6 +20,8 @@ macro_rules! possible {
 }
 
 mod changes;
+mod faults;
+mod forks;
 mod page;
 mod rest;
 
@@ -73,18 +77,29 @@ fn ssh(home: &TestHome, ssh: &Value, password: Option<&str>, script: &str) -> Ou
 fn a_cluster_runs_jobs_and_takes_logins() {
     possible!();
     let home = TestHome::new();
+    // More processors than this host has, at a port that was free a moment ago.
+    let processors = std::fs::read_to_string("/proc/cpuinfo").expect("a file of the kernel's");
+    let cpus = (2 * processors.lines().filter(|line| line.starts_with("processor")).count().max(1)).to_string();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let port = free.port().to_string();
     let made = create(
         &home,
         "lab",
-        &["--nodes", "3", "--password", "secret", "--cpus", "16", "--gpus", "2", "--user", "slurm", "--user", "alice"],
+        &[
+            &["--nodes", "3", "--password", "secret", "--gpus", "2", "--user", "slurm", "--user", "alice"][..],
+            &["--cpus", &cpus, "--memory", "2G", "--partitions", "debug,long:2", "--ssh-port", &port],
+        ]
+        .concat(),
     );
+    assert_eq!(made["ssh"]["port"].to_string(), port);
     assert_eq!((made["state"].as_str(), made["nodes"].as_array().map(Vec::len)), (Some("running"), Some(3)), "{made}");
     assert!(made["nodes"].as_array().into_iter().flatten().all(|node| node["slurm"] == "idle"), "{made}");
-    jobs_run_as_their_users(&home);
+    jobs_run_as_their_users(&home, &cpus);
     logins_are_let_in(&home, &made["ssh"]);
-    node_faults(&home);
-    daemon_faults(&home);
-    full_disk(&home);
+    faults::of_nodes(&home);
+    faults::of_daemons(&home);
+    faults::of_keys(&home);
+    faults::of_disks(&home);
     scaling(&home);
     let again = cluster(&home, &["create", "slurm", "lab"]);
     assert!(again.code == 2 && again.stderr.contains("already exists"), "{again}");
@@ -93,7 +108,7 @@ fn a_cluster_runs_jobs_and_takes_logins() {
     home.finish();
 }
 
-fn jobs_run_as_their_users(home: &TestHome) {
+fn jobs_run_as_their_users(home: &TestHome, cpus: &str) {
     let names = on(home, "lab", "2", "srun -N3 hostname | sort; id -un; pwd").expect_success().stdout;
     assert_eq!(names, "lab-1\nlab-2\nlab-3\nslurm\n/home/slurm\n");
     let alice = cluster(
@@ -120,7 +135,10 @@ fn jobs_run_as_their_users(home: &TestHome) {
     let gpus = on(home, "lab", "1", "srun --gres=gpu:2 sh -c 'echo $CUDA_VISIBLE_DEVICES'").expect_success().stdout;
     assert_eq!(gpus, "0,1\n");
     let shown = on(home, "lab", "1", "sinfo -h -o '%R|%a|%D|%T|%c'; squeue -h -o '%A|%j|%T|%u|%S|%M|%l|%P|%a|%D|%r'");
-    assert_eq!(shown.expect_success().stdout, "debug|up|3|idle|16\n");
+    assert_eq!(shown.expect_success().stdout, format!("debug|up|3|idle|{cpus}\nlong|up|1|idle|{cpus}\n"));
+    let script =
+        format!("srun -c {cpus} sh -c 'echo $SLURM_CPUS_PER_TASK'; srun -p long hostname; sinfo -h -p long -o %m");
+    assert_eq!(on(home, "lab", "1", &script).expect_success().stdout, format!("{cpus}\nlab-2\n2048\n"));
     let batch =
         on(home, "lab", "1", "sbatch --wait --array=0-3%2 --wrap 'echo $SLURM_ARRAY_TASK_ID' -o 'o-%a'; cat o-*");
     assert!(batch.expect_success().stdout.ends_with("0\n1\n2\n3\n"));
@@ -134,82 +152,28 @@ fn logins_are_let_in(home: &TestHome, access: &Value) {
     assert_eq!(ssh(home, access, None, "id -un").expect_success().stdout, "slurm\n");
     let wrong = ssh(home, access, Some("wrong"), "id");
     assert!(wrong.code == 255 && wrong.stderr.contains("Permission denied"), "{wrong}");
-}
-
-fn node_faults(home: &TestHome) {
-    drop(cluster(home, &["node", "drain", "lab", "2"]).expect_success());
-    assert_eq!(state(home, "lab", 2), "drained");
-    drop(cluster(home, &["node", "fail", "lab", "3"]).expect_success());
-    assert_eq!(info(home, "lab")["nodes"][2]["state"], "down");
-    assert_eq!(on(home, "lab", "1", "srun -N1 hostname").expect_success().stdout, "lab-1\n");
-    for node in ["2", "3"] {
-        drop(cluster(home, &["node", "restore", "lab", node]).expect_success());
+    let port = access["port"].to_string().parse().expect("a port");
+    assert_eq!(listeners(port), ["0100007F"]);
+    // Those that have not logged in yet are the ones that are turned away first.
+    let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("somebody listens");
+    let mut open: Vec<TcpStream> = (0..60).map(connect).collect();
+    for stream in &mut open {
+        let mut banner = [0; 4];
+        stream.set_read_timeout(Some(DEADLINE)).expect("not zero");
+        stream.read_exact(&mut banner).expect("a banner");
+        assert_eq!(&banner, b"SSH-");
     }
-    drop(cluster(home, &["node", "cut", "lab", "2"]).expect_success());
-    assert!(on(home, "lab", "1", "timeout 2 bash -c 'echo > /dev/tcp/lab-2/6818'").code != 0);
-    assert!(wait_until(DEADLINE, || state(home, "lab", 2).ends_with('*')), "the controller notices");
-    drop(cluster(home, &["node", "restore", "lab", "lab-2"]).expect_success());
-    assert!(on(home, "lab", "1", "srun -N3 hostname").expect_success().stdout.contains("lab-2"));
-    let controller = cluster(home, &["node", "fail", "lab", "1"]);
-    assert!(controller.code == 2 && controller.stderr.contains("runs the controller"), "{controller}");
-    let absent = cluster(home, &["node", "fail", "lab", "9"]);
-    assert!(absent.code == 2 && absent.stderr.contains("no node \"9\""), "{absent}");
 }
 
-fn daemon_faults(home: &TestHome) {
-    // A controller that is killed and started again goes on with the jobs that it had written down.
-    let job =
-        on(home, "lab", "1", "touch now; sbatch --parsable --wrap 'until test -e go; do sleep 0.1; done' -o kept");
-    let job = job.expect_success().stdout;
-    let killed = "until test /var/lib/slurm/slurmctld/job_state -nt /home/slurm/now; do sleep 0.1; done; \
-                  kill -9 $(cat /run/slurmctld.pid); slurmctld";
-    drop(as_root(home, "lab", "1", killed).expect_success());
-    drop(on(home, "lab", "1", "touch go").expect_success());
-    let ended = || on(home, "lab", "1", &format!("scontrol show job {}", job.trim())).stdout.contains("COMPLETED");
-    assert!(wait_until(DEADLINE, ended), "the job of before ends well");
-    // A node whose daemon is killed in the middle of a job comes back with a new one.
-    let job =
-        on(home, "lab", "1", "sbatch --parsable -w lab-3 --no-requeue --wrap 'sleep 600'").expect_success().stdout;
-    assert!(wait_until(DEADLINE, || state(home, "lab", 3) == "mixed"), "the job runs");
-    drop(as_root(home, "lab", "3", "pkill -9 slurmstepd; pkill -9 slurmd; slurmd").expect_success());
-    let gone = || !on(home, "lab", "1", &format!("squeue -h -j {}", job.trim())).stdout.contains("RUNNING");
-    assert!(wait_until(DEADLINE, gone), "the job is not taken for one that runs");
-    drop(cluster(home, &["node", "restore", "lab", "3"]).expect_success());
-    // Fewer processors than declared, an own key: the controller says so of the node, and the others go on.
-    let less = as_root(home, "lab", "3", "slurmd -C").expect_success().stdout;
-    assert!(less.contains("CPUs="), "{less}");
-    drop(as_root(home, "lab", "2", "cp /etc/munge/munge.key /root/key; pkill munged; while pgrep munged; do sleep 0.1; done; \
-        head -c 64 /dev/urandom > /etc/munge/munge.key; rm -f /run/munge/*; setpriv --reuid=munge --regid=munge --clear-groups munged")
-    .expect_success());
-    let refused = on(home, "lab", "2", "timeout 20 srun -N1 hostname");
-    assert!(refused.code != 0 && !refused.stderr.is_empty(), "{refused}");
-    drop(
-        as_root(
-            home,
-            "lab",
-            "2",
-            "pkill munged; while pgrep munged; do sleep 0.1; done; cat /root/key > /etc/munge/munge.key; \
-        rm -f /run/munge/*; setpriv --reuid=munge --regid=munge --clear-groups munged",
-        )
-        .expect_success(),
-    );
-    drop(cluster(home, &["node", "restore", "lab", "2"]).expect_success());
-    assert_eq!(on(home, "lab", "2", "srun -N3 hostname | wc -l").expect_success().stdout, "3\n");
-}
-
-/// A node whose disk is full is taken out of service by Slurm, and its job is kept for later.
-fn full_disk(home: &TestHome) {
-    let fill = "mount -t tmpfs -o size=8k none /var/lib/slurm/slurmd; head -c 100000 /dev/zero > /var/lib/slurm/slurmd/full; true";
-    drop(as_root(home, "lab", "2", fill).expect_success());
-    let job = on(home, "lab", "1", "sbatch --parsable -w lab-2 --wrap hostname").expect_success().stdout;
-    assert!(wait_until(DEADLINE, || state(home, "lab", 2).starts_with("drain")), "the controller takes it out");
-    let why = on(home, "lab", "1", "sinfo -N -h -n lab-2 -o %E").expect_success().stdout;
-    assert!(why.contains("is full"), "{why}");
-    let held = on(home, "lab", "1", &format!("scontrol release {0}; scancel {0}", job.trim()));
-    drop(held.expect_success());
-    drop(as_root(home, "lab", "2", "umount /var/lib/slurm/slurmd").expect_success());
-    drop(cluster(home, &["node", "restore", "lab", "2"]).expect_success());
-    assert_eq!(on(home, "lab", "1", "srun -w lab-2 hostname").expect_success().stdout, "lab-2\n");
+/// The addresses at which a port of this host is listened to, as the kernel writes them.
+fn listeners(port: u16) -> Vec<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let listens = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, number) = fields.get(1)?.split_once(':')?;
+        (fields[3] == "0A" && u16::from_str_radix(number, 16) == Ok(port)).then(|| address.to_owned())
+    };
+    tables.iter().flat_map(|table| table.lines()).filter_map(listens).collect()
 }
 
 fn scaling(home: &TestHome) {
@@ -223,42 +187,12 @@ fn scaling(home: &TestHome) {
         on(home, "lab", "4", "srun -N4 hostname | wc -l; ssh lab-1 hostname").expect_success().stdout,
         "4\nlab-1\n"
     );
+    let needed = cluster(home, &["scale", "lab", "--nodes", "1"]);
+    assert!(needed.code == 2 && needed.stderr.contains("partition long has node 2"), "{needed}");
     drop(cluster(home, &["scale", "lab", "--nodes", "2"]).expect_success());
     assert_eq!(info(home, "lab")["nodes"].as_array().map(Vec::len), Some(2));
     let none = cluster(home, &["scale", "lab", "--nodes", "0"]);
     assert!(none.code == 2 && none.stderr.contains("0 nodes"), "{none}");
-}
-
-#[test]
-fn a_fork_begins_with_the_files_and_has_keys_of_its_own() {
-    possible!();
-    testkit::require!(testkit::Ability::Program("slurmdbd"));
-    testkit::require!(testkit::Ability::Program("mariadbd"));
-    let home = TestHome::new();
-    create(&home, "base", &["--nodes", "1", "--accounting", "--password", "one"]);
-    drop(
-        on(&home, "base", "1", "echo kept > file; srun hostname; sacctmgr -n -P show assoc user=slurm format=account")
-            .expect_success(),
-    );
-    drop(
-        as_root(&home, "base", "1", "touch /opt/installed; sacctmgr -i add account team; sacctmgr -i add qos fast")
-            .expect_success(),
-    );
-    let busy = cluster(&home, &["fork", "base", "other"]);
-    assert!(busy.code == 2 && busy.stderr.contains("files at rest"), "{busy}");
-    drop(cluster(&home, &["stop", "base"]).expect_success());
-    let forked = cluster(&home, &["fork", "base", "other", "--json"]).expect_success().json()["cluster"].clone();
-    let seen = on(&home, "other", "1", "cat file; ls /opt/installed; hostname; srun hostname").expect_success().stdout;
-    assert_eq!(seen, "kept\n/opt/installed\nother-1\nother-1\n");
-    let done = || on(&home, "other", "1", "sacct -X -n -P --format=JobID,State").stdout;
-    assert!(wait_until(DEADLINE, || done().lines().any(|line| line.ends_with("|COMPLETED"))), "{}", done());
-    assert!(on(&home, "other", "1", "sacctmgr -n -P show qos format=name").stdout.contains("fast"));
-    drop(cluster(&home, &["start", "base"]).expect_success());
-    let key = |name: &str| as_root(&home, name, "1", "cat /etc/munge/munge.key /etc/ssh/ssh_host_ed25519_key").stdout;
-    assert!(key("base").len() > 100 && key("base") != key("other"));
-    assert_eq!(ssh(&home, &forked["ssh"], Some("one"), "hostname").expect_success().stdout, "other-1\n");
-    drop(cluster(&home, &["delete", "base", "other"]).expect_success());
-    home.finish();
 }
 
 #[test]
@@ -278,14 +212,26 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
     }
     let name = cluster(&home, &["create", "slurm", "Lab"]);
     assert!(name.code == 2 && name.stderr.contains("lower-case"), "{name}");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("bound").port().to_string();
     let taken = cluster(&home, &["create", "slurm", "lab", "--ssh-port", &port]);
     assert!(taken.code == 2 && taken.stderr.contains(&port), "{taken}");
+    a_daemon_that_ends_takes_the_cluster_along(&home);
     let missing = cluster(&home, &["info", "lab"]);
     assert!(missing.code == 2 && missing.stderr.contains("no cluster lab"), "{missing}");
     assert_eq!(home.must_run(&["list", "--names"]), "");
     home.finish();
+}
+
+/// On a host whose `slurmd` ends as soon as it is started: nodes see what is mounted on the host.
+fn a_daemon_that_ends_takes_the_cluster_along(home: &TestHome) {
+    let mut command = home.command("unshare");
+    let broken = "mount -t tmpfs none /usr/local/sbin; cd /usr/local/sbin; umask 022; \
+                  printf '#!/bin/sh\necho the last words of one; exit 1\n' > slurmd; chmod 755 slurmd; cd /; exec \"$@\"";
+    command.args(["--mount", "sh", "-ec", broken, "sh"]).arg(home.program("testyard"));
+    let ended = Output::of(command.args(["cluster", "create", "slurm", "lab", "--nodes", "2"]), DEADLINE);
+    assert!(ended.code == 69 && ended.stderr.contains("slurmd ended on node lab-"), "{ended}");
+    assert!(ended.stderr.contains("the last words of one"), "{ended}");
 }
 
 #[test]

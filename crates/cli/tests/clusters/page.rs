@@ -10,6 +10,10 @@ fn the_pages_commands_work_as_written() {
     testkit::require!(Ability::Program("slurmrestd"));
     testkit::require!(Ability::Program("curl"));
     let home = TestHome::new();
+    // A working tree that others may read.
+    std::fs::write(home.work().join("seen"), "").expect("ours");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(home.work(), mode).expect("ours");
     let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/clusters.md")).expect("the page");
     let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     // What is installed, and what a host's root grants, is there: this test would not have come so far.
@@ -21,7 +25,7 @@ fn the_pages_commands_work_as_written() {
     let path = format!("{folder}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
     shell.args(["-e", "-o", "pipefail", "-c", &blocks.concat()]).env("PATH", path);
     let output = Output::of(&mut shell, Duration::from_secs(240)).expect_success();
-    for printed in ["lab-3\n", "\"ping\": \"UP\"", "lab2-1\n"] {
+    for printed in ["lab-3\n", "seen\nseen\n", "\"ping\": \"UP\"", "lab2-1\n"] {
         assert!(output.stdout.contains(printed), "{printed}: {output}");
     }
     assert_eq!(home.must_run(&["list", "--names"]), "");

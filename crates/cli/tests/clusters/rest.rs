@@ -3,7 +3,7 @@
 use serde_json::Value;
 use testkit::{Ability, Output, TestHome, wait_until};
 
-use super::{DEADLINE, as_root, cluster, create, on};
+use super::{DEADLINE, as_root, cluster, create, listeners, on};
 
 #[test]
 fn jobs_come_in_over_http_and_end_where_they_take_too_much() {
@@ -12,16 +12,18 @@ fn jobs_come_in_over_http_and_end_where_they_take_too_much() {
     testkit::require!(Ability::Program("curl"));
     let home = TestHome::new();
     let made = create(&home, "held", &["--nodes", "1", "--cgroups", "--slurmrestd"]);
-    let rest = Rest::of(&home, made["rest"].as_str().expect("an address"));
+    let rest = Rest::of(&home, "held", &made);
     jobs_over_http(&home, &rest);
+    drop(as_root(&home, "held", "1", "pkill -9 slurmrestd").expect_success());
+    drop(cluster(&home, &["node", "restore", "held", "1"]).expect_success());
+    rest.answers();
     memory_is_held(&home);
     drop(cluster(&home, &["delete", "held"]).expect_success());
     home.finish();
 }
 
 fn jobs_over_http(home: &TestHome, rest: &Rest<'_>) {
-    let (code, pinged) = rest.ask("GET", "ping", "");
-    assert_eq!((code, pinged["pings"][0]["ping"].as_str()), (200, Some("UP")), "{pinged}");
+    rest.answers();
     let order = r##"{"script": "#!/bin/sh\nhostname; id -un\n", "job": {"name": "asked", "current_working_directory":
         "/home/slurm", "standard_output": "/home/slurm/asked", "environment": {"PATH": "/usr/bin:/bin"}}}"##;
     let (code, submitted) = rest.ask("POST", "job/submit", order);
@@ -53,7 +55,7 @@ fn memory_is_held(home: &TestHome) {
 
 /// `slurmrestd`, as a user with a token asks it.
 #[derive(Clone)]
-struct Rest<'h> {
+pub(super) struct Rest<'h> {
     home: &'h TestHome,
     url: String,
     version: String,
@@ -61,13 +63,21 @@ struct Rest<'h> {
 }
 
 impl<'h> Rest<'h> {
-    fn of(home: &'h TestHome, url: &str) -> Self {
-        let token = on(home, "held", "1", "scontrol token lifespan=600").expect_success().stdout;
+    /// Of a cluster as it was made.
+    pub(super) fn of(home: &'h TestHome, cluster: &str, made: &Value) -> Self {
+        let url = made["rest"].as_str().expect("an address");
+        let token = on(home, cluster, "1", "scontrol token lifespan=600").expect_success().stdout;
         let token = token.trim().strip_prefix("SLURM_JWT=").unwrap_or_else(|| panic!("{token}")).to_owned();
         let newest = "ls /usr/lib/*/slurm-wlm/openapi_v*.so | sed 's/.*openapi_//; s/[.]so//; s/_/./g' | tail -n 1";
-        let version = as_root(home, "held", "1", newest).expect_success().stdout.trim().to_owned();
-        assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+        let version = as_root(home, cluster, "1", newest).expect_success().stdout.trim().to_owned();
+        let port = url.strip_prefix("http://127.0.0.1:").and_then(|port| port.parse().ok());
+        assert_eq!(listeners(port.expect("a port")), ["0100007F"], "{url}");
         Self { home, url: url.to_owned(), version, token }
+    }
+
+    pub(super) fn answers(&self) {
+        let (code, pinged) = self.ask("GET", "ping", "");
+        assert_eq!((code, pinged["pings"][0]["ping"].as_str()), (200, Some("UP")), "{pinged}");
     }
 
     /// One request; the answer's code and body.

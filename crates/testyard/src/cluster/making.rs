@@ -211,10 +211,20 @@ pub(super) fn node_states(yard: &Testyard, controller: &MachineName) -> Vec<(Str
 
 /// Returns once the controller would give each of these nodes a job.
 pub(super) fn await_usable(yard: &Testyard, layout: &Layout, nodes: &[Node]) -> Result<(), Problem> {
+    await_nodes(yard, layout, nodes, start::is_usable)
+}
+
+/// Returns once the controller says of each of these nodes that it is in such a state.
+pub(super) fn await_nodes(
+    yard: &Testyard,
+    layout: &Layout,
+    nodes: &[Node],
+    suits: impl Fn(&str) -> bool,
+) -> Result<(), Problem> {
     let deadline = Instant::now() + READY;
     loop {
         let states = node_states(yard, &layout.controller().name);
-        let wanting = start::not_in(nodes, &states, start::is_usable);
+        let wanting = start::not_in(nodes, &states, &suits);
         if wanting.is_empty() {
             return Ok(());
         }

@@ -124,6 +124,16 @@ pub(super) fn because_of(problem: Problem, said: &str) -> Problem {
 /// Starts a daemon, and waits until it serves. Where its readiness is said by another, it is watched until `stop` can
 /// be read: one that ends before that is an error at once.
 pub(super) fn start(yard: &Testyard, node: &Node, daemon: Daemon, stop: BorrowedFd<'_>) -> Result<(), Problem> {
+    start_until(yard, node, daemon, daemon.readiness(), stop)
+}
+
+fn start_until(
+    yard: &Testyard,
+    node: &Node,
+    daemon: Daemon,
+    ready: Readiness,
+    stop: BorrowedFd<'_>,
+) -> Result<(), Problem> {
     let failed = |error: ClientError| error.problem();
     let patience = daemon.patience();
     let deadline = Instant::now() + patience;
@@ -131,7 +141,7 @@ pub(super) fn start(yard: &Testyard, node: &Node, daemon: Daemon, stop: Borrowed
     let command = daemon.command();
     let started = Exec { detach: true, timeout_ms: None, ..exec(&["/bin/sh", "-c", &command], &Terms::root(patience)) };
     let mut running = keeper.connection().exec(started, &[]).map_err(failed)?;
-    let mut watch = match daemon.readiness() {
+    let mut watch = match ready {
         Readiness::Later => Watch::Stop(stop),
         Readiness::Port(port) => {
             Watch::Port(waiter.connection().listening(EnvironmentId(0), port, patience).map_err(failed)?)
@@ -158,10 +168,19 @@ pub(super) fn start(yard: &Testyard, node: &Node, daemon: Daemon, stop: Borrowed
 
 /// As [`start`], for one whose readiness is asked for afterwards.
 pub(super) fn launch(yard: &Testyard, node: &Node, daemon: Daemon) -> Result<(), Problem> {
+    launch_until(yard, node, daemon, daemon.readiness())
+}
+
+/// As [`launch`], for one that others know already: it returns once they reach it.
+pub(super) fn launch_again(yard: &Testyard, node: &Node, daemon: Daemon) -> Result<(), Problem> {
+    launch_until(yard, node, daemon, daemon.address())
+}
+
+fn launch_until(yard: &Testyard, node: &Node, daemon: Daemon, ready: Readiness) -> Result<(), Problem> {
     let (stop, theirs) = std::os::unix::net::UnixStream::pair()
         .map_err(|error| Problem::new(ProblemKind::System, "cannot make a socket pair").because(error))?;
     drop(theirs);
-    start(yard, node, daemon, stop.as_fd())
+    start_until(yard, node, daemon, ready, stop.as_fd())
 }
 
 /// What says that a daemon serves, while it is waited for.

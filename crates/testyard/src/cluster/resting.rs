@@ -47,7 +47,8 @@ impl Clusters<'_> {
         })
     }
 
-    /// Starts a stopped cluster, or what is down of one that runs; returns once every node answers.
+    /// Starts a stopped cluster, or the nodes and daemons that have ended of one that runs; returns once every node
+    /// answers.
     ///
     /// # Errors
     /// There is none of this name, another command is changing it, or a daemon did not come up.
@@ -60,9 +61,12 @@ impl Clusters<'_> {
         }
         self.expect_own(&claim.row.id, &layout.nodes)?;
         if self.is_up(layout.controller()) {
-            let down: Vec<Node> = layout.nodes.iter().filter(|node| !self.is_up(node)).cloned().collect();
-            making::at_once(&down, |node| self.bring_back(&claim.row.id, &layout, node))?;
-            making::await_usable(self.yard, &layout, &layout.nodes)?;
+            self.revive(&layout, layout.controller())?;
+            making::at_once(&layout.nodes[1..], |node| match self.is_up(node) {
+                true => self.revive(&layout, node),
+                false => self.bring_back(&claim.row.id, &layout, node),
+            })?;
+            making::await_nodes(self.yard, &layout, &layout.nodes, start::is_answering)?;
         } else {
             // Nodes whose controller was away are begun anew: their daemons would come back one by one.
             self.rest(&layout)?;

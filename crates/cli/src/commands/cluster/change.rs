@@ -54,7 +54,7 @@ pub(super) struct Stop {
     name: ClusterName,
 }
 
-/// Start a stopped cluster, or what is down of one that runs.
+/// Start a stopped cluster, or what has ended of one that runs.
 ///
 /// Example:
 ///     testyard cluster start lab

@@ -38,7 +38,7 @@ enum Action {
     ///     testyard cluster node cut lab 2
     #[command(verbatim_doc_comment)]
     Cut(Which),
-    /// Bring a node back that was failed, drained or cut off; returns once it would get a job
+    /// Bring back a node, or daemons of it that have ended; returns once it would get a job
     ///
     /// Example:
     ///     testyard cluster node restore lab 2
