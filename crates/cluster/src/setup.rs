@@ -20,6 +20,9 @@ pub struct Account {
     pub hash: String,
     /// What each user's own `ssh` proves itself with, between nodes.
     pub key: KeyPair,
+    /// The public key of the same user in the cluster from which this one is being forked: it opens this one no more.
+    #[serde(skip)]
+    pub former: Option<String>,
 }
 
 /// A key of OpenSSH's.
@@ -248,8 +251,9 @@ ids() { rest=${known#*"$nl$1:"}; rest=${rest#*:}; uid=${rest%%:*}; rest=${rest#*
 /// A home on the folder that all nodes share. What is in it is its user's: keys are written by that user, where they
 /// are missing, or where `replace` says that they are those of the cluster from which this one was forked.
 fn home_lines(account: &Account, replace: bool) -> String {
-    let Account { name, key, .. } = account;
+    let Account { name, key, former, .. } = account;
     let public = key.public.trim_end();
+    let former = former.as_ref().map_or_else(String::new, |key| format!("[ \"$line\" = '{}' ] || ", key.trim_end()));
     let mut text = format!(
         "ids {name}\nhome=/home/{name}\nif [ ! -e $home/.ssh ]; then\n\
          mkdir -p $home/.ssh\n[ ! -d /etc/skel ] || cp -a /etc/skel/. $home/\nchmod 700 $home/.ssh\n\
@@ -267,7 +271,7 @@ fn home_lines(account: &Account, replace: bool) -> String {
         "fi\nkeys= known=\n\
          [ ! -e authorized_keys ] || while IFS= read -r line || [ -n \"$line\" ]; do\n\
          [ \"$line\" != '{public}' ] || known=yes\n\
-         [ -n \"$old\" ] && [ \"$line\" = \"$old\" ] || keys=\"$keys$line\n\"\ndone < authorized_keys\n\
+         [ -n \"$old\" ] && [ \"$line\" = \"$old\" ] || {former}keys=\"$keys$line\n\"\ndone < authorized_keys\n\
          [ -n \"$known\" ] || printf '%s%s\\n' \"$keys\" '{public}' > authorized_keys\n\
          TESTYARD-USER\n",
     );
@@ -319,7 +323,12 @@ mod tests {
     fn setup() -> NodeSetup {
         let pair = || KeyPair { private: "PRIVATE\n".to_owned(), public: "ssh-ed25519 PUBLIC\n".to_owned() };
         NodeSetup {
-            accounts: vec![Account { name: UserName::usual(), hash: "$6$salt$hash".to_owned(), key: pair() }],
+            accounts: vec![Account {
+                name: UserName::usual(),
+                hash: "$6$salt$hash".to_owned(),
+                key: pair(),
+                former: None,
+            }],
             host_key: pair(),
             secrets: Secrets { munge_key: "k".repeat(64), token_key: "t".repeat(64) },
             groups: ControlGroups::V1,
@@ -338,6 +347,14 @@ mod tests {
         assert!(scripts[0].contains("home=/home/slurm") && !scripts[1].contains("home=/home/slurm"));
         assert!(scripts.iter().all(|text| text.contains("put slurm 'slurm:$6$salt$hash:19000")));
         assert!(scripts[0].contains(" slurmctld; do") && !scripts[1].contains(" slurmctld; do"));
+    }
+
+    #[test]
+    fn a_forks_homes_are_shut_to_the_key_of_the_other_cluster() {
+        let former = Account { former: Some("ssh-ed25519 OTHER\n".to_owned()), ..setup().accounts[0].clone() };
+        assert!(home_lines(&former, true).contains("|| [ \"$line\" = 'ssh-ed25519 OTHER' ] || keys="));
+        let json = serde_json::to_string(&former).expect("plain data");
+        assert!(!json.contains("OTHER"), "what is written down is for later starts: {json}");
     }
 
     #[test]

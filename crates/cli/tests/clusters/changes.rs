@@ -114,6 +114,8 @@ fn a_fork_waits_for_the_end_of_a_stop(home: &TestHome) {
     let keys =
         on(home, "lab2", "2", "cat ~/.ssh/authorized_keys; hostname; ssh lab2-1 hostname").expect_success().stdout;
     assert!(keys.contains("of-another") && keys.ends_with("lab2-2\nlab2-1\n"), "{keys}");
+    // Nor does the one that the cluster had made open the fork any more, which the user had left there.
+    assert!(keys.contains(" slurm@lab2\n") && !keys.contains(" slurm@lab\n"), "{keys}");
 }
 
 /// A change of the cluster that runs beside the test.

@@ -126,8 +126,13 @@ impl Clusters<'_> {
         let id = source.row.id.clone();
         let mut setup = secrets::fresh(&layout.name, &layout.spec)?;
         self.folder(cluster).save(&setup)?;
-        // The other's jobs, once: what is written down is for later starts.
+        // The other's jobs and keys, once: what is written down is for later starts.
         setup.forget = true;
+        let former = self.folder(&id).load()?.accounts;
+        for account in &mut setup.accounts {
+            let of_same = former.iter().find(|other| other.name == account.name);
+            account.former = of_same.map(|other| other.key.public.clone());
+        }
         step::reach(Step::ClusterKeys);
         let networks = self.yard.options().home.networks_folder();
         Folder::new(networks.clone(), cluster).copy_homes(&Folder::new(networks, &id))?;

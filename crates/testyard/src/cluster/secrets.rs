@@ -26,7 +26,7 @@ pub(super) fn fresh(name: &ClusterName, spec: &ClusterSpec) -> Result<NodeSetup,
             Some(password) => password::hash(password, u64::from_le_bytes(random()?)),
             None => "*".to_owned(),
         };
-        Ok(Account { name: user.name.clone(), hash, key: ssh_key(&format!("{}@{name}", user.name))? })
+        Ok(Account { name: user.name.clone(), hash, key: ssh_key(&format!("{}@{name}", user.name))?, former: None })
     });
     Ok(NodeSetup {
         accounts: accounts.collect::<Result<_, Problem>>()?,
