@@ -5,7 +5,7 @@ use testyard_model::{ByteSize, ImageReference};
 /// The cluster that a suite asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuiteCluster {
-    /// How many nodes it has, 1 to 64.
+    /// How many nodes it has, 1 to [`SuiteCluster::MOST_NODES`].
     pub nodes: u16,
     /// Processors that each node declares; none leaves it to the executor, as everywhere below.
     pub cpus: Option<u16>,
@@ -25,4 +25,11 @@ pub struct SuiteCluster {
     pub image: Option<ImageReference>,
     /// Every node sees the working tree, read-only, as it is at each moment.
     pub source: bool,
+}
+
+impl SuiteCluster {
+    /// The most nodes, as of every cluster.
+    pub const MOST_NODES: u16 = 200;
+    /// The most processors that a node declares.
+    pub const MOST_CPUS: u16 = 1024;
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional
 from . import _binary
 from . import _given as given
 from . import _protocol as protocol
+from ._limits import MOST_NODES
 from ._place import Path, Place, User
 from ._process import Completed, Process, Text
 from ._retry import ensured
@@ -118,7 +119,7 @@ class Cluster:
     ) -> Cluster:
         """Creates a cluster and starts it: once this returns every node is idle and answers, and else nothing of it is.
 
-        `nodes` is 1 to 64; `cpus` and `memory` (bytes, or texts such as `"4G"`) are what each node declares, whatever
+        `nodes` is 1 to 200; `cpus` and `memory` (bytes, or texts such as `"4G"`) are what each node declares, whatever
         the host has. `ssh_port` is a port of this host's loopback; without one a free port is taken. `expose` shows
         folders of this host on every node, such as `"/srv/data:ro"`. With `hold` this process holds it from before
         anything of it is made. Raises ClusterExists, InvalidInput, NotSupported, NotFound (no such image)."""
@@ -253,7 +254,7 @@ class Cluster:
         return place.spawn(command, **chosen)
 
     def scale(self, nodes: int) -> None:
-        """Makes it so many nodes, 1 to 64: the last ones go, or new ones come."""
+        """Makes it so many nodes, 1 to 200: the last ones go, or new ones come."""
         _checked_nodes(nodes)
         self._update(_binary.call(["cluster", "scale", self.name, f"--nodes={nodes}"])["cluster"])
 
@@ -398,4 +399,4 @@ def cluster_options(*, nodes: int, partitions: Iterable[str], **options: Any) ->
 
 
 def _checked_nodes(count: int) -> int:
-    return given.whole(count, "number of nodes", 1, 64)
+    return given.whole(count, "number of nodes", 1, MOST_NODES)

@@ -13,7 +13,9 @@ import pytest
 
 from support import Home, needs_program, needs_root
 from support.home import settled
-from testyard import Cluster, ClusterExists, ClusterNotFound, InvalidInput, WrongState
+from testyard import Cluster, ClusterExists, ClusterNotFound, InvalidInput, WrongState, _binary
+from testyard._limits import MOST_NODES
+from testyard.cluster import cluster_options
 
 
 def test_what_a_cluster_tells_of_itself(lab: Cluster) -> None:
@@ -64,11 +66,17 @@ def test_asyncio_has_the_same(lab: Cluster) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"nodes": 0}, {"nodes": 65}, {"nodes": True}, {"kind": "pbs"}, {"partitions": "debug"}, {"expose": "/srv"}],
+    [{"nodes": 0}, {"nodes": 201}, {"nodes": True}, {"kind": "pbs"}, {"partitions": "debug"}, {"expose": "/srv"}],
 )
 def test_what_no_cluster_can_be_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         Cluster.create(**options)  # type: ignore[arg-type]
+
+
+def test_as_many_nodes_may_be_asked_for_as_the_program_makes(home: Home) -> None:
+    with pytest.raises(InvalidInput, match=f"ask for 1 to {MOST_NODES}$"):
+        _binary.call(["cluster", "create", "slurm", "none", "--nodes=0"])
+    assert cluster_options(nodes=MOST_NODES, partitions=[]) == ["--nodes", str(MOST_NODES)]
 
 
 def test_a_clusters_life(home: Home) -> None:

@@ -69,7 +69,7 @@ def test_a_local_test_makes_no_cluster(home: Home) -> None:
     "option, told",
     [
         ("--testyard-cluster-mode=bound", "did you mean 'bind'"),
-        ("--testyard-cluster-nodes=0", "no number of 1 to 64"),
+        ("--testyard-cluster-nodes=0", "no number of 1 to 200"),
         ("--testyard-cluster-ssh-port=high", "no number of 1 to 65535"),
     ],
 )

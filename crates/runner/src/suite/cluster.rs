@@ -7,11 +7,6 @@ use super::read::TableReader;
 use super::{Settings, SuiteFile};
 use crate::cluster::SuiteCluster;
 
-/// How many nodes a cluster may have.
-pub(super) const MOST_NODES: u32 = 64;
-/// How many processors a node may declare.
-pub(super) const MOST_CPUS: u32 = 1024;
-
 pub(super) fn read_cluster(table: &TableReader<'_>) -> Result<SuiteCluster, ConfigError> {
     if let Some(kind) = table.string("kind")?.filter(|kind| kind.value != "slurm") {
         return Err(table.bad("kind", format!("{:?} is no kind of cluster", kind.value), "write kind = \"slurm\""));
@@ -19,8 +14,8 @@ pub(super) fn read_cluster(table: &TableReader<'_>) -> Result<SuiteCluster, Conf
     let small = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
     let words = table.strings("partitions")?.unwrap_or_default();
     Ok(SuiteCluster {
-        nodes: table.count("nodes", 1..=MOST_NODES)?.map_or(1, small),
-        cpus: table.count("cpus", 1..=MOST_CPUS)?.map(small),
+        nodes: table.count("nodes", 1..=SuiteCluster::MOST_NODES.into())?.map_or(1, small),
+        cpus: table.count("cpus", 1..=SuiteCluster::MOST_CPUS.into())?.map(small),
         memory: table.parsed::<ByteSize>("memory", "write memory = \"4G\"")?.map(|size| size.value),
         partitions: words.into_iter().map(|word| word.value).collect(),
         accounting: table.boolean("accounting")?.unwrap_or(false),

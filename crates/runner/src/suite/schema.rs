@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 use testyard_model::{Isolation, Network};
 
-use super::cluster::{MOST_CPUS, MOST_NODES};
 use super::services::SIGNALS;
 use super::{FORMAT, keys};
+use crate::cluster::SuiteCluster;
 
 /// The schema, in draft 7, which editors' TOML plugins read.
 #[must_use]
@@ -117,8 +117,8 @@ fn cluster() -> Value {
     object(
         [
             ("kind", described(json!({ "const": "slurm" }), "what runs it")),
-            ("nodes", described(whole(1, MOST_NODES), "how many nodes it has")),
-            ("cpus", described(whole(1, MOST_CPUS), "processors that each node declares")),
+            ("nodes", described(whole(1, SuiteCluster::MOST_NODES.into()), "how many nodes it has")),
+            ("cpus", described(whole(1, SuiteCluster::MOST_CPUS.into()), "processors that each node declares")),
             ("memory", size("memory that each node declares")),
             ("partitions", described(words(), "its partitions: debug, or long:1-2 for some nodes only")),
             ("accounting", flag("jobs are accounted for")),

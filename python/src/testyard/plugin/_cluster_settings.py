@@ -6,6 +6,8 @@ from typing import Callable, NamedTuple, Optional
 
 import pytest
 
+from .._limits import MOST_NODES
+
 MODES = ("bind", "sync", "wheel", "none")
 
 
@@ -55,7 +57,7 @@ def cluster_settings_of(config: pytest.Config, said: Callable[[str], Optional[st
         raise pytest.UsageError(f"testyard_cluster_mode: {mode!r} is none of {', '.join(MODES)}{near(mode, MODES)}")
     return ClusterSettings(
         name=said("cluster"),
-        nodes=number("cluster_nodes", 64) or usual.nodes,
+        nodes=number("cluster_nodes", MOST_NODES) or usual.nodes,
         image=said("cluster_image"),
         ssh_port=number("cluster_ssh_port", 65535),
         user=noted("cluster_user") or usual.user,
