@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use testyard_cluster::{ClusterInfo, ClusterName, ClusterSpec, User};
+use testyard_cluster::{ClusterInfo, ClusterName, ClusterSpec, SshAccess, User};
 use testyard_model::{Access, Exposure, Problem, ProblemKind};
 use testyard_registry::Lease;
 use testyard_runner::cluster::SuiteCluster;
@@ -12,12 +12,20 @@ use testyard_runner::job::Job;
 
 use crate::yard::Testyard;
 
+/// What a suite may say is what a cluster may be.
+const _: () = assert!(
+    SuiteCluster::MOST_NODES == ClusterSpec::MAX_NODES && SuiteCluster::MOST_CPUS == ClusterSpec::MAX_CPUS,
+    "the suite file has limits of its own"
+);
+
 type Slot = Arc<Mutex<Option<Result<Made, Problem>>>>;
 
 /// A cluster that was made for this run.
 #[derive(Debug)]
 struct Made {
     info: ClusterInfo,
+    /// The way in.
+    login: Option<Login>,
     /// Abandoned when this process is killed: the reaper then removes the cluster.
     lease: Option<Lease>,
 }
@@ -45,7 +53,7 @@ impl Clusters {
             *slot = Some(self.make(wanted, top));
         }
         match &*slot {
-            Some(Ok(made)) => Ok(with_variables(job, &made.info)),
+            Some(Ok(made)) => Ok(with_variables(job, made)),
             Some(Err(problem)) => Err(problem.clone()),
             None => Err(Problem::new(ProblemKind::Bug, "a suite's cluster was neither made nor refused")),
         }
@@ -56,7 +64,8 @@ impl Clusters {
         let spec = spec_of(wanted, top)?;
         let purpose = format!("a run's suite, process {}", std::process::id());
         let (info, _, lease) = self.yard.clusters().create_held(&name, &spec, &purpose)?;
-        Ok(Made { info, lease: Some(lease) })
+        let login = info.ssh.as_ref().map(Login::write).transpose()?;
+        Ok(Made { info, login, lease: Some(lease) })
     }
 
     /// Removes all of them. What fails is told, and done by the reaper.
@@ -64,7 +73,7 @@ impl Clusters {
         let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
         let end = |slot: Slot| -> Result<(), Problem> {
             let made = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let Some(Ok(Made { info, lease })) = made else { return Ok(()) };
+            let Some(Ok(Made { info, lease, .. })) = made else { return Ok(()) };
             self.yard.clusters().delete(&info.name)?;
             let registry = self.yard.registry()?;
             lease.map_or(Ok(()), |lease| lease.release(&registry).map_err(|error| error.problem()))
@@ -117,8 +126,53 @@ fn spec_of(wanted: &SuiteCluster, top: &Path) -> Result<ClusterSpec, Problem> {
     Ok(spec)
 }
 
-fn with_variables(job: &Job, info: &ClusterInfo) -> Job {
-    let mut job = job.clone();
+/// What `ssh -F` takes to log in to a cluster. A machine shows neither the host's file nor the key beside it, so that each
+/// test there gets a copy where its other temporary files are.
+#[derive(Debug)]
+struct Login {
+    /// The host's file.
+    config: PathBuf,
+    /// What is in it, with a `%s` for the folder of the other two.
+    text: String,
+    /// The private key.
+    key: String,
+    /// The line of `known_hosts`.
+    known: String,
+}
+
+/// Puts a login where the test can read it, unless it can already, and becomes the test's command.
+const PLACE_LOGIN: &str = r#"if ! test -r "$TESTYARD_CLUSTER_SSH"; then
+folder=${TMPDIR:-/tmp}/testyard-cluster
+(umask 077 && mkdir -p "$folder" && printf '%s' "$TESTYARD_CLUSTER_KEY" > "$folder/identity" &&
+printf '%s' "$TESTYARD_CLUSTER_KNOWN" > "$folder/known_hosts" &&
+printf "$TESTYARD_CLUSTER_CONFIG" "$folder" "$folder" > "$folder/config") || exit 126
+TESTYARD_CLUSTER_SSH=$folder/config
+fi
+unset TESTYARD_CLUSTER_KEY TESTYARD_CLUSTER_KNOWN TESTYARD_CLUSTER_CONFIG folder
+exec "$@""#;
+
+impl Login {
+    /// Of a cluster that was just made; what is written goes with the cluster's folder.
+    fn write(ssh: &SshAccess) -> Result<Self, Problem> {
+        let failed =
+            |error| Problem::new(ProblemKind::System, "cannot keep the way into a suite's cluster").because(error);
+        let key = std::fs::read_to_string(&ssh.identity).map_err(failed)?;
+        let folder = ssh.identity.parent().unwrap_or(Path::new("/"));
+        let SshAccess { host, port, user, host_key, .. } = ssh;
+        let text = format!(
+            "Host cluster\nHostName {host}\nPort {port}\nUser {user}\nIdentityFile \"%s/identity\"\n\
+             IdentitiesOnly yes\nHostKeyAlias cluster\nUserKnownHostsFile \"%s/known_hosts\"\n\
+             GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\nBatchMode yes\nLogLevel ERROR\n"
+        );
+        let (config, known) = (folder.join("config"), format!("cluster {host_key}\n"));
+        std::fs::write(folder.join("known_hosts"), &known).map_err(failed)?;
+        std::fs::write(&config, text.replace("%s", &folder.display().to_string())).map_err(failed)?;
+        Ok(Self { config, text, key, known })
+    }
+}
+
+fn with_variables(job: &Job, made: &Made) -> Job {
+    let (mut job, info) = (job.clone(), &made.info);
     let mut tell = |name: &str, value: String| job.env.insert(format!("TESTYARD_CLUSTER{name}"), value);
     tell("", info.name.to_string());
     tell("_NODES", info.nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(" "));
@@ -129,6 +183,13 @@ fn with_variables(job: &Job, info: &ClusterInfo) -> Job {
     }
     if let Some(password) = &info.spec.user().password {
         tell("_PASSWORD", password.clone());
+    }
+    if let Some(login) = &made.login {
+        tell("_SSH", login.config.display().to_string());
+        tell("_CONFIG", login.text.clone());
+        tell("_KEY", login.key.clone());
+        tell("_KNOWN", login.known.clone());
+        job.argv.splice(0..0, ["/bin/sh", "-c", PLACE_LOGIN, "sh"].map(str::to_owned));
     }
     job
 }
