@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fd::BorrowedFd;
 use serde::Serialize;
 use testyard_engine::{CopiedTrees, Copies, Part, SentLists};
-use testyard_images::host::{HostOptions, HostView};
+use testyard_images::host::{HostOptions, HostView, secrets_of};
 use testyard_machine::client::ClientError;
 use testyard_model::{Problem, ProblemKind, UserSpec};
 use testyard_registry::Home;
@@ -39,9 +39,23 @@ pub struct TreeSync {
 #[derive(Debug)]
 struct One {
     tree: Tree,
+    /// What may lie in it and never travels.
+    secrets: Vec<PathBuf>,
     history: bool,
     cache: PathBuf,
     last: Mutex<Option<Scan>>,
+}
+
+impl One {
+    /// What is there and does not travel, relative to the top.
+    fn left_out(&self, scan: &Scan) -> Vec<PathBuf> {
+        let there = self.secrets.iter().filter(|secret| secret.symlink_metadata().is_ok());
+        let there = there.filter_map(|secret| secret.strip_prefix(self.tree.root()).ok());
+        let mut all: Vec<PathBuf> = there.map(Path::to_path_buf).chain(scan.unhashed.iter().cloned()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 /// What a sync did.
@@ -59,7 +73,7 @@ pub struct SyncReport {
     pub sent_bytes: u64,
     /// Whether the machine had this very tree already.
     pub known: bool,
-    /// What is there and was left out: ignored, unreadable and special files, by the top-most folders of them.
+    /// What is there and was left out: ignored, unreadable and special files, secrets, by the top-most folders of them.
     pub left_out: Vec<PathBuf>,
 }
 
@@ -77,22 +91,25 @@ impl Testyard {
             };
             Problem::new(kind, format!("cannot open the tree {}", path.display())).because(error)
         })?;
-        let mut exclude = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
-        exclude.extend(secrets(home)?.into_iter().filter(|hidden| hidden.starts_with(&path)));
+        let secrets: Vec<PathBuf> = secrets(home)?.into_iter().filter(|hidden| hidden.starts_with(&path)).collect();
+        let own = [home.state().to_path_buf(), home.runtime().to_path_buf()];
+        let exclude = own.into_iter().chain(secrets.iter().cloned()).collect();
         let options = TreeOptions { exclude, ..TreeOptions::for_user(home.sync_folder()) };
         let tree = Tree::open(&path, options).map_err(|error| error.problem())?;
         let cache = history_cache(home, &path);
-        let one = Arc::new(One { tree, history: request.history, cache, last: Mutex::default() });
+        let one = Arc::new(One { tree, secrets, history: request.history, cache, last: Mutex::default() });
         let copies = Copies::new(one.clone(), sent_lists(home), request.user);
         Ok(TreeSync { one, copies, present: request.present })
     }
 }
 
-/// Secrets of this host: no machine gets them.
+/// Secrets of this host, and of who runs this, wherever their `HOME` is: no machine gets a copy of them.
 pub(crate) fn secrets(home: &Home) -> Result<Vec<PathBuf>, Problem> {
     let own = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
     let view = HostView::load(&HostOptions { own, ..HostOptions::default() });
-    Ok(view.map_err(|error| error.problem())?.hidden)
+    let mut hidden = view.map_err(|error| error.problem())?.hidden;
+    hidden.extend(std::env::var_os("HOME").iter().flat_map(|home| secrets_of(Path::new(home))));
+    Ok(hidden)
 }
 
 /// What this home remembers of the trees that it sent.
@@ -158,7 +175,7 @@ impl TreeSync {
             Ok::<_, ClientError>(connection.synced_source(synced)?.map(drop))
         })?;
         let left_out = match copied.parts.first() {
-            Some(Part::Tree { scan, .. }) => scan.unhashed.clone(),
+            Some(Part::Tree { scan, .. }) => self.one.left_out(scan),
             _ => Vec::new(),
         };
         Ok(SyncReport {

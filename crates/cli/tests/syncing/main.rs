@@ -2,6 +2,7 @@
 //! own.
 
 mod faults;
+mod page;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -240,4 +241,29 @@ fn an_ordinary_user_has_the_tree_as_their_own() {
     ground.write("other", "");
     ground.sync();
     assert_eq!(ground.inside("cat value; ls"), "twomore\nother\nvalue\n");
+}
+
+/// Keys of who runs this lie in the tree, where git ignores none of them.
+#[test]
+fn secrets_of_this_host_stay_here() {
+    let mut ground = ground!();
+    let own = ground.home.path().join("home");
+    ground.tree = own.clone();
+    for (name, text) in [(".ssh/id_x", "key"), (".aws/credentials", "key"), (".netrc", "key"), ("notes/.netrc", "")] {
+        ground.write(name, text);
+    }
+    let path = own.display().to_string();
+    let report = ground.home.run_cli(&["sync", "m", &path, "--json"]).expect_success().json()["sync"].clone();
+    assert_eq!(report["left_out"], serde_json::json!([".aws", ".netrc", ".ssh"]), "{report}");
+    assert_eq!((&report["files"], &report["sent_files"]), (&1.into(), &1.into()), "{report}");
+    assert_eq!(ground.inside("find . -type f"), "./notes/.netrc\n");
+
+    let look = "find . -type f -name .netrc -o -name id_x -o -name credentials";
+    let tests = format!("[[test]]\nname = \"t\"\ncommand = \"{look}; exit 1\"\n");
+    ground.write("testyard.toml", &format!("format = 1\n{tests}"));
+    for source in ["synced", "frozen"] {
+        let said = ground.home.run_cli(&["run", &path, "--source", source]);
+        let seen: Vec<&str> = said.stdout.lines().filter(|line| line.starts_with("./")).collect();
+        assert_eq!(seen, ["./notes/.netrc"], "{source}: {said}");
+    }
 }

@@ -129,9 +129,7 @@ pub fn gather_mask_facts(options: &HostOptions, table: &[MountEntry]) -> Result<
     secrets.extend(host_keys());
     secrets.extend(swap_files());
     secrets.extend(options.sockets.iter().filter_map(|path| fs::canonicalize(path).ok()));
-    for home in &homes {
-        secrets.extend(SECRETS_AT_HOME.iter().filter_map(|name| possible(&home.path.join(name))));
-    }
+    secrets.extend(homes.iter().flat_map(|home| secrets_of(&home.path)));
     let mut replaced = locked_entries(&passwd);
     replaced.extend(mounted_files(table));
     let real = |paths: &[PathBuf]| paths.iter().filter_map(|path| fs::canonicalize(path).ok()).collect::<Vec<_>>();
@@ -149,6 +147,11 @@ pub fn gather_mask_facts(options: &HostOptions, table: &[MountEntry]) -> Result<
     facts.expose.dedup();
     list_around_exposed(&mut facts);
     Ok(facts)
+}
+
+/// Where a person with this home has keys and passwords, present or possible.
+pub fn secrets_of(home: &Path) -> impl Iterator<Item = PathBuf> {
+    SECRETS_AT_HOME.iter().filter_map(|name| possible(&home.join(name)))
 }
 
 /// Every person's home that exists, `/root`'s kind included, and every folder in `/home`.

@@ -17,7 +17,7 @@ use testyard_linux::Error as SystemError;
 use testyard_linux::mount::{MountEntry, mount_table};
 use testyard_model::{Problem, ProblemKind};
 
-pub use facts::gather_mask_facts;
+pub use facts::{gather_mask_facts, secrets_of};
 pub use mask::{FolderFacts, MaskEffect, MaskEntry, MaskFacts, mask_plan};
 pub use mask_layer::{MaskLayer, write_mask_layer};
 

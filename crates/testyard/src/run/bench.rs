@@ -4,7 +4,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use testyard_engine::{CopiedTrees, Copies};
-use testyard_images::host::{HostOptions, HostView};
 use testyard_machine::client::caller;
 use testyard_model::{Problem, ProblemKind};
 use testyard_probe::choose_tier;
@@ -19,7 +18,7 @@ use super::frozen::prune as prune_frozen;
 use super::keeper::Keeper;
 use super::spread::{Spread, Where};
 use super::{KeptRuns, MachineExecutor, RegistryHistory, SourceMode, Trees, WarmMachines};
-use crate::sync::sent_lists;
+use crate::sync::{secrets, sent_lists};
 use crate::yard::Testyard;
 
 /// What a run is given.
@@ -59,9 +58,7 @@ impl TestBench {
             let kept = yard.registry()?.list_kept().map_err(|error| error.problem())?;
             // The environments that are kept may show one of the copies.
             prune_frozen(&home.frozen_folder(), !kept.is_empty());
-            let own = vec![home.state().to_path_buf(), home.runtime().to_path_buf()];
-            let view = HostView::load(&HostOptions { own, ..HostOptions::default() });
-            trees = trees.frozen_in(home.frozen_folder(), view.map_err(|error| error.problem())?.hidden);
+            trees = trees.frozen_in(home.frozen_folder(), secrets(home)?);
         }
         let trees = Arc::new(trees.copied_in(home, source == SourceMode::Synced));
         let copied: Arc<dyn CopiedTrees> = trees.clone();
