@@ -338,12 +338,27 @@ fn a_frozen_source_is_the_tree_as_it_was() {
 #[test]
 fn watching_runs_again_what_was_saved_and_what_failed() {
     built!();
-    let tests = test("bad", "exit 1", "") + "[[tests]]\nglob = \"*.sh\"\ncommand = [\"sh\", \"{file}\"]\n";
-    let ground = Ground::new("", &tests);
+    watch("", &[]);
+}
+
+#[test]
+fn watching_sends_what_was_saved_to_another_machine() {
+    built!();
+    testkit::require!(testkit::Ability::UserNamespaces);
+    watch("", &["--on", "far"]);
+    watch("[sync]\nalways = true\n", &[]);
+}
+
+fn watch(suite: &str, place: &[&str]) {
+    let tests = "[[tests]]\nglob = \"*.sh\"\ncommand = [\"sh\", \"{file}\"]\noutputs = [\"*.out\"]\n";
+    let ground = Ground::new(suite, &(test("bad", "exit 1", "") + tests));
+    if !place.is_empty() {
+        ground.home.must_run(&["create", "far", "--backend", "command", "--through", "env", "--inside", "namespace"]);
+    }
     for name in ["a.sh", "b.sh"] {
         ground.write(name, "true\n");
     }
-    let mut command = ground.home.cli(&["run", "suite", "--watch"]);
+    let mut command = ground.home.cli(&[&["run", "suite", "--watch"], place].concat());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("started");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
     let mut until = |end: &str| -> Vec<String> {
@@ -358,7 +373,7 @@ fn watching_runs_again_what_was_saved_and_what_failed() {
         seen
     };
     let first = until("passed, 1 failed").join("\n");
-    assert!(first.contains("s::a.sh") && first.contains("s::b.sh"), "{first}");
+    assert!(first.contains("s::a.sh") && first.contains("s::b.sh"), "{place:?}: {first}");
     // It waits once it has said so; a save before would be seen by the first look only.
     let ran = |seen: &[String]| -> Vec<String> {
         let mut ran: Vec<String> = seen
@@ -369,15 +384,18 @@ fn watching_runs_again_what_was_saved_and_what_failed() {
         ran.sort();
         ran
     };
-    ground.write("a.sh", "echo changed\n");
+    ground.write("a.sh", "echo changed > a.out\n");
     let second = until("1 failed, 0 skipped");
-    assert_eq!(ran(&second), ["a.sh", "bad"], "{second:?}");
-    ground.write("c.sh", "true\n");
+    assert_eq!(ran(&second), ["a.sh", "bad"], "{place:?}: {second:?}");
+    assert_eq!(ground.read("a.out"), "changed\n", "{place:?}: {second:?}");
+    // What came back is no reason to run again.
+    ground.write("c.sh", "cat a.out a.sh > c.out\n");
     let third = until("1 failed, 0 skipped");
-    assert_eq!(ran(&third), ["bad", "c.sh"], "{third:?}");
+    assert_eq!(ran(&third), ["bad", "c.sh"], "{place:?}: {third:?}");
+    assert_eq!(ground.read("c.out"), "changed\necho changed > a.out\n", "{place:?}: {third:?}");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it lives");
-    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(child.wait().expect("it ends").code(), Some(1), "{place:?}");
 }
 
 #[test]
