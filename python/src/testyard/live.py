@@ -2,7 +2,7 @@
 
     with testyard.Cluster.create(expose=live.exposures(".")) as cluster:
         source = live.place(cluster, ".")
-        cluster.run("python -c 'import mine'")
+        cluster.run("python -c 'import mine'", env=source.env)
 
 Jobs, the workflows they run, and children that those submit by SSH get the same Python environment, because it is what
 a login and a submission have. See `docs/clusters-python.md`."""
@@ -20,6 +20,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
 from ._place import Path
+from ._trees import local_error
 from .errors import InfrastructureError, InvalidInput, NotSupported
 
 if TYPE_CHECKING:
@@ -47,13 +48,17 @@ class LiveSource(NamedTuple):
     python: str
     #: What logins and jobs find in their environment.
     env: Mapping[str, str]
+    #: The folders of the tree that Python's path begins with, as `place` was told them.
+    sources: Optional[Sequence[Path]] = None
+    #: The nodes' interpreter that `python` is made of.
+    base: str = PYTHON
 
     def refresh(self) -> LiveSource:
         """Brings the cluster up to date: nothing to do with `bind` and `none`, what changed is sent with `sync`, and
-        with `wheel` one is built and installed."""
+        with `wheel` one is built and installed. `python` and `env` stay what they are."""
         if self.mode in ("bind", "none"):
             return self
-        return place(self.cluster, self.tree, mode=self.mode, python=self.python)
+        return place(self.cluster, self.tree, mode=self.mode, sources=self.sources, python=self.base)
 
 
 def exposures(tree: Path, mode: str = "bind") -> list[str]:
@@ -92,39 +97,46 @@ def place(
 
     `sources` are the folders of the tree that Python's path begins with: `src` where there is one, else the tree.
     Packages that the tree needs are this interpreter's own. Raises InvalidInput (no such tree, no such mode, a cluster
-    that was not created with `exposures`), NotSupported (its Python is another version than this one)."""
+    that was not created with `exposures`), NotSupported (its Python is another version than this one),
+    InfrastructureError (no wheel can be built)."""
     folder = _tree(tree, mode)
     if mode == "none":
-        return LiveSource(cluster, mode, folder, python, {})
-    named = [os.path.join(folder, os.fspath(one)) for one in sources or _usual_sources(folder)]
+        return LiveSource(cluster, mode, folder, python, {}, sources, python)
+    named = [os.path.normpath(os.path.join(folder, os.fspath(one))) for one in sources or _usual_sources(folder)]
     for one in named:
         if not os.path.isdir(one):
             raise InvalidInput(f"{one} is no folder to import from")
     if mode == "bind":
         _must_show(cluster, [folder])
     _check_version(cluster, python)
-    packages = _packages(cluster)
-    if mode == "sync":
-        _send(cluster, folder)
-    told: dict[str, Any] = {
-        "tree": folder if mode != "wheel" else None,
-        "sources": named if mode != "wheel" else [],
-        "packages": packages,
-    }
-    environment = _environment(cluster, mode, told, python)
-    if mode == "wheel":
-        _install_wheel(cluster, folder, environment)
+    with tempfile.TemporaryDirectory(prefix="testyard-wheel-") as scratch:
+        wheel = _wheel(folder, scratch) if mode == "wheel" else None
+        environment, reached, read = _filled(cluster, mode, folder, named, python, wheel)
     env = {
         "VIRTUAL_ENV": environment,
         "PY_EXEC": f"{environment}/bin/python",
         "PATH": f"{environment}/bin:{_USUAL_PATH}",
     }
-    reached = [folder, *packages] if mode != "wheel" else packages
     for node in cluster.nodes:
         _open_way(node, reached)
     _tell_logins(cluster, env)
-    _check_read(cluster, [*told["sources"], *packages])
-    return LiveSource(cluster, mode, folder, f"{environment}/bin/python", env)
+    _check_read(cluster, read)
+    return LiveSource(cluster, mode, folder, f"{environment}/bin/python", env, sources, python)
+
+
+def _filled(
+    cluster: Cluster, mode: str, folder: str, named: Sequence[str], python: str, wheel: Optional[str]
+) -> tuple[str, list[str], list[str]]:
+    """The environment, with all that it leads to; then what users must reach on each node, and what they must read."""
+    packages = _packages(cluster)
+    if mode == "sync":
+        _send(cluster, folder)
+    sources = list(named) if wheel is None else []
+    told: dict[str, Any] = {"tree": folder if wheel is None else None, "sources": sources, "packages": packages}
+    environment = _environment(cluster, mode, told, python)
+    if wheel is not None:
+        _install(cluster, wheel, environment)
+    return environment, [folder, *packages] if wheel is None else packages, [*sources, *packages]
 
 
 def _tree(tree: Path, mode: str) -> str:
@@ -176,20 +188,54 @@ def _check_version(cluster: Cluster, python: str) -> None:
 
 def _packages(cluster: Cluster) -> list[str]:
     """Where the nodes find this interpreter's packages: where they are, or in a copy that all nodes share."""
-    folders = []
-    for folder in client_packages():
-        if _covers(_shown(cluster), folder):
-            folders.append(folder)
-            continue
-        names = sorted(os.listdir(folder))
-        digest = hashlib.sha256("\n".join([folder, *names]).encode()).hexdigest()[:16]
-        copy = f"{_base(cluster)}/packages-{digest}"
-        if cluster.run(["test", "-e", f"{copy}/.complete"], check=False).returncode != 0:
-            cluster.run(["mkdir", "-p", copy])
-            cluster.head.push(f"{folder}/.", copy, user=cluster.user)
-            cluster.run(["touch", f"{copy}/.complete"])
-        folders.append(copy)
-    return folders
+    shown = _shown(cluster)
+    return [folder if _covers(shown, folder) else _copied(cluster, folder) for folder in client_packages()]
+
+
+def _copied(cluster: Cluster, folder: str) -> str:
+    """The path of a copy of a folder of packages, which is made anew where anything in the folder is another."""
+    there = f"{_base(cluster)}/packages-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    digest = _digest(folder)
+    # Beside the path, which is a link: jobs see one copy or the other, whole.
+    fresh = f"{os.path.basename(there)}.{digest}.{os.urandom(4).hex()}"
+    script = """
+        set -eu
+        cd "$1"
+        old=$(readlink "$2" || true)
+        case "$old" in "$2.$3".*) rm -rf "$4"; exit 0;; esac
+        test -d "$4" || exit 1
+        ln -s "$4" "$4.link"
+        mv -T "$4.link" "$2"
+        test -z "$old" || rm -rf "$old"
+    """
+    switch = ["flock", f"{_base(cluster)}/lock", "sh", "-c", script, "sh"]
+    switch += [_base(cluster), os.path.basename(there), digest, fresh]
+    cluster.run(["mkdir", "-p", _base(cluster)])
+    if cluster.run(switch, check=False).returncode != 0:
+        cluster.run(["mkdir", f"{_base(cluster)}/{fresh}"])
+        cluster.head.push(f"{folder}/.", f"{_base(cluster)}/{fresh}", user=cluster.user)
+        cluster.run(switch)
+    return there
+
+
+def _digest(folder: str) -> str:
+    """What tells a folder of packages from what it was: each file's name, size and time. Compiled modules follow from
+    their sources, and come into being as these are imported."""
+    found = hashlib.sha256()
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as listed:
+                seen = [(entry, entry.stat(follow_symlinks=False)) for entry in listed if entry.name != "__pycache__"]
+        except OSError as error:
+            raise local_error(error, error.filename or folder) from None
+        for entry, facts in sorted(seen, key=lambda one: one[0].name):
+            found.update(os.fsencode(f"{entry.path}\0{facts.st_mode}\0"))
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            else:
+                found.update(b"%d\0%d\0" % (facts.st_size, facts.st_mtime_ns))
+    return found.hexdigest()[:16]
 
 
 def _base(cluster: Cluster) -> str:
@@ -270,14 +316,24 @@ def _send(cluster: Cluster, tree: str) -> None:
         _binary.call(["sync", node.name, tree])
 
 
-def _install_wheel(cluster: Cluster, tree: str, environment: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="testyard-wheel-") as scratch:
-        line = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, tree]
-        built = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        wheels = [name for name in os.listdir(scratch) if name.endswith(".whl")]
-        if built.returncode != 0 or len(wheels) != 1:
-            raise InfrastructureError(f"no wheel can be built of {tree}", causes=built.stderr.strip().splitlines()[-3:])
-        there = f"{_base(cluster)}/{wheels[0]}"
-        cluster.head.push(os.path.join(scratch, wheels[0]), there, user=cluster.user)
-    install = [f"{environment}/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    cluster.run(["flock", f"{_base(cluster)}/lock", *install, "--force-reinstall", there])
+def _wheel(tree: str, into: str) -> str:
+    """The path of the wheel that is built of the tree, in a folder that is there."""
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    built = subprocess.run([*pip, "--wheel-dir", into, tree], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    wheels = [name for name in os.listdir(into) if name.endswith(".whl")]
+    if built.returncode != 0 or len(wheels) != 1:
+        raise InfrastructureError(f"no wheel can be built of {tree}", causes=built.stderr.strip().splitlines()[-3:])
+    return os.path.join(into, wheels[0])
+
+
+def _install(cluster: Cluster, wheel: str, environment: str) -> None:
+    # Of this call alone: another may be installing one of the same name.
+    folder = f"{_base(cluster)}/built-{os.urandom(4).hex()}"
+    cluster.run(["mkdir", folder])
+    try:
+        cluster.head.push(wheel, folder, user=cluster.user)
+        pip = [f"{environment}/bin/python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        install = [*pip, "--disable-pip-version-check", "--force-reinstall", f"{folder}/{os.path.basename(wheel)}"]
+        cluster.run(["flock", f"{_base(cluster)}/lock", *install])
+    finally:
+        cluster.run(["rm", "-rf", folder])

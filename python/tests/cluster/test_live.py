@@ -83,20 +83,6 @@ def test_a_job_cannot_write_to_the_tree(source: live.LiveSource, lab: Cluster, p
     assert not (project / "src" / "new").exists()
 
 
-def test_a_synced_tree_is_brought_up_to_date(lab: Cluster, tmp_path: Path) -> None:
-    package = tmp_path / "tree" / "src" / "copied"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("VERSION = 1\n")
-    placed = live.place(lab, tmp_path / "tree", mode="sync")
-    show = [placed.python, "-c", "import copied; print(copied.VERSION, copied.__file__)"]
-    for node in lab.nodes:
-        assert node.run(show, user=lab.user, cwd="/").stdout == f"1 {package}/__init__.py\n"
-    (package / "__init__.py").write_text("VERSION = 2\n")
-    placed.refresh()
-    for node in lab.nodes:
-        assert node.run(show, user=lab.user, cwd="/").stdout == f"2 {package}/__init__.py\n"
-
-
 def test_mode_none_places_nothing(lab: Cluster, tmp_path: Path) -> None:
     assert live.place(lab, tmp_path, mode="none").python == "/usr/bin/python3"
 

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import pytest
 
-from support import Home
+from support import Home, needs_cluster
 
 TOP = Path(__file__).resolve().parents[3]
 PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(?P<language>\w+) (?P<use>run|test|file=\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 # Words after a language that are none of ours, most likely misspelt.
 UNKNOWN = re.compile(r"^```(?:python|sh|toml|ini)[ \t]+(?!(?:run|test|file=\S+)$)(.*)$", re.MULTILINE)
+# What a page takes of the host.
+NEEDS = {"clusters-python.md": needs_cluster}
 # Seconds that one block may take; some make an image first.
 DEADLINE = 240.0
 
@@ -66,6 +68,7 @@ def command(block: Block, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text())], ids=lambda page: page.name)
 def test_what_a_page_shows_works(page: Path, home: Home) -> None:
+    NEEDS.get(page.name, lambda: None)()
     text = page.read_text()
     assert not UNKNOWN.findall(text), "fences that nothing is done with"
     for block in blocks(text):

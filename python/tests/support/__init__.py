@@ -5,6 +5,7 @@ from __future__ import annotations
 from .home import Home, programs_folder, testyard_program
 from .needs import (
     LACKS,
+    needs_cluster,
     needs_environment,
     needs_ordinary_user,
     needs_plain_root,
@@ -21,6 +22,7 @@ __all__ = [
     "Home",
     "as_ordinary_user",
     "is_host_root",
+    "needs_cluster",
     "needs_environment",
     "needs_ordinary_user",
     "needs_plain_root",

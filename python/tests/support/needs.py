@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import runpy
 import shutil
 import subprocess
@@ -97,6 +98,26 @@ def needs_environment(name: str) -> Path:
     if not python.with_name("testyard").exists():
         skip(f"virtual environment `{name}` could not be made: pip must reach its registry")
     return python
+
+
+def needs_cluster() -> None:
+    """Skips where nobody can make a Slurm cluster, or this user cannot: its daemons take several ids."""
+    needs_plain_root()
+    for program in ("slurmctld", "slurmd", "srun", "munged", "sshd"):
+        needs_program(program)
+    if not is_host_root():
+        needs_program("newuidmap")
+        if not _has_granted_ids():
+            skip("needs a range of ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER")
+
+
+def _has_granted_ids() -> bool:
+    """Whether this user has one, of user and of group ids."""
+    name, number = pwd.getpwuid(os.geteuid()).pw_name, str(os.geteuid())
+    return all(
+        path.exists() and any(line.split(":")[0] in (name, number) for line in path.read_text().splitlines())
+        for path in (Path("/etc/subuid"), Path("/etc/subgid"))
+    )
 
 
 @functools.cache
