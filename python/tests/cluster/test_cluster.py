@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from support import Home, needs_program, needs_root
+from support import Home, needs_cluster
 from support.home import settled
 from testyard import Cluster, ClusterExists, ClusterNotFound, InvalidInput, WrongState, _binary
 from testyard._limits import MOST_NODES
@@ -80,8 +80,7 @@ def test_as_many_nodes_may_be_asked_for_as_the_program_makes(home: Home) -> None
 
 
 def test_a_clusters_life(home: Home) -> None:
-    needs_root()
-    needs_program("slurmctld")
+    needs_cluster()
     with Cluster.create("life") as cluster:
         cluster.scale(2)
         assert [node.name for node in cluster.info().nodes] == ["life-1", "life-2"]
@@ -110,8 +109,7 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("how", ["kill", "end"])
 def test_a_held_cluster_ends_with_its_holder(home: Home, how: str) -> None:
-    needs_root()
-    needs_program("slurmctld")
+    needs_cluster()
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=home.environment(), text=True
     )

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Callable, Iterator
 
 import pytest
 
 from support import skip
 from testyard import Cluster
 
-from .conftest import CONFORMANCE
+from .conftest import CONFORMANCE, placing
 
 #: Of the suite of slurm-sdk: the services, and a job over SSH that brings its wheel along.
 SOME = "test_slurm_services_running or test_submit_job_over_ssh"
 
 
-def conforms(suite: str, lab: Cluster, variables: dict[str, str], *arguments: str) -> str:
+@pytest.fixture
+def conforms(lab: Cluster, variables: dict[str, str], project: Path) -> Iterator[Callable[..., str]]:
+    """Runs a suite on the cluster to its success; what it prints."""
+    with placing(project, alone=False):
+        yield partial(run_suite, lab, variables)
+
+
+def run_suite(lab: Cluster, variables: dict[str, str], suite: str, *arguments: str) -> str:
     command = [str(CONFORMANCE / "run.py"), suite, "--cluster", lab.name, *arguments]
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=280)
     if done.returncode == 77:
@@ -26,12 +36,10 @@ def conforms(suite: str, lab: Cluster, variables: dict[str, str], *arguments: st
 
 
 @pytest.mark.parametrize("suite", ["submitit", "simple-slurm", "dask-jobqueue"])
-def test_a_public_client_submits_waits_cancels_and_reads(suite: str, lab: Cluster, variables: dict[str, str]) -> None:
-    assert suite in conforms(suite, lab, variables)
+def test_a_public_client_submits_waits_cancels_and_reads(suite: str, conforms: Callable[..., str]) -> None:
+    assert suite in conforms(suite)
 
 
-def test_some_of_the_integration_suite_of_slurm_sdk(lab: Cluster, variables: dict[str, str]) -> None:
-    told = conforms(
-        "slurm-sdk", lab, variables, "--", "tests/integration/test_slurm_container.py", "-k", SOME, "-o", "addopts="
-    )
+def test_some_of_the_integration_suite_of_slurm_sdk(conforms: Callable[..., str]) -> None:
+    told = conforms("slurm-sdk", "--", "tests/integration/test_slurm_container.py", "-k", SOME, "-o", "addopts=")
     assert "2 passed" in told, told

@@ -11,7 +11,7 @@ from typing import Iterator
 
 import pytest
 
-from support import Home, needs_cluster
+from support import Home, needs_cluster, needs_root, programs_folder
 from testyard import Cluster, InfrastructureError, live
 
 # Says which interpreter jobs have, once the tree is placed, and after each line once it is refreshed.
@@ -30,7 +30,7 @@ import os, zipfile
 def build_wheel(into, settings=None, metadata=None):
     name = "mine-1-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(into, name), "w") as wheel:
-        wheel.write("mine.py")
+        wheel.write("src/mine.py" if os.path.exists("src") else "mine.py", "mine.py")
         wheel.writestr("mine-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: mine\\nVersion: 1\\n")
         wheel.writestr("mine-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr("mine-1.dist-info/RECORD", "")
@@ -38,6 +38,7 @@ def build_wheel(into, settings=None, metadata=None):
 """
 SOURCES = Path(live.__file__).parents[1]
 STATE = "/home/slurm/.testyard"
+BUILDS = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 SHOW = "import mine, needed; print(mine.VERSION, needed.VERSION); print(mine.__file__); print(needed.__file__)"
 
 
@@ -52,7 +53,11 @@ class Client:
         assert found is not None and found.origin is not None
         (folder / "tools").mkdir()
         (folder / "tools" / "pip").symlink_to(Path(found.origin).parent)
-        self.variables = {**os.environ, "PYTHONPATH": f"{SOURCES}:{folder}/tools"}
+        self.variables = {
+            **os.environ,
+            "PYTHONPATH": f"{SOURCES}:{folder}/tools",
+            "TESTYARD_BINARY": str(programs_folder() / "testyard"),
+        }
         self.packages = next(folder.glob("lib/python3*/site-packages"))
 
     def install(self, version: str) -> None:
@@ -93,6 +98,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
 @pytest.fixture(scope="module")
 def bare(module_home: Home) -> Iterator[Cluster]:
     """A cluster that shows nothing."""
+    needs_root()
     needs_cluster()
     with Cluster.create("bare", nodes=2) as cluster:
         assert cluster.info().expose == ()
@@ -153,9 +159,7 @@ def test_a_refresh_keeps_what_was_asked_for(bare: Cluster, client: Client, tmp_p
 def test_a_wheel_is_what_was_built(bare: Cluster, client: Client, tmp_path: Path) -> None:
     save(tmp_path, "1")
     (tmp_path / "backend.py").write_text(BACKEND)
-    (tmp_path / "pyproject.toml").write_text(
-        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-    )
+    (tmp_path / "pyproject.toml").write_text(BUILDS)
     client.install("e")
     with client.places(bare, str(tmp_path), "wheel") as placing:
         python = placed(placing)

@@ -8,8 +8,10 @@ import textwrap
 
 import pytest
 
-from support import Home, needs_program, needs_root
+from support import Home, needs_cluster, needs_root
 from testyard import Cluster
+
+from .test_copies import BACKEND, BUILDS
 
 PROJECT = """
 import os
@@ -37,26 +39,60 @@ def test_of_the_wheel(cluster_mode, slurm_cluster):
     assert slurm_cluster.run("srun hostname").returncode == 0
 """
 
+MODE = """
+import os
+import pathlib
+import pytest
 
-def pytest_in(home: Home, *options: str) -> subprocess.CompletedProcess[str]:
+
+@pytest.mark.integration
+def test_mode(cluster_mode, sdk_on_cluster, slurm_cluster):
+    show = ["srun", "-N2", sdk_on_cluster.python, "-c", "import mine; print(mine.VERSION)"]
+
+    def seen():
+        return slurm_cluster.run(show, env=sdk_on_cluster.env).stdout.split()
+
+    assert cluster_mode == sdk_on_cluster.mode == os.environ["MODE"]
+    assert (f"{pathlib.Path.cwd()}:ro" in slurm_cluster.info().expose) == (cluster_mode == "bind")
+    if cluster_mode == "none":
+        assert (sdk_on_cluster.python, sdk_on_cluster.env) == ("/usr/bin/python3", {})
+        return
+    assert seen() == ["1", "1"]
+    pathlib.Path("src/mine.py").write_text("VERSION = 2\\n")
+    assert seen() == ["1", "1"]
+    sdk_on_cluster.refresh()
+    assert seen() == ["2", "2"]
+"""
+
+
+def pytest_in(home: Home, *options: str, project: str = PROJECT, **variables: str) -> subprocess.CompletedProcess[str]:
     (home.work / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider --strict-markers\n")
     (home.work / "src").mkdir(exist_ok=True)
     (home.work / "src" / "mine.py").write_text("VERSION = 1\n")
-    (home.work / "test_it.py").write_text(textwrap.dedent(PROJECT))
+    (home.work / "test_it.py").write_text(textwrap.dedent(project))
     # As a project that others may read.
     for folder in (home.path, home.work, home.work / "src"):
         folder.chmod(0o755)
-    return home.run([sys.executable, "-m", "pytest", "-rP", *options], timeout=240)
+    return home.run([sys.executable, "-m", "pytest", "-rP", *options], timeout=240, variables=variables)
 
 
 def test_markers_choose_where_a_test_runs_and_workers_share_one_cluster(home: Home) -> None:
-    needs_root()
-    needs_program("slurmctld")
+    needs_cluster()
     done = pytest_in(home, "-n", "2", "--dist", "worksteal")
     assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
     ran = {tuple(line.split()[2:4]) for line in done.stdout.splitlines() if line.startswith("RAN ON")}
     assert len(ran) == 1, ran
     assert Cluster.list() == [] and home.machines() == []
+
+
+@pytest.mark.parametrize("mode", ["sync", "wheel", "none"])
+def test_the_mode_is_that_of_the_option(home: Home, mode: str) -> None:
+    needs_root()
+    needs_cluster()
+    (home.work / "backend.py").write_text(BACKEND)
+    (home.work / "pyproject.toml").write_text(BUILDS)
+    done = pytest_in(home, f"--testyard-cluster-mode={mode}", "--testyard-cluster-nodes=2", project=MODE, MODE=mode)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_local_test_makes_no_cluster(home: Home) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
 from testyard import Cluster, InvalidInput, live
+
+from .conftest import placing
 
 SUBMIT = Path(__file__).with_name("submit_fresh.py")
 TASKS = """
@@ -23,7 +26,8 @@ def version() -> str:
     return fresh.VERSION
 
 
-@workflow(time="00:05:00", mem="100M")
+# Held until it is submitted as a whole: slurm-sdk sends its Slurmfile after the job, which may be faster.
+@workflow(time="00:05:00", mem="100M", hold=None)
 def parent(ctx: WorkflowContext):
     return [fresh.VERSION, version().get_result()]
 """
@@ -47,8 +51,13 @@ def submitted(clients: Path, cluster: Cluster, project: Path, *tasks: str) -> di
 
 
 @pytest.fixture
-def source(lab: Cluster, clients: Path, project: Path) -> live.LiveSource:
-    """The project, live, with what the public clients' Python has installed."""
+def source(lab: Cluster, clients: Path, project: Path) -> Iterator[live.LiveSource]:
+    """The project, live, with what the public clients' Python has installed; nobody else changes either."""
+    with placing(project, alone=True):
+        yield placed(lab, clients, project)
+
+
+def placed(lab: Cluster, clients: Path, project: Path) -> live.LiveSource:
     (project / "src" / "fresh" / "tasks.py").write_text(TASKS)
     edit(project, "0")
     place = f"from testyard import Cluster, live; print(live.place(Cluster.get({lab.name!r}), {str(project)!r}).python)"
