@@ -7,159 +7,44 @@ A command whose caller is cancelled is ended with all that it started."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-from typing import Any, AsyncIterator, Callable, Generic, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
 
+from . import _given as given
 from . import cluster as _cluster
+from . import doctor as _doctor
 from . import environment as _environment
 from . import image as _image
 from . import machine as _machine
 from . import pool as _pool
-from ._place import Place as _Place
+from ._async import AsyncPlace, Face, Process, call, made, run
+from ._place import Path, User
 from ._process import Completed, Text
 from ._process import Process as _Process
 from ._protocol import Command
-from .errors import CommandFailed, CommandNotStarted, CommandTimedOut
+from .errors import InvalidInput
 
-__all__ = ["Cluster", "Environment", "Image", "Machine", "Pool", "Process"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-_Inner = TypeVar("_Inner", bound=Any)
-_PlaceInner = TypeVar("_PlaceInner", bound=_Place)
-_Answer = TypeVar("_Answer")
+    from ._options import ClusterOptions, EnvironmentOptions, MachineOptions, ParkOptions, PullOptions, SpawnOptions
 
-
-async def _call(function: Callable[..., _Answer], *arguments: Any, **options: Any) -> _Answer:
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(None, functools.partial(function, *arguments, **options))
+__all__ = ["Cluster", "Environment", "Image", "Machine", "Pool", "Process", "doctor"]
 
 
-async def _spawn(place: _Place, command: Command, options: dict[str, Any]) -> _Process:
-    """Starts a command; a caller that is cancelled meanwhile leaves none behind."""
-    loop = asyncio.get_running_loop()
-    started = loop.run_in_executor(None, functools.partial(place.spawn, command, **options))
-    try:
-        return await asyncio.shield(started)
-    except asyncio.CancelledError:
-        started.add_done_callback(_end)
-        raise
+async def doctor(refresh: bool = False) -> dict[str, Any]:
+    """As `testyard.doctor`."""
+    return await call(_doctor, refresh)
 
 
-def _end(made: asyncio.Future[_Process]) -> None:
-    if not made.cancelled() and made.exception() is None:
-        made.result().kill()
+def _delete(machine: _machine.Machine) -> None:
+    machine.delete(force=True, missing_ok=True)
 
 
-class _Face(Generic[_Inner]):
-    def __init__(self, inner: _Inner) -> None:
-        #: The object of the blocking interface.
-        self.blocking = inner
-
-    def __repr__(self) -> str:
-        return f"<async {self.blocking!r}>"
+def _delete_cluster(cluster: _cluster.Cluster) -> None:
+    cluster.delete(missing_ok=True)
 
 
-class Process(_Face[_Process]):
-    """A command that runs."""
-
-    @property
-    def returncode(self) -> Optional[int]:
-        """Its exit code once it has ended."""
-        return self.blocking.returncode
-
-    @property
-    def pid(self) -> int:
-        """Its process id on the host; 0 where that is only known inside."""
-        return self.blocking.pid
-
-    async def wait(self, timeout: Optional[float] = None) -> int:
-        """Waits for its end, at most `timeout` seconds; its exit code."""
-        return await _call(self.blocking.wait, timeout)
-
-    async def communicate(self, input: Optional[Text] = None, timeout: Optional[float] = None) -> tuple[Any, Any]:
-        """Gives it `input`, waits for its end, and returns what it wrote that was not read."""
-        return await _call(self.blocking.communicate, input, timeout)
-
-    async def write(self, data: Text) -> None:
-        """Writes to its standard input."""
-        await _call(self.blocking.stdin.write, data)
-
-    async def lines(self) -> AsyncIterator[Any]:
-        """The lines of its standard output, as they come."""
-        while True:
-            line = await _call(self.blocking.stdout.readline)
-            if not line:
-                return
-            yield line
-
-    async def kill(self, signal: Optional[int] = None) -> None:
-        """Ends it and all that it started; with a signal, only sends it that."""
-        await _call(self.blocking.kill, signal)
-
-    async def close(self) -> None:
-        """Ends it, if it still runs, and waits for that."""
-        await _call(self.blocking.close)
-
-    async def __aenter__(self) -> Process:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-
-class _AsyncPlace(_Face[_PlaceInner]):
-    async def run(
-        self, command: Command, *, check: bool = True, input: Optional[Text] = None, text: bool = True, **options: Any
-    ) -> Completed:
-        """As `Machine.run`. A caller that is cancelled ends the command."""
-        from ._process import PIPE
-
-        timeout = options.get("timeout")
-        stdin = None if input is None else PIPE
-        process = await _spawn(self.blocking, command, {"stdin": stdin, "text": text, **options})
-        try:
-            out, err = await _call(process.communicate, input)
-        except CommandNotStarted as error:
-            if check:
-                raise
-            told = error.message
-            return Completed(command, 127, "" if text else b"", told if text else told.encode(), {}, False)
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        code = process.returncode if process.returncode is not None else 255
-        if check and process.timed_out:
-            raise CommandTimedOut(command, timeout or 0, out, err)
-        if check and code != 0:
-            raise CommandFailed(command, code, out, err)
-        return Completed(command, code, out, err, process.usage, process.timed_out)
-
-    async def spawn(self, command: Command, **options: Any) -> Process:
-        """As `Machine.spawn`."""
-        return Process(await _spawn(self.blocking, command, options))
-
-    async def write_file(self, path: Any, data: Text, **options: Any) -> None:
-        """As `Machine.write_file`."""
-        await _call(self.blocking.write_file, path, data, **options)
-
-    async def read_file(self, path: Any, **options: Any) -> bytes:
-        """As `Machine.read_file`."""
-        return await _call(self.blocking.read_file, path, **options)
-
-    async def read_text(self, path: Any, **options: Any) -> str:
-        """As `Machine.read_text`."""
-        return await _call(self.blocking.read_text, path, **options)
-
-    async def push(self, source: Any, destination: Any, **options: Any) -> None:
-        """As `Machine.push`."""
-        await _call(self.blocking.push, source, destination, **options)
-
-    async def pull(self, source: Any, destination: Any, **options: Any) -> None:
-        """As `Machine.pull`."""
-        await _call(self.blocking.pull, source, destination, **options)
-
-
-class Environment(_AsyncPlace[_environment.Environment]):
+class Environment(AsyncPlace[_environment.Environment]):
     """An environment that this process holds."""
 
     @property
@@ -168,37 +53,56 @@ class Environment(_AsyncPlace[_environment.Environment]):
         return self.blocking.id
 
     @property
+    def machine(self) -> Machine:
+        """The machine that it is in."""
+        return Machine(self.blocking.machine)
+
+    @property
+    def isolation(self) -> str:
+        """`namespace` or `workspace`."""
+        return self.blocking.isolation
+
+    @property
+    def parked(self) -> bool:
+        """Whether it had been made ahead."""
+        return self.blocking.parked
+
+    @property
     def ports(self) -> list[int]:
         """Ports of the host that are leased for it."""
         return self.blocking.ports
 
     async def workspace(self) -> str:
         """A folder of its own that its commands may write in."""
-        return await _call(lambda: self.blocking.workspace)
+        return await call(lambda: self.blocking.workspace)
 
     async def listening(self, port: int, timeout: float = 10.0) -> None:
         """As `Environment.listening`."""
-        await _call(self.blocking.listening, port, timeout)
+        await call(self.blocking.listening, port, timeout)
 
     async def keep(self, seconds: float) -> None:
         """As `Environment.keep`."""
-        await _call(self.blocking.keep, seconds)
+        await call(self.blocking.keep, seconds)
 
     async def fork(self, seconds: float = 3600.0) -> Environment:
         """As `Environment.fork`."""
-        return Environment(await _call(self.blocking.fork, seconds))
+        return Environment(await made(_environment.Environment.close, self.blocking.fork, seconds))
 
     async def seal(self, layer: str) -> None:
         """As `Environment.seal`."""
-        await _call(self.blocking.seal, layer)
+        await call(self.blocking.seal, layer)
 
     async def changes(self, limit: int = 10_000) -> list[_environment.Change]:
         """As `Environment.changes`."""
-        return await _call(self.blocking.changes, limit)
+        return await call(self.blocking.changes, limit)
+
+    async def enter(self) -> _environment.Entered:
+        """As `Environment.enter`."""
+        return await call(self.blocking.enter)
 
     async def close(self) -> None:
         """Ends it, with all that runs in it."""
-        await _call(self.blocking.close)
+        await call(self.blocking.close)
 
     async def __aenter__(self) -> Environment:
         return self
@@ -207,75 +111,106 @@ class Environment(_AsyncPlace[_environment.Environment]):
         await self.close()
 
 
-class Machine(_AsyncPlace[_machine.Machine]):
+class Machine(AsyncPlace[_machine.Machine]):
     """A machine."""
 
     @classmethod
-    async def create(cls, name: Optional[str] = None, **options: Any) -> Machine:
-        """As `testyard.Machine.create`."""
-        return cls(await _call(_machine.Machine.create, name, **options))
+    async def create(cls, name: Optional[str] = None, **options: Unpack[MachineOptions]) -> Machine:
+        """As `testyard.Machine.create`. Of one whose caller is cancelled nothing is left."""
+        given.options(options, _machine.Machine.create, "Machine.create")
+        return cls(await made(_delete, _machine.Machine.create, name, **options))
 
     @classmethod
     async def get(cls, name: str) -> Machine:
         """As `testyard.Machine.get`."""
-        return cls(await _call(_machine.Machine.get, name))
+        return cls(await call(_machine.Machine.get, name))
 
     @classmethod
-    async def ensure(cls, name: str, **options: Any) -> Machine:
+    async def ensure(cls, name: str, **options: Unpack[MachineOptions]) -> Machine:
         """As `testyard.Machine.ensure`."""
-        return cls(await _call(_machine.Machine.ensure, name, **options))
+        return cls(await call(_machine.Machine.ensure, name, **options))
 
     @staticmethod
     async def list() -> list[_machine.MachineInfo]:
         """All machines of this home."""
-        return await _call(_machine.Machine.list)
+        return await call(_machine.Machine.list)
 
     @property
     def name(self) -> str:
         """What people call it."""
         return self.blocking.name
 
+    @property
+    def id(self) -> str:
+        """What it is called inside of Testyard, whatever its name."""
+        return self.blocking.id
+
+    async def state(self) -> str:
+        """Its state now."""
+        return await call(lambda: self.blocking.state)
+
     async def info(self) -> _machine.MachineInfo:
         """What there is to know about it now."""
-        return await _call(self.blocking.info)
+        return await call(self.blocking.info)
 
     async def start(self) -> None:
         """Starts it; fine when it runs already."""
-        await _call(self.blocking.start)
+        await call(self.blocking.start)
 
     async def stop(self, force: bool = False) -> None:
         """Ends its processes; its files stay."""
-        await _call(self.blocking.stop, force)
+        await call(self.blocking.stop, force)
 
     async def restart(self, force: bool = False) -> None:
         """Stops and starts it."""
-        await _call(self.blocking.restart, force)
+        await call(self.blocking.restart, force)
 
     async def delete(self, force: bool = False, missing_ok: bool = False) -> None:
         """Deletes it with all that is in it."""
-        await _call(self.blocking.delete, force, missing_ok)
+        await call(self.blocking.delete, force, missing_ok)
 
     async def rename(self, new: str) -> None:
         """Gives it another name."""
-        await _call(self.blocking.rename, new)
+        await call(self.blocking.rename, new)
 
     async def clone(self, new: Optional[str] = None) -> Machine:
         """Another machine with the same files."""
-        return Machine(await _call(self.blocking.clone, new))
+        return Machine(await made(_delete, self.blocking.clone, new))
 
     async def logs(self) -> str:
         """What its supervisor and agent wrote."""
-        return await _call(self.blocking.logs)
+        return await call(self.blocking.logs)
 
-    async def environment(self, **options: Any) -> Environment:
-        """As `testyard.Machine.environment`."""
-        return Environment(await _call(self.blocking.environment, **options))
+    async def status(self) -> dict[str, Any]:
+        """What its agent is doing: clients, commands, environments, parked ones."""
+        return await call(self.blocking.status)
+
+    async def environment(self, **options: Unpack[EnvironmentOptions]) -> Environment:
+        """As `testyard.Machine.environment`. Of one whose caller is cancelled nothing is left."""
+        given.options(options, _machine.Machine.environment, "Machine.environment")
+        return Environment(await made(_environment.Environment.close, self.blocking.environment, **options))
+
+    async def park(self, count: int, **options: Unpack[ParkOptions]) -> None:
+        """As `testyard.Machine.park`."""
+        await call(self.blocking.park, count, **options)
+
+    async def hold(self) -> None:
+        """As `testyard.Machine.hold`."""
+        await call(self.blocking.hold)
+
+    async def unhold(self) -> None:
+        """As `testyard.Machine.unhold`."""
+        await call(self.blocking.unhold)
+
+    async def close(self) -> None:
+        """Closes what is open to it; it goes on running."""
+        await call(self.blocking.close)
 
     async def __aenter__(self) -> Machine:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await _call(self.blocking.__exit__, None, None, None)
+        await call(self.blocking.__exit__, None, None, None)
 
 
 class Image:
@@ -284,79 +219,92 @@ class Image:
     @staticmethod
     async def list() -> list[_image.Image]:
         """As `testyard.Image.list`."""
-        return await _call(_image.Image.list)
+        return await call(_image.Image.list)
 
     @staticmethod
     async def build(release: str) -> _image.Image:
         """As `testyard.Image.build`."""
-        return await _call(_image.Image.build, release)
+        return await call(_image.Image.build, release)
 
     @staticmethod
-    async def import_(reference: str, archive: Any) -> _image.Image:
+    async def import_(reference: str, archive: Path) -> _image.Image:
         """As `testyard.Image.import_`."""
-        return await _call(_image.Image.import_, reference, archive)
+        return await call(_image.Image.import_, reference, archive)
 
     @staticmethod
-    async def pull(reference: str, **options: Any) -> _image.Image:
+    async def pull(reference: str, **options: Unpack[PullOptions]) -> _image.Image:
         """As `testyard.Image.pull`."""
-        return await _call(_image.Image.pull, reference, **options)
+        given.options(options, _image.Image.pull, "Image.pull")
+        return await call(_image.Image.pull, reference, **options)
 
     @staticmethod
-    async def export(reference: str, archive: Any) -> int:
+    async def export(reference: str, archive: Path) -> int:
         """As `testyard.Image.export`."""
-        return await _call(_image.Image.export, reference, archive)
+        return await call(_image.Image.export, reference, archive)
 
     @staticmethod
     async def delete(reference: str) -> None:
         """As `testyard.Image.delete`."""
-        await _call(_image.Image.delete, reference)
+        await call(_image.Image.delete, reference)
 
 
-class Pool(_Face[_pool.Pool]):
+class Pool(Face[_pool.Pool]):
     """Machines made ahead of need."""
 
     @classmethod
-    async def create(cls, count: int, **options: Any) -> Pool:
-        """As `testyard.Pool`."""
-        return cls(await _call(_pool.Pool, count, **options))
+    async def create(cls, count: int, *, name_prefix: str = "pool", **options: Unpack[MachineOptions]) -> Pool:
+        """As `testyard.Pool`. Of one whose caller is cancelled nothing is left."""
+        return cls(await made(_pool.Pool.close, _pool.Pool, count, name_prefix=name_prefix, **options))
+
+    @property
+    def machines(self) -> Sequence[Machine]:
+        """All of them, taken or not."""
+        return [Machine(one) for one in self.blocking.machines]
 
     async def take(self, timeout: Optional[float] = None) -> Machine:
         """One that nobody else has."""
-        return Machine(await _call(self.blocking.take, timeout))
+        return Machine(await made(self.blocking.give_back, self.blocking.take, timeout))
 
     async def give_back(self, machine: Machine) -> None:
         """It is free again."""
-        await _call(self.blocking.give_back, machine.blocking)
+        if not isinstance(machine, Machine):
+            raise InvalidInput(f"{machine!r} is not taken from this pool", hints=["give back what `take` gave"])
+        await call(self.blocking.give_back, machine.blocking)
+
+    async def close(self) -> None:
+        """Deletes all of them."""
+        await call(self.blocking.close)
 
     async def __aenter__(self) -> Pool:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await _call(self.blocking.close)
+        await self.close()
 
 
-class Cluster(_Face[_cluster.Cluster]):
+class Cluster(Face[_cluster.Cluster]):
     """A cluster."""
 
     @classmethod
-    async def create(cls, name: Optional[str] = None, **options: Any) -> Cluster:
-        """As `testyard.Cluster.create`."""
-        return cls(await _call(_cluster.Cluster.create, name, **options))
+    async def create(cls, name: Optional[str] = None, **options: Unpack[ClusterOptions]) -> Cluster:
+        """As `testyard.Cluster.create`. Of one whose caller is cancelled nothing is left."""
+        given.options(options, _cluster.Cluster.create, "Cluster.create")
+        return cls(await made(_delete_cluster, _cluster.Cluster.create, name, **options))
 
     @classmethod
     async def get(cls, name: str) -> Cluster:
         """As `testyard.Cluster.get`."""
-        return cls(await _call(_cluster.Cluster.get, name))
+        return cls(await call(_cluster.Cluster.get, name))
 
     @classmethod
-    async def ensure(cls, name: str, **options: Any) -> Cluster:
+    async def ensure(cls, name: str, **options: Unpack[ClusterOptions]) -> Cluster:
         """As `testyard.Cluster.ensure`."""
-        return cls(await _call(_cluster.Cluster.ensure, name, **options))
+        return cls(await call(_cluster.Cluster.ensure, name, **options))
 
     @staticmethod
     async def list() -> list[_cluster.ClusterInfo]:
         """All clusters of this home."""
-        return await _call(_cluster.Cluster.list)
+        return await call(_cluster.Cluster.list)
 
     @property
     def name(self) -> str:
@@ -364,61 +312,107 @@ class Cluster(_Face[_cluster.Cluster]):
         return self.blocking.name
 
     @property
+    def user(self) -> str:
+        """Who its commands run as, and who logs in."""
+        return self.blocking.user
+
+    @property
     def ssh(self) -> _cluster.SshAddress:
         """Where its first node takes SSH connections."""
         return self.blocking.ssh
 
+    async def state(self) -> str:
+        """Its state now."""
+        return await call(lambda: self.blocking.state)
+
+    async def head(self) -> Machine:
+        """The first node: the controller."""
+        return Machine(await call(lambda: self.blocking.head))
+
+    async def node(self, name: str) -> Machine:
+        """As `testyard.Cluster.node`."""
+        return Machine(await call(self.blocking.node, name))
+
     async def nodes(self) -> tuple[Machine, ...]:
         """Its nodes, the first one being the controller."""
-        return tuple(Machine(node) for node in await _call(lambda: self.blocking.nodes))
+        return tuple(Machine(node) for node in await call(lambda: self.blocking.nodes))
 
     async def info(self) -> _cluster.ClusterInfo:
         """What there is to know about it now."""
-        return await _call(self.blocking.info)
+        return await call(self.blocking.info)
 
-    async def run(self, command: Command, *, node: Optional[str] = None, **options: Any) -> Completed:
+    async def run(
+        self,
+        command: Command,
+        *,
+        node: Optional[str] = None,
+        user: User = None,
+        check: bool = True,
+        timeout: Optional[float] = None,
+        cwd: Optional[Path] = None,
+        env: Optional[Mapping[str, str]] = None,
+        input: Optional[Text] = None,
+        text: bool = True,
+    ) -> Completed:
         """As `testyard.Cluster.run`. A caller that is cancelled ends the command."""
-        place, options = await _call(self.blocking._where, node, options)
-        return await Machine(place).run(command, **options)
+        place, how = await call(self.blocking._where, node, {"user": user, "cwd": cwd, "env": env})
+        return await run(place, command, check=check, timeout=timeout, input=input, text=text, **how)
+
+    async def spawn(self, command: Command, *, node: Optional[str] = None, **options: Unpack[SpawnOptions]) -> Process:
+        """As `testyard.Cluster.spawn`."""
+        place, how = await call(self.blocking._where, node, options)
+        return Process(await made(_Process.kill, place.spawn, command, **how))
 
     async def scale(self, nodes: int) -> None:
         """As `testyard.Cluster.scale`."""
-        await _call(self.blocking.scale, nodes)
+        await call(self.blocking.scale, nodes)
 
     async def stop(self) -> None:
         """As `testyard.Cluster.stop`."""
-        await _call(self.blocking.stop)
+        await call(self.blocking.stop)
 
     async def start(self) -> None:
         """As `testyard.Cluster.start`."""
-        await _call(self.blocking.start)
+        await call(self.blocking.start)
 
     async def fail(self, node: str) -> None:
         """As `testyard.Cluster.fail`."""
-        await _call(self.blocking.fail, node)
+        await call(self.blocking.fail, node)
 
     async def drain(self, node: str) -> None:
         """As `testyard.Cluster.drain`."""
-        await _call(self.blocking.drain, node)
+        await call(self.blocking.drain, node)
 
     async def cut(self, node: str) -> None:
         """As `testyard.Cluster.cut`."""
-        await _call(self.blocking.cut, node)
+        await call(self.blocking.cut, node)
 
     async def restore(self, node: str) -> None:
         """As `testyard.Cluster.restore`."""
-        await _call(self.blocking.restore, node)
+        await call(self.blocking.restore, node)
 
     async def fork(self, new: Optional[str] = None) -> Cluster:
         """As `testyard.Cluster.fork`."""
-        return Cluster(await _call(self.blocking.fork, new))
+        return Cluster(await made(_delete_cluster, self.blocking.fork, new))
 
     async def delete(self, missing_ok: bool = False) -> None:
         """Deletes it with all that is in it."""
-        await _call(self.blocking.delete, missing_ok)
+        await call(self.blocking.delete, missing_ok)
+
+    async def hold(self) -> None:
+        """As `testyard.Cluster.hold`."""
+        await call(self.blocking.hold)
+
+    async def unhold(self) -> None:
+        """As `testyard.Cluster.unhold`."""
+        await call(self.blocking.unhold)
+
+    async def close(self) -> None:
+        """Closes what is open to its nodes; it goes on running."""
+        await call(self.blocking.close)
 
     async def __aenter__(self) -> Cluster:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await _call(self.blocking.__exit__, None, None, None)
+        await call(self.blocking.__exit__, None, None, None)

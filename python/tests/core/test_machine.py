@@ -153,13 +153,13 @@ def test_asyncio_has_the_same(machine):
             await same.run("exit 4")
         assert (await same.run(["no-such-program"], check=False)).returncode == 127
         slow = asyncio.ensure_future(same.run("sleep 1000"))
-        while (await aio._call(machine.status))["commands"] == 0:
+        while (await same.status())["commands"] == 0:
             await asyncio.sleep(0.01)
         slow.cancel()
         with pytest.raises(asyncio.CancelledError):
             await slow
         for _ in range(400):
-            if (await aio._call(machine.status))["commands"] == 0:
+            if (await same.status())["commands"] == 0:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError("the cancelled command goes on")
