@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Typed
 
 from .. import _binary
 from .._process import Completed
-from .._protocol import milliseconds
+from .._given import milliseconds
 from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, TestyardError, WrongState
 from ..machine import Machine, machine_info
 from ._containers import Containers
@@ -442,7 +442,7 @@ class DevEnvironment:
     def _interactively(
         self, command: str, image: Optional[str], timeout: Optional[float], env: Optional[Mapping[str, str]]
     ) -> int:
-        limit = milliseconds(timeout, "timeout")
+        limit = milliseconds(timeout, "a timeout")
         self._machine()
         words = ["dev", "exec", *self._named(), *_terminal()]
         if limit is not None:
