@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, TypedDict, Union
 
 from .. import _binary
-from .._process import Completed
 from .._given import milliseconds
+from .._process import Completed
 from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, TestyardError, WrongState
 from ..machine import Machine, machine_info
 from ._containers import Containers
