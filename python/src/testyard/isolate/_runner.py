@@ -16,10 +16,8 @@ from typing import Any, Deque, Optional
 
 import pytest
 
-from ..errors import TestyardError
-from ..plugin import session_of
-from ..plugin._marker import wishes_of
-from . import _system, _threads
+from ..errors import NotSupported, TestyardError
+from . import _marks, _system, _threads
 from ._child import Telling, Visit
 from ._coverage import Collected
 from ._door import Caller, Door
@@ -51,6 +49,7 @@ class Runner:
     def __init__(self, config: Any, place: Place, temporary: Optional[str], jobs: int) -> None:
         self._config = config
         self._jobs = jobs
+        self._tree = place.tree
         self._yard = Yard(place)
         self._yard.prepare(jobs + _SPARE)
         self._keeping = Keeping(config, place.machine, self._yard)
@@ -166,13 +165,14 @@ class Runner:
             return
         self._imports.bring()
         if self._ahead is None and self._yard.is_ready() and not self._runs_here(nextitem):
-            if self._scopes.clear_the_way(item, nextitem):
+            if self._scopes.clear_the_way(item, nextitem, sets_up=not _marks.is_skipped(nextitem)):
                 # Where it cannot be made now, it is tried again, and told, when it is needed.
                 with contextlib.suppress(TestyardError):
                     self._ahead = self._start(nextitem, ahead=True, announced=False)
 
     def _start(self, item: Any, *, ahead: bool, announced: bool) -> Test:
-        set_up = self._scopes.set_up(item)
+        # What only tests use that are skipped is never set up.
+        set_up = 0.0 if _marks.is_skipped(item) else self._scopes.set_up(item)
         for name in _threads.alive():
             self.threads.setdefault(name, item.nodeid)
         self._warm.freeze()
@@ -206,14 +206,19 @@ class Runner:
         self._yard.leave()
 
     def _door(self, item: Any) -> tuple[Door, bool]:
-        if item.get_closest_marker("testyard") is not None:
-            wishes = wishes_of(item)
-            if wishes.needs:
-                # Of this host, and not of what the test's own process would find inside.
-                with contextlib.suppress(TestyardError):
-                    session_of(self._config).abilities()
-            if wishes.network or wishes.limits:
-                return self._yard.special(wishes.network, wishes.limits), bool(wishes.limits)
+        wishes = _marks.marks_of(item)
+        if wishes is not None:
+            _marks.needs_are_known(item, wishes)
+            lacks = _marks.lacks(wishes)
+            if lacks is None and (wishes.network or wishes.limits):
+                try:
+                    return self._yard.special(wishes.network, wishes.limits), bool(wishes.limits)
+                except NotSupported as error:
+                    if error.kind != "unsupported":
+                        raise
+                    lacks = str(error).replace("\n", "; ")
+            if lacks is not None:
+                item.stash[_marks.LACKS] = lacks
         return self._yard.lease(), False
 
     def _wait(self) -> None:
@@ -335,11 +340,13 @@ class Runner:
         self._leaving.append(test.running)
 
     def _runs_here(self, item: Any) -> Optional[str]:
-        if item.get_closest_marker("testyard") is not None and wishes_of(item).isolation == "none":
-            return 'its mark says isolation="none"'
         name = next((name for name in getattr(item, "fixturenames", ()) if name in _OUTSIDE), None)
         if name is not None:
             return f"its fixture `{name}` talks to machines from here"
+        wishes = _marks.marks_of(item)
+        why = _marks.stays(wishes, self._tree) if wishes is not None else None
+        if why is not None:
+            return why
         late = (name for name, definition in fixtures_of(item) if not name.startswith("_") and _is_late(definition))
         name = next(late, None)
         return f"its fixture `{name}` writes what it found when the session ends" if name is not None else None

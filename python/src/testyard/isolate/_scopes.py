@@ -69,13 +69,15 @@ class Scopes:
         """Whether setting up for an item first tears something down that others may still use."""
         return any(definition.cached_result is not None for _, definition in self._missing(item))
 
-    def clear_the_way(self, item: Any, nextitem: Any) -> bool:
-        """Whether nothing of the suite's has to run in this process between two items; what is only to be forgotten is
-        forgotten now."""
+    def clear_the_way(self, item: Any, nextitem: Any, *, sets_up: bool) -> bool:
+        """Whether nothing of the suite's has to run in this process between two items, of which the second may need
+        nothing set up; what is only to be forgotten is forgotten now."""
         if self.must_tear_down(item, nextitem):
             if not self.ends_silently(item, nextitem):
                 return False
             self.tear_down(item, nextitem)
+        if not sets_up:
+            return True
         stack = item.session._setupstate.stack
         fresh = (node for node in nextitem.listchain()[:-1] if node not in stack)
         return not self._missing(nextitem) and all(type(node).setup is Node.setup for node in fresh)

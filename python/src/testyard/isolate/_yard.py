@@ -80,8 +80,10 @@ class Yard:
     def special(self, network: Optional[str], limits: Optional[dict[str, Any]]) -> Door:
         """An environment of another kind than usual, made now.
 
-        Raises TestyardError."""
-        request = environment_request(network=network or self._network, limits=limits, source=self._tree)
+        Raises NotSupported: this host cannot give one; TestyardError."""
+        request = environment_request(
+            network=network or self._network, limits=limits, source=self._tree, strict_limits=bool(limits)
+        )
         request["user"] = "root"
         made = self._agent.wait(self._agent.ask({"environment": request}), "environment", _PATIENCE)
         lease = _Lease(0)

@@ -8,6 +8,8 @@ from typing import Any, Generator, Optional
 import pytest
 
 from ..errors import TestyardError
+from ..plugin import session_of
+from ._marks import LACKS
 from ._options import add_options
 from ._place import Session, from_worker, to_worker
 from ._runner import Runner, jobs_of
@@ -101,6 +103,13 @@ class Isolation:
             return None
         self._runner.loop(session)
         return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """In a test's fork: skips it, where it cannot have what it asks for."""
+        lacks = item.stash.get(LACKS, None)
+        if lacks is not None:
+            session_of(self._config).lacks(lacks)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
