@@ -107,12 +107,13 @@ def test_coverage_is_what_it_is_without_isolation(suite: Suite) -> None:
     )
     options = ("--cov=covered", "--cov-report=term-missing", "--cov-branch")
     lines = []
-    for run in (suite.plain, suite.run, lambda *more: suite.run("--testyard-isolate=2", *more)):
-        done = run(*options)
+    ways = ([], ["--testyard-isolate"], ["--testyard-isolate=2"], ["--testyard-isolate", "-n2"])
+    for how in ways:
+        done = suite.plain(*how, *options)
         lines.append([line for line in done.stdout.splitlines() if line.startswith("covered.py")])
         assert done.returncode == 0, done.stdout + done.stderr
     assert lines[0] and "100%" in lines[0][0]
-    assert lines[1:] == lines[:1] * 2
+    assert lines[1:] == lines[:1] * (len(ways) - 1)
 
 
 def test_hypothesis_keeps_its_examples(suite: Suite) -> None:

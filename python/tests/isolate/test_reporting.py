@@ -69,11 +69,24 @@ def test_junit_files_are_equal_but_for_times(suite: Suite) -> None:
     )
     options = ("-o", "junit_family=xunit1")
     suite.run("--junitxml=/dev/null", *options)
-    suite.run("--junitxml=isolated.xml", *options)
-    suite.plain("--junitxml=plain.xml", *options)
-    isolated, plain = (_without_times(suite, name) for name in ("isolated.xml", "plain.xml"))
-    assert isolated == plain
-    assert 'assertions="7"' in isolated and 'name="kind"' in isolated
+    files = []
+    for how in ([], ["--testyard-isolate"], ["--testyard-isolate=2"]):
+        suite.plain(*how, "--junitxml=told.xml", *options)
+        files.append(_without_times(suite, "told.xml"))
+    assert files[1:] == files[:1] * 2
+    assert 'assertions="7"' in files[0] and 'name="kind"' in files[0]
+
+
+def test_junit_files_of_workers_tell_the_same_tests(suite: Suite) -> None:
+    suite.write("test_outcomes.py", OUTCOMES)
+    cases = []
+    for how in (["-n2"], ["--testyard-isolate", "-n2"]):
+        done = suite.plain(*how, "--junitxml=told.xml", "-o", "junit_family=xunit1")
+        assert outcomes(done) == COUNTS, done.stdout + done.stderr
+        root = ElementTree.fromstring(_without_times(suite, "told.xml"))
+        # In whatever order the workers were.
+        cases.append(sorted(ElementTree.tostring(case, encoding="unicode") for case in root.iter("testcase")))
+    assert cases[0] == cases[1] and len(cases[0]) == sum(COUNTS.values()) - 1
 
 
 def _without_times(suite: Suite, name: str) -> str:
@@ -103,6 +116,7 @@ def test_first_failure_ends_the_run_and_is_run_again(suite: Suite) -> None:
     suite.told("--maxfail=2", passed=1, failed=2)
     told = suite.told("--lf", failed=2)
     assert "rerun previous 2 failures" in told
+    suite.told("--lf", "-n2", failed=2)
     suite.told("--lf", variables={"FIXED": "1"}, passed=2)
     suite.told("--sw", passed=1, failed=1)
 
