@@ -113,6 +113,8 @@ class Environment(Place):
                 from .ports import Ports
 
                 self._ports = Ports(key=f"{machine.name}/{os.getpid()}")
+                # They go with the environment, also where nobody closes that.
+                self._ports._lasting = False
                 self.ports = self._ports.take(ports)
             self._adopt(self._holder.request({"environment": request}))
         except BaseException:

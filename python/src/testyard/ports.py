@@ -27,6 +27,8 @@ class Ports:
             raise InvalidInput(f"{key!r} is no key of ports", hints=["give a text, such as a test's name"])
         self._key = key or f"{os.getpid()}/{os.urandom(8).hex()}"
         self._leases: dict[int, socket.socket] = {}
+        #: Whether its leases outlive the last name that somebody has for it.
+        self._lasting = True
 
     @property
     def taken(self) -> list[int]:
@@ -47,7 +49,10 @@ class Ports:
                 break
             if port in self._leases:
                 continue
-            lease = _try_lease(port)
+            try:
+                lease = _try_lease(port)
+            except OSError as error:
+                raise _refused(n, found, error) from None
             if lease is not None:
                 found[port] = lease
         if len(found) < n:
@@ -58,11 +63,14 @@ class Ports:
                 hints=["see who holds them: ss -xa | grep testyard/port; ss -tulpn", "run fewer tests at once"],
             )
         self._leases.update(found)
+        if self._lasting:
+            _taken.add(self)
         return list(found)
 
     def release(self) -> None:
         """Gives all of them back. Fine to call twice."""
         leases, self._leases = self._leases, {}
+        _taken.discard(self)
         for lease in leases.values():
             lease.close()
 
@@ -71,6 +79,23 @@ class Ports:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+#: Those that hold ports: `Ports().take()` leases for longer than that line, though nobody keeps the object.
+_taken: set[Ports] = set()
+
+
+def _refused(wanted: int, found: dict[int, socket.socket], error: OSError) -> PortsExhausted:
+    """The error where the host refuses a lease; what was found is given back."""
+    for lease in found.values():
+        lease.close()
+    many = error.errno in _TOO_MANY
+    return PortsExhausted(
+        f"{wanted} ports wanted, and the host refused after {len(found)}",
+        causes=[error.strerror or str(error)],
+        hints=["each takes a descriptor: raise the limit, ulimit -n", "ask for fewer"] if many else [],
+    )
 
 
 def _candidates() -> list[int]:
@@ -97,10 +122,13 @@ def _try_lease(port: int) -> Optional[socket.socket]:
         if error.errno != errno.EADDRINUSE:
             raise
         return None
-    if all(_is_bindable(family, kind, host, port) for family, kind, host in _TESTS):
-        return lease
-    lease.close()
-    return None
+    free = False
+    try:
+        free = all(_is_bindable(family, kind, host, port) for family, kind, host in _TESTS)
+    finally:
+        if not free:
+            lease.close()
+    return lease if free else None
 
 
 _TESTS = [
@@ -121,6 +149,8 @@ def _is_bindable(family: int, kind: int, host: str, port: int) -> bool:
                 trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             trial.bind((host, port))
     except OSError as error:
+        if error.errno in _TOO_MANY:
+            raise
         # IPv6 is compiled in but switched off, or there is none.
         return error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
     return True
