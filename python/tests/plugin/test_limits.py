@@ -140,3 +140,53 @@ def test_more_than_an_isolation_has_is_given_by_a_stronger_one(project: Project)
     told = project.run("-n2").stdout
     # Where one id is all that there is, nobody can become another user.
     assert "= 15 passed in " in told or "= 9 passed, 6 skipped in " in told, told
+
+
+# The same of the test's own process and what it starts.
+ISOLATED = """
+import subprocess
+import sys
+import time
+import pytest
+
+def pids():
+    begun = []
+    try:
+        begun += (subprocess.Popen(["sleep", "30"]) for _ in range(60))
+    except OSError:
+        return True
+    finally:
+        for one in begun:
+            one.kill()
+            one.wait()
+    return False
+
+def memory():
+    return subprocess.run([sys.executable, "-c", "bytearray(b'x') * (200 << 20)"]).returncode != 0
+
+def test_without_limits_all_of_it_works():
+    assert not pids() and not memory()
+
+@pytest.mark.testyard(limits={"pids": 30})
+def test_pids():
+    assert pids() and not memory()
+
+@pytest.mark.testyard(limits={"memory": "128M"})
+def test_memory():
+    assert memory() and not pids()
+
+@pytest.mark.testyard(limits={"cpus": 0.1})
+def test_cpus():
+    began, used = time.monotonic(), time.process_time()
+    while time.monotonic() < began + 1:
+        pass
+    assert (time.process_time() - used) / (time.monotonic() - began) < 0.3
+"""
+
+
+def test_limits_of_isolated_tests_hold(project: Project) -> None:
+    needs_user_namespaces()
+    if not project_is_root():
+        skip("an ordinary user has no cgroup to write", host=True)
+    project.write("test_it.py", ISOLATED)
+    check_all_hold(project, "--testyard-isolate", count=4)

@@ -17,7 +17,7 @@ def has_group(vm, group):
     ranges = [line.split() for line in vm.run("cat /proc/self/gid_map").stdout.splitlines()]
     return any(int(first) <= group < int(first) + int(count) for first, _, count in ranges)
 
-def bundle(vm, script, *, rootless, limits=None):
+def bundle(vm, script, *, rootless, limits=None, shares=()):
     vm.run("mkdir -p /root/bundle/rootfs/usr /root/bundle/rootfs/proc /root/bundle/rootfs/sys /root/bundle/rootfs/dev")
     vm.run("for name in bin lib lib64 sbin; do ln -s usr/$name rootfs/$name; done", cwd="/root/bundle")
     vm.run("runc spec" + (" --rootless" if rootless else ""), cwd="/root/bundle")
@@ -29,6 +29,11 @@ def bundle(vm, script, *, rootless, limits=None):
         if mount["type"] == "devpts" and not has_group(vm, 5):
             mount["options"] = [option for option in mount["options"] if not option.startswith("gid=")]
     config["mounts"].append({"destination": "/usr", "source": "/usr", "type": "bind", "options": ["rbind", "ro"]})
+    if shares:
+        # The place's own network, and these folders of it.
+        kinds = config["linux"]["namespaces"]
+        config["linux"]["namespaces"] = [kind for kind in kinds if kind["type"] != "network"]
+        config["mounts"] += [{"destination": path, "source": path, "options": ["rbind"]} for path in shares]
     if limits:
         config["linux"]["resources"].update(limits)
     vm.write_file("/root/bundle/config.json", json.dumps(config))
@@ -101,10 +106,12 @@ def test_runc_limits_containers_with_the_places_own_cgroups(project: Project) ->
             done = vm.run("runc run small", cwd="/root/bundle", check=False)
             assert "all" not in done.stdout and "fork" in done.stderr, done
 
-        @pytest.mark.testyard(limits={"pids": 300, "memory": "256M"})
+        @pytest.mark.testyard(limits={"pids": 100, "memory": "256M"})
         def test_inside_the_places_own_limits(vm):
-            bundle(vm, "echo fine", rootless=False, limits={"memory": {"limit": 1 << 25}})
-            assert vm.run("runc run small", cwd="/root/bundle").stdout == "fine\\n"
+            many = "echo fine; for i in $(seq 150); do sleep 5 & done; echo all"
+            bundle(vm, many, rootless=False, limits={"memory": {"limit": 1 << 25}})
+            done = vm.run("runc run small", cwd="/root/bundle", check=False)
+            assert done.stdout == "fine\\n" and "fork" in done.stderr, done
         """,
     )
     project.passes(count=2)
@@ -112,13 +119,16 @@ def test_runc_limits_containers_with_the_places_own_cgroups(project: Project) ->
 
 ALONE = """
 import pytest
+from bundles import ROOTLESS, bundle
 
 @pytest.mark.parametrize("number", range(20))
 def test_it(vm, number, tmp_path_factory):
     vm.run("ip address add 10.0.0.1/24 dev lo && mkdir -p /var/lib/mine && touch /root/a /tmp/a /var/lib/mine/a")
     vm.write_file("/srv/web/who", f"{number}")
-    for port in (80, 8080):
-        vm.spawn(f"python3 -m http.server {port} --bind 10.0.0.1", cwd="/srv/web")
+    vm.spawn("python3 -m http.server 80 --bind 10.0.0.1", cwd="/srv/web")
+    serve = "cd /srv/web && exec python3 -m http.server 8080 --bind 10.0.0.1"
+    bundle(vm, serve, rootless=ROOTLESS, shares=["/srv"])
+    vm.run("runc create web < /dev/null > /root/log 2>&1 && runc start web", cwd="/root/bundle")
     # All twenty are there at the same time, or none of them goes on.
     with open("begun", "a") as file:
         file.write(f"{number}\\n")
@@ -126,6 +136,11 @@ def test_it(vm, number, tmp_path_factory):
     for port in (80, 8080):
         meet(lambda: vm.run(f"curl -sf http://10.0.0.1:{port}/who", check=False).stdout == str(number))
     assert vm.run(["pgrep", "-xc", "python3"]).stdout.strip() == "2"
+    assert vm.run("runc list -q").stdout == "web\\n"
+    assert vm.run("runc exec web cat /srv/web/who").stdout == str(number)
+    vm.run("runc kill web KILL")
+    meet(lambda: '"stopped"' in vm.run("runc state web").stdout)
+    vm.run("runc delete web && test -z $(runc list -q)")
 
 def meet(condition):
     import time
@@ -136,11 +151,11 @@ def meet(condition):
 """
 
 
-def test_twenty_at_once_have_their_own_ports_addresses_and_processes(anybodys_project: Project) -> None:
-    needs_user_namespaces()
+def test_twenty_at_once_have_their_own_ports_addresses_processes_and_containers(anybodys_project: Project) -> None:
     needs_program("curl")
-    anybodys_project.write("test_it.py", ALONE)
-    anybodys_project.passes("-n20", count=20)
+    project = runc_project(anybodys_project)
+    project.write("test_it.py", ALONE)
+    project.passes("-n20", count=20)
 
 
 def test_the_surface(anybodys_project: Project) -> None:
