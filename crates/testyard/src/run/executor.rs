@@ -317,6 +317,13 @@ fn unfrozen(job: &Job) -> Refusal {
     }
 }
 
+/// Whatever could not be done for a test whose working tree is gone meanwhile: that is why.
+fn treeless(job: &Job) -> Option<Problem> {
+    let top = trees::top_of(&job.root);
+    let gone = std::fs::symlink_metadata(&top).err().filter(|error| error.kind() == std::io::ErrorKind::NotFound)?;
+    Some(Problem::new(ProblemKind::NotFound, format!("the working tree {} is gone", top.display())).because(gone))
+}
+
 fn refusal(job: &Job, problem: &Problem) -> Refusal {
     let mut reason = problem.message.clone();
     for cause in &problem.causes {
@@ -354,6 +361,15 @@ impl Executor for MachineExecutor {
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
+        match self.run_with_cluster(job, cancel, events) {
+            JobOutcome::Infrastructure(problem) => JobOutcome::Infrastructure(treeless(job).unwrap_or(problem)),
+            outcome => outcome,
+        }
+    }
+}
+
+impl MachineExecutor {
+    fn run_with_cluster(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
         let Some(wanted) = &job.cluster else { return self.run_job(job, cancel, events) };
         let Some(clusters) = &self.clusters else {
             return JobOutcome::Skipped(Refusal {
@@ -372,9 +388,7 @@ impl Executor for MachineExecutor {
             Err(problem) => JobOutcome::Infrastructure(problem),
         }
     }
-}
 
-impl MachineExecutor {
     fn run_job(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
         if job.isolation == Isolation::None && self.given.is_none() {
             if self.trees.are_frozen() {

@@ -70,3 +70,39 @@ fn a_run_goes_on_when_its_machine_vanishes() {
     assert!(output.stdout.contains("2 passed"), "{output}");
     home.finish();
 }
+
+#[test]
+fn a_tree_that_goes_while_its_tests_run() {
+    let home = TestHome::new();
+    home.must_run(&["create", "far", "--backend", "command", "--through", "env", "--inside", "namespace"]);
+    for more in [&[][..], &["--source", "synced"], &["--on", "far"]] {
+        let suite = home.work().join("suite");
+        std::fs::create_dir(&suite).expect("the home is ours");
+        let tests = "[[test]]\nname = 'a'\ncommand = 'sleep 1'\n\
+                     [[test]]\nname = 'b'\ncommand = 'cat value'\n[[test]]\nname = 'c'\ncommand = 'true'\n";
+        std::fs::write(suite.join("testyard.toml"), format!("format = 1\n{tests}")).expect("the home is ours");
+        std::fs::write(suite.join("value"), "one").expect("the home is ours");
+        let events = home.work().join("events.jsonl");
+        let report = format!("jsonl={}", events.display());
+        let run = ["run", "suite", "--jobs", "1", "--order", "file", "--json", "--report", &report];
+        let mut child = start(&home, &[&run, more].concat());
+        crate::wait("a test that runs", || {
+            std::fs::read_to_string(&events).is_ok_and(|events| events.contains("\"test-environment\""))
+        });
+        std::process::Command::new("rm").arg("-rf").arg(&suite).status().expect("rm");
+        let output = end(&mut child, "a run whose tree goes");
+        let report = output.json();
+        let results = report["results"].as_array().expect("results");
+        let outcome = |index: usize| (results[index]["name"].clone(), results[index]["result"].clone());
+        // What a machine has a copy of goes on; what needs the tree itself says what is wrong.
+        let (expected, code) = if more.is_empty() { ("infrastructure-error", INFRASTRUCTURE) } else { ("passed", 0) };
+        assert_eq!(outcome(0), ("a".into(), "passed".into()), "{more:?}: {output}");
+        assert_eq!(outcome(1), ("b".into(), expected.into()), "{more:?}: {output}");
+        assert_eq!(outcome(2), ("c".into(), expected.into()), "{more:?}: {output}");
+        let gone = format!("the working tree {} is gone", suite.display());
+        assert_eq!((results.len(), output.code), (3, code), "{more:?}: {output}");
+        assert_eq!(output.stderr.contains(&gone), more.is_empty(), "{more:?}: {output}");
+        std::fs::remove_file(&events).expect("it was written");
+    }
+    home.finish();
+}
