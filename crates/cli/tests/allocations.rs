@@ -144,7 +144,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for name in ["g1", "g2"] {
+        for name in ["g1", "g2", "g3"] {
             let _ = self.testyard(&["delete", name, "--force"]).output();
         }
         let _ = self.namespaces.kill();
@@ -178,18 +178,7 @@ fn an_allocation_is_a_machine_that_ends_with_its_job() {
     assert!(info.contains("2 processors, 400M memory"), "{info}");
     cluster.must_run(&["delete", "g1"]);
 
-    // A job that somebody else ends is the machine's end, and the cause is Slurm's.
-    cluster.must_run(&allocation("g2"));
-    let job = cluster.queue().split(' ').next().expect("a number").to_owned();
-    cluster.must("scancel", &[&job]);
-    let mut info = String::new();
-    let failed = wait_until(DEADLINE, || {
-        info = cluster.run(&["info", "g2"]).stdout;
-        info.contains("failed") && !info.contains("has just ended")
-    });
-    assert!(failed && info.contains("the allocation of machine g2 has ended"), "{info}");
-    cluster.must_run(&["delete", "g2"]);
-
+    endings(&cluster);
     for (arguments, message) in [
         (&["--partition", "nope"][..], "the Slurm cluster has no partition nope"),
         (&["--memory", "900G"], "no node of partition"),
@@ -199,7 +188,43 @@ fn an_allocation_is_a_machine_that_ends_with_its_job() {
         assert!(output.code != 0 && output.stderr.contains(message), "{arguments:?}: {output}");
         assert_eq!(cluster.queue(), "", "{arguments:?}");
     }
+    // Where there is no Slurm, and where it does not answer.
+    let mut without = cluster.testyard(&["create", "g1", "--backend", "slurm-allocation"]);
+    let without = Output::of(without.env("PATH", cluster.home.work()), DEADLINE);
+    assert!(without.code != 0 && without.stderr.contains("there is no `squeue` here"), "{without}");
+    cluster.must("pkill", &["-KILL", "slurmctld"]);
+    let silent = cluster.run(&["create", "g1", "--backend", "slurm-allocation"]);
+    assert!(silent.code != 0 && silent.stderr.contains("Slurm's controller does not answer"), "{silent}");
     assert!(!cluster.run(&["list"]).stdout.contains("g1"));
+}
+
+/// A job that somebody else ends is the machine's end, and the cause is Slurm's. One of each on a node of its own.
+fn endings(cluster: &Cluster) {
+    let (cut, failed, over) = ("it was cancelled", "its node failed", "its time limit has passed");
+    let machines = [("g1", over), ("g2", failed), ("g3", cut)];
+    for (name, _) in machines {
+        cluster.must_run(&["create", name, "--backend", "slurm-allocation", "--exclusive", "--time", "30m"]);
+    }
+    let job = |name: &str, field: usize| {
+        let info = cluster.run(&["info", name, "--json"]).expect_success().json();
+        let id = info["machine"]["id"].as_str().unwrap_or_else(|| panic!("{info}")).to_owned();
+        let queue = cluster.queue();
+        let line = queue.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("{id}: {queue}"));
+        line.split(' ').nth(field).expect("four fields").to_owned()
+    };
+    cluster.must("scontrol", &["update", &format!("JobId={}", job("g1", 0)), "EndTime=now"]);
+    cluster.kill_node(&job("g2", 3));
+    cluster.must("scancel", &[&job("g3", 0)]);
+    for (name, cause) in machines.into_iter().rev() {
+        let mut info = String::new();
+        let told = format!("the allocation of machine {name} has ended: {cause}");
+        let ended = wait_until(DEADLINE, || {
+            info = cluster.run(&["info", name]).stdout;
+            info.contains("failed") && info.contains(&told)
+        });
+        assert!(ended, "{told}: {info}");
+        cluster.must_run(&["delete", name]);
+    }
 }
 
 #[test]
@@ -329,4 +354,31 @@ fn a_run_that_is_killed_leaves_no_job() {
     // By its keeper, which lives on without it.
     let gone = wait_until(DEADLINE, || cluster.queue().is_empty() && !cluster.run(&["list"]).stdout.contains("slurm-"));
     assert!(gone, "{}", cluster.queue());
+}
+
+/// `docs/scale-out.md`: every command of the page is run, in its order; the one over SSH is in `submitting.rs`.
+#[test]
+fn the_pages_commands_work_as_written() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/scale-out.md")).expect("the page");
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.filter(|block| !block.contains("me@login")).collect();
+    assert_eq!(blocks.len(), 3, "the page has commands");
+    let folder = cluster.home.work();
+    std::fs::create_dir(folder.join("tests")).expect("the home is ours");
+    let suite = "format = 1\n[[tests]]\nglob = \"tests/*.sh\"\ncommand = [\"sh\", \"{file}\"]\n";
+    std::fs::write(folder.join("testyard.toml"), suite).expect("the home is ours");
+    for name in ["a", "b", "c"] {
+        std::fs::write(folder.join(format!("tests/{name}.sh")), "test -f testyard.toml").expect("the home is ours");
+    }
+    let programs = cluster.home.program("testyard").parent().expect("a folder").display().to_string();
+    let script = format!("PATH={programs}:$PATH\n{}testyard delete m1 m2\n", blocks.concat());
+    let mut command = cluster.command("/bin/bash");
+    let output = Output::of(command.args(["-e", "-o", "pipefail", "-c", &script]), DEADLINE * 2).expect_success();
+    assert_eq!(output.stdout.matches("3 passed").count(), 3, "{output}");
+    assert!(output.stdout.lines().any(|line| line == "gpu"), "{output}");
+    assert_eq!((cluster.queue(), cluster.must_run(&["list", "--names"])), (String::new(), String::new()));
 }

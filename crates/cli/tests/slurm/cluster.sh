@@ -44,7 +44,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=200
 MpiDefault=none
-NodeName=n[1-3] NodeHostname=controller NodeAddr=10.9.0.1 Port=17001-17003 CPUs=2 RealMemory=1000
+NodeName=n[1-3] NodeHostname=controller NodeAddr=10.9.0.1 Port=17001-17003 CPUs=2 RealMemory=2000
 PartitionName=debug Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP
 CONF
 echo CgroupAutomount=no > "$folder/etc/cgroup.conf"
