@@ -56,6 +56,22 @@ impl Ground {
         assert_eq!(self.queue(), "", "{said}");
         let machines = self.home.must_run(&["list", "--names"]);
         assert!(machines.lines().all(|name| name.starts_with("lab-")), "{machines}{said}");
+        for node in ["1", "2", "3"] {
+            self.assert_clean_node(node, said);
+        }
+    }
+
+    /// No process of a job's machine is left on a node, and no session's folder: what is kept are programs and lists.
+    fn assert_clean_node(&self, node: &str, said: &impl std::fmt::Display) {
+        let look =
+            "pgrep -a -u slurm testyard; ls -d /var/tmp/testyard-far-*/*/home /dev/shm/testyard-far-* 2> /dev/null; :";
+        let look = ["cluster", "exec", "lab", node, "--user", "root", "--", "sh", "-c", look];
+        let mut left = String::new();
+        let clean = wait_until(DEADLINE, || {
+            left = self.home.must_run(&look);
+            left.is_empty()
+        });
+        assert!(clean, "node {node}: {left}{said}");
     }
 }
 
@@ -67,6 +83,8 @@ fn allocations_and_runs_are_asked_for_on_another_host() {
     an_allocation(&ground);
     a_run(&ground);
     an_interrupted_run(&ground);
+    a_run_that_loses_a_job_and_is_killed(&ground);
+    the_pages_command(&ground);
     bad_input(&ground);
     drop(ground.home.run_cli(&["cluster", "delete", "lab"]).expect_success());
     ground.home.finish();
@@ -115,6 +133,57 @@ fn an_interrupted_run(ground: &Ground) {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     };
     assert!(began && output.code == 130, "{output}");
+    ground.assert_clean(&output);
+}
+
+/// Somebody cancels one job, then the run itself is killed.
+fn a_run_that_loses_a_job_and_is_killed(ground: &Ground) {
+    let events = ground.home.work().join("killed.jsonl");
+    let report = format!("jsonl={}", events.display());
+    let run = ["run", "long", "--on", "slurm", "--nodes", "3", "--jobs", "2", "--report", &report];
+    let mut command = ground.home.cli(&ground.words(&run));
+    let mut child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let started = |count: usize| {
+        let told = || std::fs::read_to_string(&events).unwrap_or_default();
+        let began = wait_until(DEADLINE, || told().matches("\"test-environment\"").count() >= count);
+        assert!(began, "{}", told());
+    };
+    // Each job has a node of its own: two processors.
+    started(6);
+    let job =
+        "squeue -h -t RUNNING -o '%A %N' | sort | tail -n 1 | { read job node; scancel $job; echo ${node#lab-}; }";
+    let node = ground.home.must_run(&["cluster", "exec", "lab", "1", "--", "sh", "-c", job]);
+    ground.assert_clean_node(node.trim(), &"a job was cancelled");
+    let others = ground.queue();
+    assert_eq!(others.lines().filter(|line| line.contains(" R ")).count(), 2, "{others}");
+    child.kill().expect("it runs");
+    child.wait().expect("ours");
+    let ours = || ground.home.must_run(&["list", "--names"]).lines().any(|name| !name.starts_with("lab-"));
+    assert!(wait_until(DEADLINE, || ground.queue().is_empty() && !ours()), "{}", ground.queue());
+    ground.assert_clean(&"the run was killed");
+}
+
+/// `docs/scale-out.md`: what it shows for Slurm's commands on another host.
+fn the_pages_command(ground: &Ground) {
+    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/scale-out.md")).expect("the page");
+    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.find(|block| block.contains("--host me@login")).expect("the page shows it");
+    let folder = ground.home.work();
+    std::fs::create_dir(folder.join("tests")).expect("the home is ours");
+    for (name, text) in [
+        ("testyard.toml", "format = 1\n[[tests]]\nglob = \"tests/*.sh\"\ncommand = [\"sh\", \"{file}\"]\n"),
+        ("tests/a.sh", "test -f testyard.toml"),
+        ("tests/b.sh", "hostname"),
+        ("tests/c.sh", "true"),
+    ] {
+        std::fs::write(folder.join(name), text).expect("the home is ours");
+    }
+    let words: Vec<&str> = block.trim().split(' ').collect();
+    let (program, words) = words.split_first().expect("a command");
+    let without: Vec<&str> = words.iter().copied().filter(|word| !["--host", "me@login"].contains(word)).collect();
+    assert_eq!((*program, without.len() + 2), ("testyard", words.len()), "{block}");
+    let output = ground.home.run_cli(&ground.words(&without));
+    assert!(output.code == 0 && output.stdout.contains("3 passed"), "{output}");
     ground.assert_clean(&output);
 }
 
