@@ -1,6 +1,6 @@
 //! A suite's cluster, through the real binary: its tests share one, log in to it and submit jobs; it goes with the run.
 
-use testkit::TestHome;
+use testkit::{TestHome, User};
 
 /// The tests beside the page's own: who is told what, and the working tree on the nodes while it is edited.
 const TESTS: &str = r#"
@@ -53,13 +53,28 @@ fn suite() -> String {
 fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
     testkit::require!(testkit::Ability::Root);
     testkit::require_cluster!();
-    let home = TestHome::new();
+    share(&TestHome::new());
+}
+
+#[test]
+fn an_ordinary_users_suite_has_a_cluster() {
+    testkit::require_cluster!();
+    testkit::require!(testkit::Ability::OrdinaryUser);
+    testkit::require!(testkit::Ability::GrantedIds);
+    share(&TestHome::of(User::ordinary().expect("just required")));
+}
+
+fn share(home: &TestHome) {
     // The cluster's user reads what everybody may read.
     for folder in [home.path(), &home.work()] {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder, open).expect("the home is ours");
     }
-    let write = |name: &str, text: &str| std::fs::write(home.work().join(name), text).expect("the home is ours");
+    let write = |name: &str, text: &str| {
+        let path = home.work().join(name);
+        std::fs::write(&path, text).expect("the home is ours");
+        home.give(&path);
+    };
     write("testyard.toml", &suite());
     write("greet.sh", GREET);
     write("word", "old\n");
@@ -79,5 +94,4 @@ fn tests_of_a_suite_share_its_cluster_which_goes_with_the_run() {
     assert_eq!((printed("before.txt"), printed("after.txt")), ("old".to_owned(), "new".to_owned()));
     let left = home.run_cli(&["cluster", "list", "--json"]).expect_success().json();
     assert_eq!(left["clusters"], serde_json::json!([]));
-    home.finish();
 }
