@@ -5,6 +5,7 @@ mod faults;
 mod page;
 
 use std::ffi::OsStr;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
@@ -218,6 +219,58 @@ fn a_machine_elsewhere_keeps_the_tree_and_runs_tests_on_it() {
     let report = ground.home.run_cli(&["run", "suite", "--json", "--on", "far"]).json();
     assert_eq!(report["results"][0]["result"], "passed", "{report}");
     assert_eq!(std::fs::read_to_string(folder.join("out")).expect("it came back"), "three");
+}
+
+/// A way to another host that writes down how much has gone there.
+const COUNTER: &str = r"
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE)
+told, total = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600), 0
+while block := os.read(0, 65536):
+    child.stdin.write(block)
+    child.stdin.flush()
+    total += len(block)
+    os.pwrite(told, b'%020d' % total, 0)
+child.stdin.close()
+child.wait()
+";
+
+/// So many bytes are in that source.
+const SIZE: u64 = 2_000_000;
+
+#[test]
+fn a_run_sends_the_source_once_a_machine() {
+    let ground = ground!();
+    let counter = ground.home.work().join("counter.py");
+    std::fs::write(&counter, COUNTER).expect("a file");
+    let count = |name: &str| ground.home.work().join(name);
+    for name in ["n1", "n2"] {
+        let through = format!("python3 {} {}", counter.display(), count(name).display());
+        let create = ["create", name, "--backend", "command", "--inside", "namespace", "--through", &through];
+        ground.home.must_run(&create);
+    }
+    let sent = || {
+        ["n1", "n2"].map(|name| {
+            let text = std::fs::read_to_string(count(name)).expect("it counts");
+            text.parse::<u64>().expect("a number")
+        })
+    };
+    let tests = (0..12).map(|index| format!("[[test]]\nname = \"t{index}\"\ncommand = \"test -s noise\"\n"));
+    let folder = suite(&ground.home, "", &tests.collect::<String>());
+    let mut noise = vec![0; SIZE as usize];
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut noise));
+    random.and_then(|()| std::fs::write(folder.join("noise"), noise)).expect("nothing packs it");
+    // Everything at first, then what changed.
+    for (bytes, text) in [(SIZE..SIZE * 3 / 2, "one"), (0..SIZE / 4, "two")] {
+        std::fs::write(folder.join("value"), text).expect("a file");
+        let before = sent();
+        let report = ground.home.run_cli(&["run", "suite", "--json", "--on", "n1,n2", "--jobs", "2"]).expect_success();
+        let machines = report.json()["results"].as_array().expect("results").clone();
+        assert_eq!(machines.len(), 12, "{report}");
+        for (machine, (after, before)) in sent().into_iter().zip(before).enumerate() {
+            assert!(bytes.contains(&(after - before)), "{machine}: {} bytes, {bytes:?}: {report}", after - before);
+        }
+    }
 }
 
 #[test]
