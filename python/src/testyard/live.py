@@ -54,10 +54,12 @@ class LiveSource(NamedTuple):
     base: str = PYTHON
 
     def refresh(self) -> LiveSource:
-        """Brings the cluster up to date: nothing to do with `bind` and `none`, what changed is sent with `sync`, and
-        with `wheel` one is built and installed. `python` and `env` stay what they are."""
-        if self.mode in ("bind", "none"):
+        """Brings the cluster up to date, with nodes that came since: what changed is sent with `sync`, a wheel is built
+        and installed with `wheel`, and packages are copied anew where the cluster has copies. A tree of `bind` is
+        current without it. `python` and `env` stay what they are."""
+        if self.mode == "none":
             return self
+        self.cluster.info()
         return place(self.cluster, self.tree, mode=self.mode, sources=self.sources, python=self.base)
 
 

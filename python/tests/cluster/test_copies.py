@@ -96,12 +96,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
 
 
 @pytest.fixture(scope="module")
-def bare(module_home: Home) -> Iterator[Cluster]:
-    """A cluster that shows nothing."""
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The only folder that the cluster shows."""
+    return tmp_path_factory.mktemp("shown")
+
+
+@pytest.fixture(scope="module")
+def bare(module_home: Home, shown: Path) -> Iterator[Cluster]:
+    """A cluster that shows nothing of the client's."""
     needs_root()
     needs_cluster()
-    with Cluster.create("bare", nodes=2) as cluster:
-        assert cluster.info().expose == ()
+    shown.chmod(0o755)
+    with Cluster.create("bare", nodes=2, expose=[f"{shown}:ro"]) as cluster:
         yield cluster
 
 
@@ -154,6 +160,19 @@ def test_a_refresh_keeps_what_was_asked_for(bare: Cluster, client: Client, tmp_p
         save(tmp_path / "tree" / "lib", "2")
         assert refreshed(placing) == python
     assert bare.run([python, "-c", SHOW]).stdout.startswith("2 d\n")
+
+
+def test_a_refresh_reaches_nodes_and_packages_that_came_later(bare: Cluster, client: Client, shown: Path) -> None:
+    save(shown, "1")
+    client.install("f")
+    with client.places(bare, str(shown), "bind") as placing:
+        show = ["srun", "-N3", placed(placing), "-c", SHOW]
+        client.install("g")
+        Cluster.get(bare.name).scale(3)
+        assert refreshed(placing) == show[2]
+        done = bare.run(show)
+        bare.scale(2)
+    assert done.stdout.splitlines().count("1 g") == 3, done.stdout
 
 
 def test_a_wheel_is_what_was_built(bare: Cluster, client: Client, tmp_path: Path) -> None:
