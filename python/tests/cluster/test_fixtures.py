@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -64,9 +65,29 @@ def test_mode(cluster_mode, sdk_on_cluster, slurm_cluster):
     assert seen() == ["2", "2"]
 """
 
+NAMED = """
+def test_named(slurm_cluster, sdk_on_cluster, pytestconfig):
+    info = slurm_cluster.info()
+    assert (info.name, info.state, len(info.nodes)) == ("warm", "running", 1)
+    assert info.ssh._asdict().items() >= {"user": "ada", "password": "lovelace", "host": "127.0.0.1"}.items()
+    assert sdk_on_cluster.tree == str(pytestconfig.rootpath / "src")
+    assert slurm_cluster.run(["cat", str(pytestconfig.rootpath / "data" / "told")]).stdout == "told"
+    print("RAN ON", info.ssh.port, info.created_ms)
+"""
+NOTED = """
+testyard_cluster = warm
+testyard_cluster_nodes = 1
+testyard_cluster_source = src
+testyard_cluster_expose = {data}:ro
+testyard_cluster_user = ada
+testyard_cluster_password = lovelace
+"""
 
-def pytest_in(home: Home, *options: str, project: str = PROJECT, **variables: str) -> subprocess.CompletedProcess[str]:
-    (home.work / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider --strict-markers\n")
+
+def pytest_in(
+    home: Home, *options: str, project: str = PROJECT, noted: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    (home.work / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider --strict-markers\n" + noted)
     (home.work / "src").mkdir(exist_ok=True)
     (home.work / "src" / "mine.py").write_text("VERSION = 1\n")
     (home.work / "test_it.py").write_text(textwrap.dedent(project))
@@ -93,6 +114,27 @@ def test_the_mode_is_that_of_the_option(home: Home, mode: str) -> None:
     (home.work / "pyproject.toml").write_text(BUILDS)
     done = pytest_in(home, f"--testyard-cluster-mode={mode}", "--testyard-cluster-nodes=2", project=MODE, MODE=mode)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_cluster_that_is_named_is_as_the_ini_file_has_it_and_stays_warm(home: Home) -> None:
+    needs_root()
+    needs_cluster()
+    data = home.work / "data"
+    data.mkdir()
+    (data / "told").write_text("told")
+    data.chmod(0o755)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    ran = []
+    for _ in range(2):
+        done = pytest_in(home, f"--testyard-cluster-ssh-port={port}", project=NAMED, noted=NOTED.format(data=data))
+        assert done.returncode == 0, done.stdout + done.stderr
+        ran += [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("RAN ON")]
+        # Where somebody has stopped it, it is started.
+        Cluster.get("warm").stop()
+    assert ran == [[str(port), str(Cluster.get("warm").info().created_ms)]] * 2
+    Cluster.get("warm").delete()
 
 
 def test_a_local_test_makes_no_cluster(home: Home) -> None:
