@@ -20,6 +20,7 @@ mod peers;
 mod programs;
 mod report;
 mod scale_out;
+mod ssh;
 mod static_program;
 mod suites;
 mod syncs;
@@ -35,7 +36,7 @@ pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 
 /// What [`Options::only`] may name.
-pub const PARTS: [&str; 11] = [
+pub const PARTS: [&str; 12] = [
     "fresh",
     "commands",
     "throughput",
@@ -47,6 +48,7 @@ pub const PARTS: [&str; 11] = [
     "clusters",
     "scale-out",
     "sync",
+    "ssh",
 ];
 
 /// How a run is made.
@@ -84,7 +86,7 @@ impl Options {
 /// What stopped the measuring; rows that cannot be measured here are skipped and say why.
 pub fn run(options: &Options) -> Result<Report, Problem> {
     let mut report = Report::new();
-    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters" | "scale-out" | "sync")) {
+    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters" | "scale-out" | "sync" | "ssh")) {
         environments::rows(options, &options.folder, &mut report.rows)?;
     }
     if options.wants("programs") {
@@ -101,6 +103,9 @@ pub fn run(options: &Options) -> Result<Report, Problem> {
     }
     if options.wants("sync") {
         programs::over_clusters(options, "s", syncs::rows, &mut report.rows)?;
+    }
+    if options.wants("ssh") {
+        programs::over_clusters(options, "h", ssh::rows, &mut report.rows)?;
     }
     Ok(report)
 }
