@@ -17,7 +17,7 @@ fn signal(pids: &[i32], signal: Signal) {
 }
 
 /// The client's `ssh`.
-fn clients(server: &Server) -> Vec<i32> {
+pub(crate) fn clients(server: &Server) -> Vec<i32> {
     server.processes("ssh -o ConnectTimeout")
 }
 

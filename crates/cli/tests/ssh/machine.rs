@@ -7,6 +7,7 @@ use std::process::Stdio;
 use testkit::output::Output;
 use testkit::wait::wait_until;
 
+use crate::cuts::clients;
 use crate::server::{PATIENCE, Server, ready, server};
 
 #[test]
@@ -16,8 +17,30 @@ fn a_host_is_a_machine_like_any_other() {
     commands(&server);
     files(&server);
     terminals(&server);
+    at_once(&server);
     life(&server);
     server.finish();
+}
+
+/// Everything goes over one connection.
+fn at_once(server: &Server) {
+    let connection = clients(server);
+    assert_eq!(connection.len(), 1);
+    let gate = server.far().join("gate");
+    let wait = "touch ~/in-$1; while [ ! -e ~/gate ]; do sleep 0.02; done; echo $1";
+    let words = |number: usize| format!("set -- {number}; {wait}");
+    let children: Vec<_> = (0..20)
+        .map(|number| server.script("gpu", &words(number)).stdout(Stdio::piped()).spawn().expect("it starts"))
+        .collect();
+    assert!(wait_until(PATIENCE, || (0..20).all(|number| server.far().join(format!("in-{number}")).exists())));
+    let there = server.far().join("beside");
+    server.home.must_run(&["push", "gpu", "tree", there.to_str().expect("text")]);
+    assert_eq!(clients(server), connection, "it is one connection for all of them");
+    fs::write(gate, "").expect("a file");
+    for (number, child) in children.into_iter().enumerate() {
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{number}\n"));
+    }
 }
 
 fn commands(server: &Server) {
@@ -151,4 +174,38 @@ fn what_the_page_says_about_other_ways_works() {
     let host = rustix::system::uname();
     assert_eq!(output.stdout.trim(), host.nodename().to_str().expect("text"));
     home.finish();
+}
+
+/// The page's first commands, by the host's name in the configuration of whoever logs in, which is where `ssh` has it.
+#[test]
+fn what_the_page_says_first_works() {
+    let server = server!();
+    let page = fs::read_to_string(testkit::programs::source_folder().join("docs/ssh.md")).expect("a page");
+    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.find(|block| block.contains("nvidia-smi")).expect("the page shows it");
+    fs::create_dir(server.home.work().join("model")).expect("a folder");
+    fs::write(server.home.work().join("model/weights"), "1 2 3").expect("a file");
+    let words = server.words("gpu");
+    let host = words[words.iter().position(|word| word == "--host").expect("a host") + 1].clone();
+    let login = host.split_once('@').expect("a user").0;
+    let configuration = format!(
+        "Host gpu.example.org\nHostName 127.0.0.1\nPort {}\nIdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile {}\n",
+        server.port,
+        server.file("user").display(),
+        server.file("known").display()
+    );
+    fs::write(server.file("named"), configuration).expect("a file");
+    let script = block
+        .replace(
+            "me@gpu.example.org:2222",
+            &format!("{login}@gpu.example.org --ssh-config {}", server.file("named").display()),
+        )
+        .replace("nvidia-smi", "echo one GPU")
+        .replace("/home/me/", &format!("{}/", server.far().display()))
+        .replace("testyard ", &format!("{} ", server.home.program("testyard").display()));
+    let mut command = server.home.command("sh");
+    let output = Output::of(command.args(["-ec", &script]).current_dir(server.home.work()), PATIENCE).expect_success();
+    assert!(output.stdout.contains("one GPU\n"), "{output}");
+    assert_eq!(fs::read_to_string(server.far().join("model/weights")).expect("a file"), "1 2 3");
+    server.finish();
 }

@@ -35,7 +35,6 @@ fn a_host_without_an_agent_has_the_same_verbs() {
     server.create_plain("gpu");
     commands(&server);
     files(&server);
-    terminal(&server);
     refusals(&server);
     server.home.must_run(&["stop", "gpu"]);
     assert!(wait_until(PATIENCE, || !Server::sleeps(8)), "it runs on there");
@@ -121,7 +120,13 @@ fn files(server: &Server) {
     refused(&["push", "gpu", "tree", &far("one")], "something that is not a folder is there");
 }
 
-fn terminal(server: &Server) {
+#[test]
+fn a_terminal_is_made_there() {
+    if !testkit::user::is_root() {
+        testkit::skip!("a_terminal_is_made_there", "an ordinary user's sshd cannot give a terminal away");
+    }
+    let server = server!();
+    server.create_plain("gpu");
     let shell = server.home.program("testyard").display().to_string();
     let script = format!("{shell} exec -t gpu -- sh -c 'tty; stty size; echo done; exit 5'");
     let mut command = server.home.command("script");
@@ -129,6 +134,8 @@ fn terminal(server: &Server) {
     let seen = Output::of(&mut command, PATIENCE);
     assert!(seen.stdout.contains("/dev/pts/") && seen.stdout.contains("33 77"), "{seen}");
     assert_eq!(seen.code, 5, "{seen}");
+    server.home.must_run(&["delete", "gpu"]);
+    finish(server);
 }
 
 fn refusals(server: &Server) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::server::{Server, ready, server};
 
@@ -150,6 +151,16 @@ fn a_password_opens_the_way() {
     let lines = std::process::Command::new("ps").args(["-eo", "args"]).output().expect("ps is there");
     assert!(!String::from_utf8_lossy(&lines.stdout).contains("sesame"));
     assert!(!server.home.must_run(&["info", "gpu", "--json"]).contains("sesame"));
+    server.home.must_run(&["delete", "gpu"]);
+    // The same from a file.
+    let file = server.file("secret");
+    fs::write(&file, "open sesame\n").expect("a file");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("ours");
+    let from = replaced(words, "--password-variable", &file.display().to_string());
+    let from: Vec<String> =
+        from.into_iter().map(|word| word.replace("--password-variable", "--password-file")).collect();
+    let _ = server.cli(&from, &[]).expect_success();
+    assert_eq!(server.sh("gpu", "echo there").stdout, "there\n");
     server.home.must_run(&["delete", "gpu"]);
     server.finish();
 }

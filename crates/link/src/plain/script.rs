@@ -102,7 +102,7 @@ end() {
 }
 end over.@M@.
 all=over.@M@.@W@.
-trap 'end $all; kill -9 $watch' EXIT
+trap 'kill -9 $watch; end $all' EXIT
 trap 'exit 1' HUP INT TERM
 me=$$
 ( trap - EXIT; trap 'heard=1' USR1; export @V@=${all}watch.; echo "@W@ up"; exec > /dev/null < /dev/null
