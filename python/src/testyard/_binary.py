@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
 
 from . import _given as given
 from .errors import BinaryNotFound, ProtocolMismatch, TestyardError, from_exit, from_problem
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 def program() -> str:
@@ -54,14 +57,11 @@ def call(
 
     if timeout is None:
         timeout = limit_of(arguments)
-    line = [program(), *(given.text(word, "word for testyard") for word in arguments), "--json"]
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     if variables:
         options["env"] = {**os.environ, **variables}
     try:
-        done = subprocess.run(line, capture_output=True, timeout=timeout, **options)
-    except OSError as error:
-        raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)]) from None
+        done = _ran([*arguments, "--json"], timeout=timeout, **options)
     except subprocess.TimeoutExpired:
         from .errors import TimedOut
 
@@ -95,10 +95,21 @@ def text(arguments: Sequence[str]) -> str:
     Raises the error that the program told."""
     import subprocess
 
-    done = subprocess.run([program(), *arguments], capture_output=True, stdin=subprocess.DEVNULL)
+    done = _ran(arguments, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise _failure(done.returncode, done.stderr)
     return done.stdout.decode("utf-8", "replace")
+
+
+def _ran(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    import subprocess
+
+    line = [program(), *(given.text(word, "word for testyard") for word in arguments)]
+    try:
+        return subprocess.run(line, capture_output=True, **options)
+    except OSError as error:
+        hint = "see what it is: file " + line[0]
+        raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)], hints=[hint]) from None
 
 
 def _failure(code: int, stderr: bytes) -> TestyardError:

@@ -18,7 +18,7 @@ import threading
 import zlib
 from typing import TYPE_CHECKING, Any, Optional, Sequence
 
-from .errors import BinaryNotFound, ConnectionLost, TestyardError, WrongState, from_problem
+from .errors import BinaryNotFound, ConnectionLost, ProtocolMismatch, TestyardError, WrongState, from_problem
 
 if TYPE_CHECKING:
     import subprocess
@@ -163,7 +163,12 @@ class _Keeper:
                 causes=[cause],
                 hints=["what nobody holds is deleted: testyard reap"],
             )
-        answer = json.loads(text)
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            words = text.decode("utf-8", "replace").strip()
+            hint = "unset TESTYARD_BINARY to use the program of this package"
+            raise ProtocolMismatch(f"the program testyard said what is no answer: {words}", hints=[hint]) from None
         if "error" in answer:
             raise from_problem(answer["error"])
         return dict(answer)
@@ -218,7 +223,10 @@ def _ask(line: str, name: Optional[str]) -> dict[str, Any]:
             answer = keeper.ask(line)
         except ConnectionLost:
             keeper.revive()
-            answer = keeper.ask(line)
+            try:
+                answer = keeper.ask(line)
+            except ConnectionLost as error:
+                raise _explained(error) from None
         if name is not None:
             keeper.held.add(name)
         return answer
@@ -226,6 +234,18 @@ def _ask(line: str, name: Optional[str]) -> dict[str, Any]:
         if not keeper.held:
             keeper.retire()
         keeper.lock.release()
+
+
+def _explained(error: ConnectionLost) -> ConnectionLost:
+    """The same, with what keeps every other command from running, too: such as a home that cannot be."""
+    from ._binary import call
+
+    try:
+        call(["list"])["machines"]
+    except TestyardError as told:
+        causes, hints = [*error.causes, told.message, *told.causes], [*told.hints, *error.hints]
+        return ConnectionLost(error.message, causes=causes, hints=hints)
+    return error
 
 
 def _home() -> tuple[Optional[str], ...]:

@@ -201,7 +201,7 @@ class Place:
                 connection.event(stream)
             except TestyardError as told:
                 # What the machine says explains a broken pipe, but not what this side refused.
-                if trouble is None or isinstance(trouble, (OSError, EOFError)):
+                if trouble is None or isinstance(trouble, (BrokenPipeError, EOFError)):
                     self._connections._spare(connection, told)
                     raise told from None
         except TestyardError:

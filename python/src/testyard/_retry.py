@@ -133,6 +133,11 @@ class RetryPolicy(NamedTuple):
 
     def bounds(self) -> Iterator[float]:
         """The upper bounds of the delays, in seconds, one for each attempt but the first."""
+        from . import _given as given
+
+        given.whole(self.attempts, "number of attempts", 0, 1 << 16)
+        for name in ("first_delay", "factor", "longest_delay"):
+            given.seconds(getattr(self, name), f"a {name.replace('_', ' ')}")
         bound = self.first_delay
         for _ in range(self.attempts - 1):
             yield min(bound, self.longest_delay)

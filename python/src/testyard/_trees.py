@@ -62,7 +62,10 @@ class Sender:
         contents = path.endswith("/.") or path == "."
         name = b"" if contents else os.fsencode(os.path.basename(os.path.abspath(path)))
         # What the caller names may be a link; what is below a folder is sent as it is.
-        self._entry(os.fsencode(path), name, 0, os.stat(path))
+        facts = os.stat(path)
+        if not stat.S_ISDIR(facts.st_mode) and not stat.S_ISREG(facts.st_mode):
+            raise InvalidInput(f"{path} is no file or folder", hints=["devices, pipes and sockets are not copied"])
+        self._entry(os.fsencode(path), name, 0, facts)
         self._end()
 
     def _entry(self, path: bytes, name: bytes, depth: int, facts: os.stat_result) -> None:
@@ -98,7 +101,11 @@ class Sender:
             self._head(_FILE, name, mode, facts.st_mtime_ns)
             self._write(_U32.pack(number))
             while True:
-                data = file.read(_CHUNK)
+                try:
+                    data = file.read(_CHUNK)
+                except OSError as error:
+                    error.filename = os.fsdecode(path)
+                    raise
                 if not data:
                     break
                 self._write(_U32.pack(len(data)))

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, Iterable, Mapping, NamedTuple, Optional, Sequence
 
+from . import _given as given
 from ._place import Path
 from ._trees import local_error
 from .errors import InfrastructureError, InvalidInput, NotSupported
@@ -102,9 +103,11 @@ def place(
     that was not created with `exposures`), NotSupported (its Python is another version than this one),
     InfrastructureError (no wheel can be built)."""
     folder = _tree(tree, mode)
+    named = [os.path.normpath(os.path.join(folder, given.path(one))) for one in sources or _usual_sources(folder)]
+    if not hasattr(type(cluster), "nodes"):
+        raise given.refused(cluster, "cluster", "give a testyard.Cluster: testyard.Cluster.get(…)")
     if mode == "none":
         return LiveSource(cluster, mode, folder, python, {}, sources, python)
-    named = [os.path.normpath(os.path.join(folder, os.fspath(one))) for one in sources or _usual_sources(folder)]
     for one in named:
         if not os.path.isdir(one):
             raise InvalidInput(f"{one} is no folder to import from")
@@ -144,9 +147,9 @@ def _filled(
 def _tree(tree: Path, mode: str) -> str:
     if mode not in MODES:
         raise InvalidInput(f"{mode!r} is no mode", hints=[f"choose one of {', '.join(MODES)}"])
-    folder = os.path.realpath(os.fspath(tree))
+    folder = os.path.realpath(given.path(tree, "working tree"))
     if not os.path.isdir(folder):
-        raise InvalidInput(f"there is no working tree at {folder}")
+        raise InvalidInput(f"there is no working tree at {folder}", hints=["name the project's folder"])
     if folder == "/":
         raise InvalidInput("the root of this host is no working tree", hints=["name the project's own folder"])
     return folder

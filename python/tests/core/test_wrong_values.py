@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, Callable
 import pytest
 
 import testyard
-from testyard import Cluster, Environment, Image, Machine, Pool, Ports
+from testyard import Cluster, Environment, Image, Machine, Pool, Ports, live
 from testyard.machine import machine_info
+from testyard.vms import RETRY, register_test_vm_for_cleanup, set_project_image
 
 Call = Callable[[Machine], Any]
 HINT = "\nhint: "
@@ -157,12 +159,22 @@ POOLS_AND_IMAGES: dict[str, Call] = {
     "'x'": lambda _: Ports().take("x"),
     "30": lambda _: Ports(key=30),
 }
+OTHERS: dict[str, Call] = {
+    "31": lambda _: live.exposures(31),
+    "/no/such/tree": lambda _: live.exposures("/no/such/tree"),
+    "'shop'": lambda _: live.place("shop", "."),
+    "32": lambda _: live.place(Cluster, sources=[32]),
+    "'two'": lambda _: RETRY._replace(attempts="two").call(print),
+    "'none'": lambda _: RETRY._replace(first_delay="none").call(print),
+    "33": lambda _: set_project_image(33),
+    "'a b'": lambda _: register_test_vm_for_cleanup("a b"),
+}
 
 
 @pytest.mark.parametrize(
     "calls",
-    [COMMANDS, FILES, ENVIRONMENTS, MAKING, POOLS_AND_IMAGES],
-    ids=["commands", "files", "environments", "making", "pools and images"],
+    [COMMANDS, FILES, ENVIRONMENTS, MAKING, POOLS_AND_IMAGES, OTHERS],
+    ids=["commands", "files", "environments", "making", "pools and images", "others"],
 )
 def test_a_wrong_value_is_named_with_a_hint(unreachable: Machine, calls: dict[str, Call]) -> None:
     wrong = []
@@ -179,14 +191,51 @@ def test_a_wrong_value_is_named_with_a_hint(unreachable: Machine, calls: dict[st
     assert not wrong, "\n".join(wrong)
 
 
-def test_a_program_that_is_another_one_is_told(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_another_one_is_told(
+    home: object, unreachable: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TESTYARD_BINARY", "/bin/true")
     for call in (Machine.list, Image.list, Cluster.list, lambda: Machine.get("web"), Machine.create):
         with pytest.raises(testyard.ProtocolMismatch, match=r"/bin/true[\s\S]*hint: "):
             call()
-    monkeypatch.setenv("TESTYARD_BINARY", "/bin/echo")
-    with pytest.raises(testyard.TestyardError):
-        Machine.list()
+    monkeypatch.setenv("TESTYARD_BINARY", str(tmp_path / "junk"))
+    (tmp_path / "junk").write_text("#!/bin/sh\nread line; echo junk\n")
+    (tmp_path / "junk").chmod(0o755)
+    for call in (Machine.list, lambda: Machine.create(hold=True)):
+        with pytest.raises(testyard.ProtocolMismatch):
+            call()
+    monkeypatch.setenv("TESTYARD_BINARY", str(tmp_path / "text"))
+    (tmp_path / "text").write_text("no program")
+    (tmp_path / "text").chmod(0o755)
+    for call in (Machine.list, lambda: Machine.create(hold=True), unreachable.logs):
+        with pytest.raises(testyard.BinaryNotFound, match="does not start"):
+            call()
+
+
+def test_what_keeps_a_machine_from_being_held_is_told(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESTYARD_HOME", "/etc/hosts")
+    with pytest.raises(testyard.TestyardError, match=r"/etc/hosts is not a folder[\s\S]*hint: set TESTYARD_HOME"):
+        Machine.create(hold=True)
+
+
+def test_files_that_cannot_travel_are_told(home: object, tmp_path: Path) -> None:
+    with Machine.create() as machine:
+        with pytest.raises(testyard.InvalidInput, match="/dev/null is no file or folder"):
+            machine.push("/dev/null", "/tmp")
+        # What this side could not do is its own error, not what the machine made of it.
+        with pytest.raises(testyard.InfrastructureError, match=r"/proc/self/mem failed[\s\S]*Input/output error"):
+            machine.push("/proc/self/mem", "/tmp")
+        machine.write_file("/tmp/big", b"x" * 100_000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        try:
+            with pytest.raises(testyard.InfrastructureError, match="File too large"):
+                machine.pull("/tmp/big", tmp_path / "big")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        machine.pull("/tmp/big", tmp_path / "big")
+    with pytest.raises(testyard.MachineNotFound):
+        machine.logs()
 
 
 def test_a_pool_that_is_closed_says_so() -> None:

@@ -29,7 +29,7 @@ def set_project_image(image: str | None) -> None:
     The pytest plugin calls it with `testyard_image` of the ini file. It comes before the variable `TESTYARD_IMAGE`.
     """
     global _project_image
-    _project_image = image or None
+    _project_image = given.text(image, "name of an image") if image else None
 
 
 def stand_in() -> tuple[str, str] | None:
