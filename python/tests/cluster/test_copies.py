@@ -36,7 +36,6 @@ def build_wheel(into, settings=None, metadata=None):
         wheel.writestr("mine-1.dist-info/RECORD", "")
     return name
 """
-SOURCES = Path(live.__file__).parents[1]
 STATE = "/home/slurm/.testyard"
 BUILDS = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 SHOW = "import mine, needed; print(mine.VERSION, needed.VERSION); print(mine.__file__); print(needed.__file__)"
@@ -48,16 +47,15 @@ class Client:
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
         self.python = folder / "bin" / "python"
-        # It has this interpreter's pip, and nothing else of it.
+        # It has this interpreter's pip, and the package under test: beside what it has installed, not in it.
         found = importlib.util.find_spec("pip")
         assert found is not None and found.origin is not None
-        (folder / "tools").mkdir()
-        (folder / "tools" / "pip").symlink_to(Path(found.origin).parent)
-        self.variables = {
-            **os.environ,
-            "PYTHONPATH": f"{SOURCES}:{folder}/tools",
-            "TESTYARD_BINARY": str(programs_folder() / "testyard"),
-        }
+        tools = folder / "tools"
+        tools.mkdir()
+        (tools / "pip").symlink_to(Path(found.origin).parent)
+        (tools / "testyard").symlink_to(Path(live.__file__).parent)
+        program = str(programs_folder() / "testyard")
+        self.variables = {**os.environ, "PYTHONPATH": str(tools), "TESTYARD_BINARY": program}
         self.packages = next(folder.glob("lib/python3*/site-packages"))
 
     def install(self, version: str) -> None:
