@@ -106,8 +106,10 @@ def test_a_wrong_value_ends_in_the_test_that_gave_it(project: Project) -> None:
     project.write(
         "test_it.py",
         """
+        import asyncio
         import pathlib
         import pytest
+        import testyard.aio
 
         @pytest.mark.testyard(source="/no/such/folder")
         def test_source(isolated_env): pass
@@ -124,6 +126,21 @@ def test_a_wrong_value_ends_in_the_test_that_gave_it(project: Project) -> None:
         def test_image(vm_pool):
             vm_pool(1, image=7)
 
+        def test_machine(machine):
+            machine.run(["sleep", 6])
+
+        def test_ports(ports):
+            ports.take("many")
+
+        def test_name(test_vm_manager):
+            test_vm_manager("host", "no name").create()
+
+        async def give():
+            await testyard.aio.Image.delete("--all")
+
+        def test_asyncio():
+            asyncio.run(give())
+
         def test_words_that_are_paths_and_bytes_are_told_of(isolated_env):
             isolated_env.run([pathlib.Path("/bin/echo"), b"a path"])
             isolated_env.run(b"echo bytes")
@@ -131,6 +148,17 @@ def test_a_wrong_value_ends_in_the_test_that_gave_it(project: Project) -> None:
         """,
     )
     told = project.fails()
-    check_told(told, "there is no folder /no/such/folder", "$ /bin/echo a path", "$ echo bytes", "5 failed, 1 error")
-    for value in ("5 is no word of a command", "3 is no text", "'imge' is no option of", "7 is no name of an image"):
+    check_told(told, "there is no folder /no/such/folder", "$ /bin/echo a path", "$ echo bytes", "9 failed, 1 error")
+    for value in (
+        "5 is no word of a command",
+        "3 is no text",
+        "'imge' is no option of",
+        "7 is no name of an image",
+        "6 is no word of a command",
+        "'many' is no number of ports",
+        "a machine's name cannot begin with 'no name'",
+        "'--all' is no name of an image",
+    ):
         assert f"InvalidInput: {value}" in told, (value, told)
+    # Who looks for a mistake of the package sees all of it.
+    assert "testyard/ports.py" in project.fails("--full-trace", "-k", "test_ports")

@@ -104,12 +104,34 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, None]:
     """Adds to a failure what its environments' last commands wrote, and keeps them where that is asked for."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace"):
+        _end_in_the_test(call.excinfo.value)
     outcome = yield
     session = item.config.stash.get(_SESSION, None)
     if session is not None and call.when != "teardown":
         report = outcome.get_result()
         if report.failed:
             report.sections.extend(session.told_of_failure(item))
+
+
+def _end_in_the_test(error: BaseException) -> None:
+    """Ends the traceback of an error of ours where the test called this package: there the mistake is."""
+    import os
+    import sys
+
+    errors = sys.modules.get("testyard.errors")
+    if errors is None or not isinstance(error, errors.TestyardError):
+        return
+    ours, librarys = (os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), os.__file__))
+    last, entry = None, error.__traceback__
+    while entry is not None:
+        name = entry.tb_frame.f_code.co_filename
+        if not name.startswith(ours) and (not name.startswith(librarys) or "-packages" in name):
+            last = entry
+        entry = entry.tb_next
+    # A fixture's own, which no test called, is left as it is.
+    if last is not None and last.tb_frame.f_globals.get("__name__", "").split(".")[0] not in ("_pytest", "pluggy"):
+        last.tb_next = None
 
 
 @pytest.hookimpl(trylast=True)
