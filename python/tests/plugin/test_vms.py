@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+from support import testyard_program
+
 from .conftest import Project
 
 THREE_LINES = """
@@ -63,6 +67,40 @@ def test_an_image_that_is_not_there_has_a_stand_in_which_is_named(project: Proje
 def test_a_test_that_names_no_image_runs_on_this_hosts_root_with_a_warning(project: Project) -> None:
     project.write("test_it.py", "def test_it(test_vm): assert test_vm.run('true').returncode == 0\n")
     assert "no image was named" in project.passes(count=1)
+
+
+# A program that passes everything on, but no order to create anything before three have come.
+MEETING = """#!{python}
+import os, subprocess, sys, time
+
+if sys.argv[1] != "hold":
+    os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+until = time.monotonic() + 60
+with subprocess.Popen([{real!r}, *sys.argv[1:]], stdin=subprocess.PIPE) as real:
+    for line in sys.stdin.buffer:
+        if line.startswith(b"create "):
+            with open({begun!r}, "a") as begun:
+                begun.write("one\\n")
+            while len(open({begun!r}).readlines()) < 3:
+                if time.monotonic() > until:
+                    sys.exit("the others did not come")
+                time.sleep(0.01)
+        real.stdin.write(line)
+        real.stdin.flush()
+    real.stdin.close()
+    sys.exit(real.wait())
+"""
+
+
+def test_a_pool_is_made_side_by_side(project: Project) -> None:
+    begun = str(project.home.work / "begun")
+    text = MEETING.format(python=sys.executable, real=str(testyard_program()), begun=begun)
+    project.write("program", text)
+    program = project.home.work / "program"
+    program.chmod(0o755)
+    project.write("test_it.py", "def test_it(vm_pool): assert len(set(vm_pool(3, image='host'))) == 3\n")
+    project.passes(count=1, variables={"TESTYARD_BINARY": str(program)})
+    assert project.home.machines() == []
 
 
 def test_a_pool_of_no_number_is_refused(project: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +55,23 @@ def test_a_helper_that_fails_says_why(module_home: Home, caplog: pytest.LogCaptu
     assert isinstance(last_error(), errors.InvalidInput)
     assert not create_vm_with_retry("host", unique_name(), user="nobody-of-that-name")
     assert isinstance(last_error(), errors.TestyardError)
+    assert module_home.machines() == []
+
+
+def test_user_and_architecture_are_those_that_were_named(module_home: Home) -> None:
+    arch = os.uname().machine
+    user = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "nobody"
+    name = unique_name("who")
+    assert create_vm_with_retry("host", name, arch=arch, user=user), last_error()
+    with TestVMManager("host", arch=arch, user=user) as manager:
+        for one in (name, str(manager.vm_name)):
+            assert Machine.get(one).info().raw["spec"]["arch"] == arch
+            assert execute_with_retry(one, "id -un").stdout == f"{user}\n"
+            assert execute_with_retry(one, "id -u", user="root").stdout == "0\n"
+    delete_test_vm(name)
+    for other in ("pdp11", {"x86_64": "aarch64"}.get(arch, "x86_64")):
+        assert not create_vm_with_retry("host", unique_name(), arch=other)
+        assert isinstance(last_error(), (errors.InvalidInput, errors.NotSupported)), last_error()
     assert module_home.machines() == []
 
 
