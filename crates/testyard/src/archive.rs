@@ -34,6 +34,10 @@ pub struct ArchivedMachine {
     pub cpus: Option<f64>,
     /// Its memory.
     pub memory: Option<ByteSize>,
+    /// What its files may take.
+    pub disk: Option<ByteSize>,
+    /// Whose programs it runs, where that was said.
+    pub arch: Option<String>,
     /// What others have noted of it.
     pub notes: serde_json::Value,
 }
@@ -127,7 +131,7 @@ fn write(
         code => {
             let said = String::from_utf8_lossy(&said);
             let message = format!("cannot read all of {}: tar ended with {code}", about.name);
-            Err(Problem::new(ProblemKind::Command, message).because(said.lines().last().unwrap_or("it said nothing")))
+            Err(Problem::new(ProblemKind::System, message).because(said.lines().last().unwrap_or("it said nothing")))
         }
     }
 }
@@ -184,8 +188,8 @@ mod tests {
     fn what_is_told_of_a_machine_is_found_again_and_others_pass_over_it() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for (file, memory) in [("a.tar", None), ("b.tar.zst", Some(ByteSize::mebibytes(512))), ("c.tgz", None)] {
-            let about =
-                ArchivedMachine { name: "web".into(), user: Some("dev".into()), memory, ..ArchivedMachine::default() };
+            let (name, user) = ("web".into(), Some("dev".into()));
+            let about = ArchivedMachine { name, user, memory, disk: memory, ..ArchivedMachine::default() };
             let path = folder.path().join(file);
             let target = File::create(&path).expect("a file");
             let written = Compression::of_name(&path).write(target, |into| {

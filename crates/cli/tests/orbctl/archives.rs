@@ -3,7 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::orb::with_debian;
+use serde_json::{Value, json};
+
+use crate::orb::{Orb, with_debian};
 
 #[test]
 fn files_go_in_and_come_out_with_equal_content() {
@@ -35,7 +37,7 @@ fn files_go_in_and_come_out_with_equal_content() {
 #[test]
 fn a_machine_goes_through_a_file() {
     let orb = with_debian!();
-    orb.must(&["create", "debian:12", "m", "--user", "dev"]);
+    let limits = limited(&orb);
     orb.must(&["run", "-m", "m", "-u", "root", "sh", "-c", "echo kept > /etc/kept && chmod 600 /etc/kept"]);
     orb.must(&["run", "-m", "m", "sh", "-c", "echo mine > own; ln -s own link"]);
     for (number, file) in ["m.tar.zst", "m.tar.gz", "m.tar"].into_iter().enumerate() {
@@ -53,6 +55,9 @@ fn a_machine_goes_through_a_file() {
         let record = &orb.json(&["info", &name, "-f", "json"])["record"];
         assert_eq!((&record["image"]["distro"], &record["image"]["version"]), (&"debian".into(), &"12".into()));
         assert_eq!(record["config"]["default_username"], "dev");
+        if let Some(limits) = &limits {
+            assert_eq!(limits_of(&orb, &name), *limits);
+        }
         orb.must(&["delete", "-f", &name]);
     }
     assert_eq!(orb.states(), [("m".into(), "stopped".into())]);
@@ -67,4 +72,25 @@ fn a_machine_goes_through_a_file() {
     assert!(names.iter().all(|name| !name.as_encoded_bytes().starts_with(b".")), "{names:?}");
     orb.must(&["delete", "-f", "m"]);
     orb.home.finish();
+}
+
+/// Makes `m` with limits, where this host can keep them; what limits it has then.
+fn limited(orb: &Orb) -> Option<Value> {
+    let line = ["create", "debian:12", "m", "--user", "dev"];
+    let limits = ["--cpus", "1", "--memory", "512", "--disk", "1G", "--arch", std::env::consts::ARCH];
+    let made = orb.run(&[&line[..], &limits].concat());
+    if made.code == 69 && made.stderr.contains("with limits") {
+        testkit::skip_case!("limits through a file", host: "limits of machines, which take cgroups to write to");
+        orb.must(&line);
+        return None;
+    }
+    assert_eq!(made.code, 0, "{made}");
+    let limits = limits_of(orb, "m");
+    assert_eq!(limits, json!([1.0, 512 << 20, 1 << 30, std::env::consts::ARCH]));
+    Some(limits)
+}
+
+fn limits_of(orb: &Orb, name: &str) -> Value {
+    let spec = &orb.home.run_cli(&["info", name, "--json"]).expect_success().json()["machine"]["spec"];
+    json!([spec["cpus"], spec["memory"], spec["disk"], spec["arch"]])
 }

@@ -1,6 +1,7 @@
 //! What a machine's clients see of its life.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -132,6 +133,7 @@ fn machines_find_each_other_by_name() {
     };
     assert_eq!((looked_up("one", "two.orb.local"), looked_up("two", "one.orb.local")), (two.clone(), one.clone()));
     assert_eq!((looked_up("one", "one"), looked_up("one", "mine")), (one, "10.1.1.1".to_owned()));
+    is_reached_from_everywhere(&orb, &address("one"));
     orb.must(&["rename", "two", "three"]);
     assert_eq!((looked_up("one", "three.orb.local"), looked_up("one", "two.orb.local")), (two, String::new()));
     orb.must(&["stop", "one"]);
@@ -141,6 +143,28 @@ fn machines_find_each_other_by_name() {
     assert_eq!(looked_up("one", "mine"), "10.1.1.1");
     orb.must(&["delete", "-f", "one", "four"]);
     orb.home.finish();
+}
+
+/// What listens on a machine's address, asked from the host and from every machine.
+fn is_reached_from_everywhere(orb: &Orb, address: &str) {
+    let script =
+        "use IO::Socket::INET; $| = 1; my $s = IO::Socket::INET->new(Listen => 5, LocalAddr => $ARGV[0]) or die $!;
+                  print $s->sockport, \"\\n\"; while (my $c = $s->accept) { print $c \"from one\\n\"; close $c }";
+    let mut server = orb.command(&["run", "-m", "one", "perl", "-e", script, address]);
+    let mut server = server.stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().expect("piped")).read_line(&mut port).expect("it listens");
+    let port = port.trim();
+    let mut said = String::new();
+    let mut host = TcpStream::connect(format!("{address}:{port}")).expect("reached from the host");
+    host.read_to_string(&mut said).expect("it answers");
+    assert_eq!(said, "from one\n");
+    for machine in ["one", "two"] {
+        let ask = format!("exec 3<>/dev/tcp/one.orb.local/{port}; cat <&3");
+        assert_eq!(orb.must(&["run", "-m", machine, "bash", "-c", &ask]), "from one\n", "{machine}");
+    }
+    server.kill().expect("ours");
+    server.wait().expect("ours");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod archives;
 mod bad_input;
+mod details;
 mod documentation;
 mod life;
 mod orb;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use testkit::wait_until;
 
-use crate::orb::{has_many_ids, with_debian};
+use crate::orb::{Orb, has_many_ids, with_debian};
 
 #[test]
 fn user_data_is_followed_or_refused_whole() {
@@ -38,7 +38,60 @@ fn user_data_is_followed_or_refused_whole() {
     orb.refused(&["create", "debian:12", "c", "-c", "failing"], "no luck");
     assert_eq!(orb.states().len(), 2);
     orb.must(&["delete", "-f", "a", "b"]);
+    if has_many_ids() {
+        packages_are_installed_and_upgraded(&orb);
+        assert_eq!(orb.states(), []);
+    } else {
+        testkit::skip_case!("packages of cloud-config", host: "apt-get becomes another user, which takes more ids than one");
+    }
     orb.home.finish();
+}
+
+/// A package without files and its index, below `/srv/archive` of a machine, which asks no other archive.
+const ARCHIVE: &str = r#"set -e
+rm -f /etc/apt/sources.list.d/* && echo 'deb [trusted=yes] file:/srv/archive ./' > /etc/apt/sources.list
+rm -rf /var/lib/apt/lists/* && mkdir -p /srv/archive
+pack() {
+    mkdir -p "/tmp/$1-$2/DEBIAN" && cd "/tmp/$1-$2"
+    printf 'Package: %s
+Version: %s
+Architecture: all
+Maintainer: nobody
+Description: nothing
+' "$1" "$2" > DEBIAN/control
+    dpkg-deb -b . "/srv/archive/$1-$2.deb" > /dev/null
+}
+pack ty-old 1 && dpkg -i /srv/archive/ty-old-1.deb > /dev/null && rm /srv/archive/ty-old-1.deb
+pack ty-old 2 && pack ty-new 1 && cd /srv/archive
+for file in *.deb; do
+    dpkg-deb -f "$file"
+    printf 'Filename: ./%s
+Size: %s
+SHA256: %s
+
+' "$file" "$(stat -c %s "$file")" "$(sha256sum "$file" | cut -d' ' -f1)"
+done > Packages
+"#;
+
+/// With an archive of the host's own making: what is installed, what is upgraded, and what runs afterwards.
+fn packages_are_installed_and_upgraded(orb: &Orb) {
+    let write = |text: &str| fs::write(orb.home.work().join("config"), text).expect("the home is ours");
+    orb.must(&["create", "debian:12", "maker"]);
+    orb.must(&["run", "-m", "maker", "-u", "root", "sh", "-c", ARCHIVE]);
+    orb.must(&["export", "maker", "root.tar"]);
+    orb.home.must_run(&["image", "import", "local:1", "root.tar"]);
+    orb.must(&["delete", "-f", "maker"]);
+    let asked = r#"  - "dpkg-query -W -f '${Package} ${Version}\n' 'ty-*' > /srv/found""#;
+    for (config, packages) in
+        [("packages: [ty-new]", "ty-new 1\nty-old 1\n"), ("package_update: true\npackage_upgrade: true", "ty-old 2\n")]
+    {
+        write(&format!("#cloud-config\n{config}\nruncmd:\n{asked}\n"));
+        orb.must(&["create", "local:1", "packed", "-c", "config"]);
+        assert_eq!(orb.must(&["run", "-m", "packed", "cat", "/srv/found"]), packages);
+        orb.must(&["delete", "-f", "packed"]);
+    }
+    write("#cloud-config\npackages: [ty-none]\n");
+    orb.refused(&["create", "local:1", "packed", "-c", "config"], "apt-get install");
 }
 
 #[test]

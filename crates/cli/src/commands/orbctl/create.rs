@@ -92,6 +92,8 @@ pub(super) fn import(yard: &Testyard, words: Vec<OsString>, output: Output) -> O
             user: about.user.clone().or_else(|| Some(user::default_user())),
             cpus: about.cpus,
             memory: about.memory,
+            disk: about.disk,
+            arch: about.arch.as_deref().map(architecture).transpose()?,
             ..MachineSpec { image: reference.clone(), ..MachineSpec::new(BackendName::namespace()) }
         };
         let mut note: Note = serde_json::from_value(about.notes.clone()).unwrap_or_default();
@@ -124,6 +126,8 @@ pub(super) fn export(yard: &Testyard, words: Vec<OsString>) -> Outcome {
         user: machine.spec.user.clone(),
         cpus: machine.spec.cpus,
         memory: machine.spec.memory,
+        disk: machine.spec.disk,
+        arch: machine.spec.arch.clone(),
         notes: book.about(&machine.id).and_then(|note| serde_json::to_value(note).ok()).unwrap_or_default(),
     };
     let running = life::up(yard, &machine)?;

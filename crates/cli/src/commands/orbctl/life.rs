@@ -49,10 +49,11 @@ pub(super) fn stop(yard: &Testyard, words: Vec<OsString>) -> Outcome {
     DONE
 }
 
-/// `restart NAME…`
+/// `restart NAME… [-f]`
 pub(super) fn restart(yard: &Testyard, words: Vec<OsString>) -> Outcome {
-    for machine in chosen(yard, &Words::parse(&[ALL, FORCE], Rest::Ours, words)?)? {
-        let started = yard.machines().restart(&machine.name, false)?;
+    let words = Words::parse(&[ALL, FORCE], Rest::Ours, words)?;
+    for machine in chosen(yard, &words)? {
+        let started = yard.machines().restart(&machine.name, words.has("force"))?;
         names::tell_one(yard, &started);
     }
     DONE

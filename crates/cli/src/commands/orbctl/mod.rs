@@ -36,7 +36,7 @@ const NAMES: [&str; 2] = ["orbctl", "orb"];
 ///     status, version
 ///     list [-f json]                          info NAME [-f json]
 ///     create IMAGE NAME [--arch A] [--user U] [-c FILE] [--isolated] [--cpus N] [--memory M] [--disk D]
-///     start NAME…, stop NAME… [-f], restart NAME…, delete NAME… [-f]
+///     start NAME…, stop NAME… [-f], restart NAME… [-f], delete NAME… [-f]
 ///     run -m NAME [-u USER] [-w FOLDER] COMMAND ARGUMENT…
 ///     push -m NAME FROM… TO                   pull -m NAME FROM… TO
 ///     config get KEY, config set KEY VALUE, config show

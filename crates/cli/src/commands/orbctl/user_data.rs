@@ -276,7 +276,8 @@ fn done(machine: &mut Machine, what: &str, argv: &[&str]) -> Result<(), Problem>
     if said.is_empty() {
         return Ok(());
     }
-    Err(Problem::new(ProblemKind::Command, format!("user data failed at {what}")).because(said))
+    // Not as a command of the caller's, which has an exit code of its own.
+    Err(Problem::new(ProblemKind::System, format!("user data failed at {what}")).because(said))
 }
 
 fn write(machine: &mut Machine, path: &str, content: &[u8], mode: u32) -> Result<(), Problem> {
