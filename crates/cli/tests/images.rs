@@ -373,3 +373,63 @@ fn a_server_is_known_by_its_certificate() {
     server.stop();
     home.finish();
 }
+
+/// The blocks of `docs/images.md` in their order: their language and text.
+fn blocks(page: &str) -> Vec<(&str, &str)> {
+    let inside = page.split("```").skip(1).step_by(2);
+    inside.filter_map(|block| block.split_once('\n')).collect()
+}
+
+#[test]
+fn the_pages_commands_work_as_written() {
+    let home = home!("umoci", "skopeo", "busybox", "docker-registry", "python3");
+    make_image(&home);
+    let server = Server::start(&home, "page", "", "");
+    let target = server.name("team/app:1");
+    tool(
+        &home,
+        &format!("skopeo copy --quiet --insecure-policy --dest-tls-verify=false oci:oci:app docker://{target}"),
+    );
+    tool(&home, "skopeo copy --quiet --insecure-policy oci:oci:app oci:layout:app");
+    let saved = archive(&home, "docker-archive");
+    // What `docker save` writes, without the engine that it asks.
+    shell(
+        &home,
+        "cp docker-archive.tar app.tar; mkdir bin; printf '#!/bin/sh\nexec cat docker-archive.tar\n' > bin/docker; chmod +x bin/docker",
+    );
+    let sources = testkit::programs::source_folder();
+    let page = std::fs::read_to_string(sources.join("docs/images.md")).expect("the page");
+    let page = page.replace("localhost:5000", server.name("").trim_end_matches('/'));
+    let blocks = blocks(&page);
+    assert_eq!(blocks.iter().map(|(language, _)| *language).collect::<Vec<_>>(), ["sh", "sh", "python", "sh"]);
+    let programs = home.program("testyard");
+    let path = format!("{}:bin:/usr/local/bin:/usr/bin:/bin", programs.parent().expect("a folder").display());
+    let mut said = String::new();
+    for (language, block) in blocks {
+        let (program, flag) = if language == "sh" { ("/bin/sh", "-euc") } else { ("python3", "-c") };
+        let mut command = home.command(program);
+        command.args([flag, block]).env("PATH", &path).env("TESTYARD_BINARY", &programs);
+        command.env("PYTHONPATH", sources.join("python/src")).env("PYTHONDONTWRITEBYTECODE", "1");
+        let output = testkit::Output::of(&mut command, Duration::from_secs(120));
+        assert_eq!(output.code, 0, "{block}: {output}");
+        said += &output.stdout;
+    }
+    assert!(said.lines().any(|line| line == "upper"), "{said}");
+    let mut names: Vec<String> = images(&home)
+        .iter()
+        .flat_map(|image| image["references"].as_array())
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    assert_eq!(names, ["app:1", "app:2", "app:3", "app:4", &target]);
+    // Both programs' words end in an archive that others read.
+    assert_ne!(std::fs::read(home.work().join("app.tar")).expect("exported"), std::fs::read(saved).expect("kept"));
+    for exported in ["app.tar", "out.tar"] {
+        tool(&home, &format!("skopeo inspect oci-archive:{exported}"));
+    }
+    home.must_run(&["delete", "web", "other"]);
+    server.stop();
+    home.finish();
+}
