@@ -59,6 +59,41 @@ def test_caches_and_what_is_named_come_back(anybodys_suite: Suite) -> None:
     assert not [path for path in there if "testyard-returning" in path]
 
 
+def test_what_is_deleted_or_renamed_stays_and_what_is_new_comes(suite: Suite) -> None:
+    for name in ("snapshots/old", "__snapshots__/deep/renamed", ".benchmarks/all/one"):
+        suite.write(name, "old")
+    suite.write(
+        "test_deletes.py",
+        """
+        import os, shutil
+        from pathlib import Path
+
+        def test_deletes():
+            os.remove("snapshots/old")
+            Path("snapshots/new").write_text("new")
+            os.rename("__snapshots__/deep/renamed", "__snapshots__/deep/name")
+            shutil.rmtree(".benchmarks")
+            Path(".benchmarks").mkdir()
+            Path(".benchmarks/two").write_text("new")
+        """,
+    )
+    suite.told(passed=1)
+    found = {
+        str(path.relative_to(suite.folder)): path.read_text()
+        for folder in ("snapshots", "__snapshots__", ".benchmarks")
+        for path in (suite.folder / folder).rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        "snapshots/old": "old",
+        "snapshots/new": "new",
+        "__snapshots__/deep/renamed": "old",
+        "__snapshots__/deep/name": "old",
+        ".benchmarks/all/one": "old",
+        ".benchmarks/two": "new",
+    }
+
+
 def test_links_of_the_tree_lead_nowhere(suite: Suite) -> None:
     outside = suite.home.path / "home" / "outside"
     outside.mkdir(exist_ok=True)
