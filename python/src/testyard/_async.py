@@ -7,6 +7,7 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Generic, Mapping, Optional, TypeVar, cast
 
+from . import _given as given
 from ._place import Path, Place, User
 from ._process import PIPE, Completed, Text, checked
 from ._process import Process as BlockingProcess
@@ -80,8 +81,13 @@ class Face(Generic[_Inner]):
     """An object of the blocking interface, whose calls are awaited."""
 
     __test__ = False
+    #: What it is the face of.
+    _of: type[Any] = object
 
     def __init__(self, inner: _Inner) -> None:
+        if not isinstance(inner, self._of):
+            hint = f"find it or make it: await testyard.aio.{type(self).__name__}.get(…), create(…)"
+            raise given.refused(inner, f"testyard.{self._of.__name__}", hint)
         #: The object of the blocking interface.
         self.blocking = inner
 
@@ -91,6 +97,8 @@ class Face(Generic[_Inner]):
 
 class Process(Face[BlockingProcess]):
     """A command that runs."""
+
+    _of = BlockingProcess
 
     @property
     def args(self) -> Command:
@@ -233,6 +241,7 @@ class AsyncPlace(Face[_PlaceInner]):
 
     async def spawn(self, command: Command, **options: Unpack[SpawnOptions]) -> Process:
         """As `Machine.spawn`."""
+        given.options(options, Place.spawn, "Machine.spawn")
         return Process(await made(BlockingProcess.kill, self.blocking.spawn, command, **cast(Any, options)))
 
     async def write_file(self, path: Path, data: Text, *, mode: int = 0o644, user: User = None) -> None:

@@ -12,7 +12,7 @@ import threading
 from typing import Any, Callable, Deque, Iterator, NamedTuple, Optional, Sequence
 
 from . import _protocol as protocol
-from .errors import ConnectionLost, NotSupported, ProtocolMismatch, TestyardError, from_problem
+from .errors import ConnectionLost, InvalidInput, NotSupported, ProtocolMismatch, TestyardError, from_problem
 
 _WELCOME_SECONDS = 20.0
 _READ = 256 * 1024
@@ -137,6 +137,9 @@ class Connection:
     def send(self, stream: int, message: Any, descriptors: Sequence[int] = ()) -> None:
         """Sends a message."""
         payload = json.dumps(message, separators=(",", ":")).encode()
+        if len(payload) > protocol.MAX_MESSAGE:
+            hint = "pass long data on standard input or in a file"
+            raise InvalidInput(f"the request is longer than the {protocol.MAX_MESSAGE >> 20} MiB of one", hints=[hint])
         self.send_frame(protocol.MESSAGE, 0, stream, payload, descriptors)
 
     def send_frame(self, kind: int, channel: int, stream: int, payload: bytes, descriptors: Sequence[int] = ()) -> None:

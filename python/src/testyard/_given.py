@@ -88,7 +88,10 @@ def content(data: Any) -> bytes:
     try:
         return data.encode() if isinstance(data, str) else memoryview(data).tobytes()
     except TypeError:
-        raise refused(data, "text, and no bytes", f"write {str(data)!r}" if _is_number(data) else "give one") from None
+        hint = f"write {str(data)!r}" if _is_number(data) else "give a text or bytes"
+        raise refused(
+            data, "text, and no bytes", "give what its read() gives" if hasattr(data, "read") else hint
+        ) from None
     except UnicodeError:
         raise refused(data, "text in UTF-8", "give bytes") from None
 

@@ -74,6 +74,7 @@ class Place:
         With `detach` it outlives this process. That there is no such program is told by `Process.wait`."""
         request = self._exec(command, cwd, env, user, timeout)
         streams = streams_of(stdin, stdout, stderr)
+        given.flag(detach, "detach")
         connection = self._connections.take()
         return Process(
             connection,

@@ -242,7 +242,11 @@ class Process:
         targets, descriptors = streams
         said = {"stdin": targets[0], "stdout": targets[1], "stderr": targets[2]}
         request["exec"].update(said, quiet=False, detach=detach)
-        self._exchange = Exchange(connection, request, descriptors)
+        try:
+            self._exchange = Exchange(connection, request, descriptors)
+        except BaseException:
+            connection.close()
+            raise
         raw_input = _Input(self._exchange) if targets[0] == "frames" else None
         #: Its standard input to write to, where that was asked for.
         self.stdin: Any = raw_input

@@ -47,6 +47,8 @@ def _delete_cluster(cluster: _cluster.Cluster) -> None:
 class Environment(AsyncPlace[_environment.Environment]):
     """An environment that this process holds."""
 
+    _of = _environment.Environment
+
     @property
     def id(self) -> str:
         """Its number as people see it."""
@@ -113,6 +115,8 @@ class Environment(AsyncPlace[_environment.Environment]):
 
 class Machine(AsyncPlace[_machine.Machine]):
     """A machine."""
+
+    _of = _machine.Machine
 
     @classmethod
     async def create(cls, name: Optional[str] = None, **options: Unpack[MachineOptions]) -> Machine:
@@ -251,6 +255,8 @@ class Image:
 class Pool(Face[_pool.Pool]):
     """Machines made ahead of need."""
 
+    _of = _pool.Pool
+
     @classmethod
     async def create(cls, count: int, *, name_prefix: str = "pool", **options: Unpack[MachineOptions]) -> Pool:
         """As `testyard.Pool`. Of one whose caller is cancelled nothing is left."""
@@ -284,6 +290,8 @@ class Pool(Face[_pool.Pool]):
 
 class Cluster(Face[_cluster.Cluster]):
     """A cluster."""
+
+    _of = _cluster.Cluster
 
     @classmethod
     async def create(cls, name: Optional[str] = None, **options: Unpack[ClusterOptions]) -> Cluster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import subprocess
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import Any, Callable
 import pytest
 
 import testyard
-from testyard import Cluster, Environment, Image, Machine, Pool, Ports, live
+from testyard import Cluster, Environment, Image, Machine, Pool, Ports, aio, live
 from testyard.machine import machine_info
 from testyard.vms import RETRY, register_test_vm_for_cleanup, set_project_image
 
@@ -160,6 +161,11 @@ POOLS_AND_IMAGES: dict[str, Call] = {
     "30": lambda _: Ports(key=30),
 }
 OTHERS: dict[str, Call] = {
+    "'web'": lambda _: aio.Machine("web"),
+    "'lab'": lambda _: aio.Cluster("lab"),
+    "'yes'": lambda m: m.spawn("true", detach="yes"),
+    "'tmeout'": lambda m: asyncio.run(aio.Machine(m).spawn("true", tmeout=5)),
+    "name='/dev/null'": lambda m: m.write_file("/tmp/x", open("/dev/null")),  # noqa: SIM115
     "31": lambda _: live.exposures(31),
     "/no/such/tree": lambda _: live.exposures("/no/such/tree"),
     "'shop'": lambda _: live.place("shop", "."),
@@ -225,6 +231,10 @@ def test_files_that_cannot_travel_are_told(home: object, tmp_path: Path) -> None
         # What this side could not do is its own error, not what the machine made of it.
         with pytest.raises(testyard.InfrastructureError, match=r"/proc/self/mem failed[\s\S]*Input/output error"):
             machine.push("/proc/self/mem", "/tmp")
+        # More than a message holds: nothing is wrong with the machine, and another try would fare no better.
+        for call in (machine.run, machine.spawn):
+            with pytest.raises(testyard.InvalidInput, match="16 MiB"):
+                call(["true", "x" * (16 << 20)])
         machine.write_file("/tmp/big", b"x" * 100_000)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
