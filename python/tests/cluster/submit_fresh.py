@@ -24,7 +24,8 @@ def main():
         results = {}
         for name in sys.argv[2:]:
             job = cluster.submit(getattr(tasks, name))()
-            cluster.backend.execute_command(f"scontrol release {job.id}")
+            if name in tasks.HELD:
+                cluster.backend.execute_command(f"scontrol release {job.id}")
             if not job.wait(timeout=100, poll_interval=0.25):
                 print(cluster.backend.execute_command(f"cat {job.stdout_path} {job.stderr_path}"))
                 raise SystemExit(f"{name}: {job.get_status()}")

@@ -27,6 +27,9 @@ def version() -> str:
 
 
 # Held until it is submitted as a whole: slurm-sdk sends its Slurmfile after the job, which may be faster.
+HELD = {"parent"}
+
+
 @workflow(time="00:05:00", mem="100M", hold=None)
 def parent(ctx: WorkflowContext):
     return [fresh.VERSION, version().get_result()]
