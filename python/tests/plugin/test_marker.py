@@ -129,9 +129,13 @@ def test_a_backend_that_gives_less_is_a_skip_unless_the_user_chose_it(project: P
         @pytest.mark.testyard(isolation="namespace")
         def test_namespace(isolated_env): pass
 
+        @pytest.mark.testyard(network="none")
+        def test_network(isolated_env): pass
+
         def test_vm(vm): pass
         """,
     )
     told = project.run("--testyard-backend=host").stdout
-    assert "1 passed, 2 skipped" in told, told
+    assert "1 passed, 3 skipped" in told, told
+    assert "network `none` is more than backend `host` gives" in told, told
     assert "isolation `namespace` is more than backend `host` gives" in told, told
