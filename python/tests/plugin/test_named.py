@@ -150,5 +150,19 @@ def test_networks_are_those_that_were_named(anybodys_project: Project) -> None:
 
 def test_the_key_keeps_environments_of_failed_tests(project: Project) -> None:
     needs_user_namespaces()
-    project.write("test_it.py", "def test_it(isolated_env):\n    assert isolated_env.run('false')\n")
-    assert "kept for 1800 s" in project.fails("-o", "testyard_keep_failed=30m")
+    project.write(
+        "test_it.py",
+        """
+        import pytest
+
+        def test_it(isolated_env):
+            isolated_env.run("false")
+
+        @pytest.mark.testyard(isolation="machine", network="private")
+        def test_own_machine(isolated_env):
+            isolated_env.run("false")
+        """,
+    )
+    told = project.fails("-o", "testyard_keep_failed=30m")
+    assert told.count("kept for 1800 s") == 1 and "not kept: a machine of a test's own ends with it" in told, told
+    assert len(project.home.machines()) == 1
