@@ -3,6 +3,7 @@
 use std::process::{Child, Stdio};
 
 use testkit::{Output, TestHome, wait_until};
+use testyard_model::step::Step;
 
 use super::{DEADLINE, as_root, cluster, create, info, on, state};
 
@@ -15,6 +16,7 @@ fn a_cluster_is_whole_after_starts_changes_at_once_and_killed_ones() {
     changes_take_turns(&home);
     a_killed_scale_is_repaired(&home);
     a_fork_waits_for_the_end_of_a_stop(&home);
+    killed_forks_starts_and_stops_are_repaired(&home);
     drop(cluster(&home, &["delete", "lab", "lab2"]).expect_success());
     assert_eq!(home.must_run(&["list", "--names"]), "");
     home.finish();
@@ -116,6 +118,38 @@ fn a_fork_waits_for_the_end_of_a_stop(home: &TestHome) {
     assert!(keys.contains("of-another") && keys.ends_with("lab2-2\nlab2-1\n"), "{keys}");
     // Nor does the one that the cluster had made open the fork any more, which the user had left there.
     assert!(keys.contains(" slurm@lab2\n") && !keys.contains(" slurm@lab\n"), "{keys}");
+}
+
+/// Whoever forks a cluster, starts or stops one may be killed at any step: of a fork nothing is left, the one that it
+/// began with is as it was, and a start or a stop goes on where it was.
+fn killed_forks_starts_and_stops_are_repaired(home: &TestHome) {
+    let killed_at = |step: Step, arguments: &[&str]| {
+        let mut command = home.cli(arguments);
+        let ended = Output::of(command.env("TESTYARD_KILL_AT", step.as_str()), DEADLINE);
+        assert!(ended.code != 0 && ended.stdout.is_empty(), "{step:?}: {ended}");
+    };
+    for step in [Step::ClusterIntent, Step::ClusterKeys, Step::ClusterNode, Step::ClusterDaemon, Step::ClusterReady] {
+        killed_at(step, &["cluster", "fork", "lab", "third"]);
+        // A machine that ends by itself just now is removed at the next pass.
+        let mut passes = Vec::new();
+        let is_gone = || {
+            passes.push(home.run_cli(&["reap", "--json"]));
+            let count = |folder: &str| std::fs::read_dir(home.state().join(folder)).map_or(0, Iterator::count);
+            ["networks", "clusters"].map(count) == [2, 2] && !home.must_run(&["list", "--names"]).contains("third")
+        };
+        assert!(wait_until(DEADLINE, is_gone), "{step:?}: {passes:?}");
+    }
+    assert_eq!(info(home, "lab")["state"], "stopped");
+    killed_at(Step::ClusterDaemon, &["cluster", "start", "lab"]);
+    drop(cluster(home, &["start", "lab"]).expect_success());
+    assert_eq!(on(home, "lab", "1", "srun -N2 hostname | wc -l").expect_success().stdout, "2\n");
+    let stopping = Change { child: Some(spawn(home, &["cluster", "stop", "lab"])) };
+    let ends = || info(home, "lab")["nodes"].as_array().into_iter().flatten().any(|node| node["state"] == "down");
+    assert!(wait_until(DEADLINE, ends), "it is being stopped");
+    stopping.kill();
+    drop(cluster(home, &["stop", "lab"]).expect_success());
+    let nodes = info(home, "lab")["nodes"].clone();
+    assert!(nodes.as_array().into_iter().flatten().all(|node| node["state"] == "down"), "{nodes}");
 }
 
 /// A change of the cluster that runs beside the test.

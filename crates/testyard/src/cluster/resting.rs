@@ -56,11 +56,12 @@ impl Clusters<'_> {
         let registry = self.yard.registry()?;
         let claim = Claim::take(&registry, self.row(&registry, name)?, "start the cluster")?;
         let layout = layout_of(&claim.row)?;
-        if !matches!(state_of(&claim.row)?, ClusterState::Running | ClusterState::Stopped) {
+        let state = state_of(&claim.row)?;
+        if !matches!(state, ClusterState::Running | ClusterState::Stopped) {
             return Err(unfinished(&claim));
         }
         self.expect_own(&claim.row.id, &layout.nodes)?;
-        if self.is_up(layout.controller()) {
+        if state == ClusterState::Running && self.is_up(layout.controller()) {
             self.revive(&layout, layout.controller())?;
             making::at_once(&layout.nodes[1..], |node| match self.is_up(node) {
                 true => self.revive(&layout, node),
@@ -68,7 +69,8 @@ impl Clusters<'_> {
             })?;
             making::await_nodes(self.yard, &layout, &layout.nodes, start::is_answering)?;
         } else {
-            // Nodes whose controller was away are begun anew: their daemons would come back one by one.
+            // Nodes whose controller was away are begun anew: their daemons would come back one by one. So are those that
+            // somebody who was killed had begun to start, and not set up.
             self.rest(&layout)?;
             let setup = self.folder(&claim.row.id).load()?;
             let begin = |node: &Node| self.yard.machines().start(&node.name).map(drop);
