@@ -58,6 +58,8 @@ fn a_new_name_is_the_host_name_at_once() {
     home.must_run(&["create", "before", "--backend", "namespace"]);
     assert_eq!(home.must_run(&["exec", "before", "--", "uname", "-n"]), "before\n");
     home.must_run(&["rename", "before", "after"]);
+    // To the name that it has: it stays reachable by it.
+    home.must_run(&["rename", "after", "after"]);
     assert_eq!(home.must_run(&["exec", "after", "--", "uname", "-n"]), "after\n");
     home.must_run(&["restart", "after"]);
     assert_eq!(home.must_run(&["exec", "after", "--", "uname", "-n"]), "after\n");

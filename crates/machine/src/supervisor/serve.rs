@@ -341,7 +341,10 @@ impl Supervisor {
 
     fn rename(&mut self, name: MachineName) -> Result<(), testyard_linux::Error> {
         names::link(&self.setup.runtime, &name, &self.setup.place.id)?;
-        names::unlink(&self.setup.runtime, &self.setup.place.name, &self.setup.place.id)?;
+        // The name that it has is a new one as well: its link was just made.
+        if name != self.setup.place.name {
+            names::unlink(&self.setup.runtime, &self.setup.place.name, &self.setup.place.id)?;
+        }
         self.setup.info.name = name.clone();
         self.setup.place.name = name.clone();
         if self.broken.is_none()
