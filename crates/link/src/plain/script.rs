@@ -60,8 +60,9 @@ impl Wanted<'_> {
     pub(super) fn script(&self, word: &str) -> Vec<u8> {
         let (prepared, words) = self.prepared(&format!("{{ echo \"{word} folder\" >&3; exit 1; }}"));
         // The shell stays: how a command ended that a signal killed, only its parent can say.
-        let start = format!("sh -c 'echo \"{word} ready $$\" >&2; exec \"$@\"' sh ");
-        let end = format!("2>&3 3>&-; echo \"{word} end $?\" >&3\n");
+        // What it says of that itself is nobody's.
+        let start = format!("(exec 2>&3 3>&-; exec sh -c 'echo \"{word} ready $$\" >&2; exec \"$@\"' sh ");
+        let end = format!("); echo \"{word} end $?\" >&3\n");
         [b"exec 3>&2 2> /dev/null; ", &prepared[..], start.as_bytes(), &words, end.as_bytes()].concat()
     }
 
@@ -137,16 +138,21 @@ mod tests {
     #[test]
     fn a_command_gets_its_variables_folder_and_words() {
         let env = [(b"PLAIN".to_vec(), b"it's".to_vec()), (b"a.b".to_vec(), b"c d".to_vec())];
-        let argv = ["sh", "-c", "echo $PLAIN $PWD $1; env | grep a.b; echo e >&2; kill -9 $$", "x", "y  z"];
+        let argv = ["sh", "-c", "echo $PLAIN $PWD $1; echo e >&2; kill -9 $$", "x", "y  z"];
         let argv = argv.map(OsString::from);
         let wanted = Wanted { mark: "m.1", cwd: OsStr::new("/"), env: &env, argv: &argv };
         let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&wanted.script("w0rd"))).output();
         let output = output.expect("a shell");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "it's / y z\na.b=c d\n");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "it's / y z\n");
         let said = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = said.lines().collect();
         assert!(lines[0].starts_with("w0rd ready "), "{said}");
         assert_eq!(lines[1..], ["e", "w0rd end 137"]);
+        // What is no name for a shell's variable, a shell would drop on the way.
+        let argv = ["env"].map(OsString::from);
+        let wanted = Wanted { argv: &argv, ..wanted };
+        let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&wanted.script("w0rd"))).output();
+        assert!(String::from_utf8_lossy(&output.expect("a shell").stdout).lines().any(|line| line == "a.b=c d"));
         let wanted = Wanted { cwd: OsStr::new("/there/is/nothing"), ..wanted };
         let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&wanted.script("w0rd"))).output();
         assert_eq!(String::from_utf8_lossy(&output.expect("a shell").stderr), "w0rd folder\n");
