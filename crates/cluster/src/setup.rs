@@ -143,9 +143,10 @@ pub fn script(layout: &Layout, node: &Node, setup: &NodeSetup) -> String {
         text: setup.host_key.private.clone(),
     });
     text.push_str(&secret_lines(&secrets));
+    // First: what begins looks its own account up, and the files are for a moment not whole.
+    text.push_str(&accounts_lines(&setup.accounts));
     // Nobody asks it before it serves; what else there is to do is done meanwhile.
     let _ = writeln!(text, "{MUNGED} &\nmunged=$!");
-    text.push_str(&accounts_lines(&setup.accounts));
     for file in files::configuration(layout, setup.groups) {
         text.push_str(&write_lines(&file));
     }
@@ -347,6 +348,14 @@ mod tests {
         assert!(scripts[0].contains("home=/home/slurm") && !scripts[1].contains("home=/home/slurm"));
         assert!(scripts.iter().all(|text| text.contains("put slurm 'slurm:$6$salt$hash:19000")));
         assert!(scripts[0].contains(" slurmctld; do") && !scripts[1].contains(" slurmctld; do"));
+    }
+
+    #[test]
+    fn nothing_begins_while_the_accounts_are_written() {
+        for text in scripts(&ClusterSpec::new(2)) {
+            let (written, begun) = (text.find("store /etc/shadow"), text.find(MUNGED));
+            assert!(written.is_some() && written < begun && text.find("/usr/sbin/sshd &") > begun, "{text}");
+        }
     }
 
     #[test]
