@@ -134,7 +134,7 @@ fn compared(options: &Options, testyard: &Testyard, server: &Server, machine: &s
     let theirs = || times(COMMANDS, || timed(&mut server.ssh()));
     let ours = || times(COMMANDS, || testyard.run(&exec));
     let contenders = vec![Contender::new("ssh", &theirs), Contender::new("exec", &ours)];
-    let times = alternate(options.rounds(10), contenders)?;
+    let times = alternate(options.rounds(5), contenders)?;
     let (theirs, ours) = (&times[0], &times[1]);
     let detail = format!("{} / ssh {}, whole processes", shown(ours.median()), shown(theirs.median()));
     Ok((theirs.ratio_to(ours), detail))
