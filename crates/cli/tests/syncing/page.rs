@@ -81,8 +81,8 @@ fn suites(home: &TestHome, sync: &str) {
     must(home, "testyard run --no-skip");
     suite("", &format!("{copied} && ! test -e .git"));
     must(home, "testyard run --no-skip --source synced");
-    // Whom the files belong to there.
-    if rustix::process::geteuid().is_root() {
+    // Whom the files belong to there, where there is more than one user.
+    if testkit::user::is_host_root() {
         must(home, "testyard sync m1 --user 1000");
         assert_eq!(must(home, "testyard exec m1 -- stat -c %u \"$PWD/value\""), "1000\n");
     }
