@@ -47,7 +47,7 @@ fn furnish(options: &Options, testyard: &Testyard) -> Result<(), Problem> {
     let failed = |error: std::io::Error| Problem::from_error(ProblemKind::System, &error);
     for program in ["testyard", "testyard-agent"] {
         let program = options.programs.join(program);
-        testyard.run(&format!("push out-1 {} {HOME}", program.display()))?;
+        testyard.run(&format!("push out-1 --user slurm {} {HOME}", program.display()))?;
     }
     for (_, command, _) in COMMANDS {
         let mut suite =
@@ -60,7 +60,7 @@ fn furnish(options: &Options, testyard: &Testyard) -> Result<(), Problem> {
         let folder = options.folder.join(folder_of(command));
         make_folder(&folder)?;
         std::fs::write(folder.join("testyard.toml"), suite).map_err(failed)?;
-        testyard.run(&format!("push out-1 {} {HOME}", folder.display()))?;
+        testyard.run(&format!("push out-1 --user slurm {} {HOME}", folder.display()))?;
     }
     Ok(())
 }

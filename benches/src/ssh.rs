@@ -50,7 +50,7 @@ impl Server {
         fs::write(folder.join("empty"), "").map_err(failed)?;
         let configuration = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPermitRootLogin yes\nSetEnv XDG_CACHE_HOME={0}/cache XDG_STATE_HOME={0}/state\n",
+             StrictModes no\nUsePAM no\nPermitRootLogin yes\nSetEnv HOME={0} XDG_CACHE_HOME={0}/cache XDG_STATE_HOME={0}/state\n",
             folder.display()
         );
         fs::write(folder.join("config"), configuration).map_err(failed)?;
