@@ -252,8 +252,7 @@ fn what_cannot_be_had_is_named_with_a_way_out() {
 
 /// Processes by parent, as the kernel tells now.
 fn children_of(parent: i32) -> Vec<i32> {
-    let all = std::fs::read_dir("/proc").expect("proc").flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let pids = testkit::processes::all().map(|process| process.pid);
     let parent_of = |pid: &i32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         text.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse::<i32>().ok()

@@ -23,6 +23,7 @@ pub mod ability;
 pub mod home;
 pub mod lock;
 pub mod output;
+pub mod processes;
 pub mod programs;
 pub mod project;
 pub mod skip;

@@ -120,17 +120,10 @@ fn a_killed_near_side_leaves_nothing() {
     let server = server!();
     let words = [server.words("gpu"), vec!["--grace".to_owned(), "1s".to_owned()]].concat();
     let _ = server.cli(&words, &[]).expect_success();
-    let near: Vec<i32> = fs::read_dir("/proc")
-        .expect("a proc")
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let ours = server.home.state().display().to_string();
-            line.ends_with(b"\0near\0") && String::from_utf8_lossy(&environment).contains(&ours)
-        })
-        .collect();
+    let home = server.home.state().display().to_string();
+    let near = testkit::processes::all()
+        .filter(|process| process.command_line().ends_with(" near") && process.environment_has(&home));
+    let near: Vec<i32> = near.map(|process| process.pid).collect();
     signal(&near, Signal::KILL);
     assert!(wait_until(PATIENCE, || server.sessions().is_empty()), "left there: {:?}", server.sessions());
     server.home.must_run(&["reap"]);

@@ -22,10 +22,7 @@ impl Server {
     }
 
     fn sleeps(number: u32) -> bool {
-        let words = Self::nap(number);
-        let processes = fs::read_dir("/proc").expect("a proc").flatten();
-        let mut lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-        lines.any(|line| String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == words)
+        testkit::processes::runs(&Self::nap(number))
     }
 }
 
@@ -193,14 +190,11 @@ fn finish(server: Server) {
 
 /// Who has the connection of a machine of this home: it is in the machine's folder.
 fn keepers(server: &Server) -> Vec<i32> {
-    let processes = fs::read_dir("/proc").expect("a proc").flatten();
-    let is_ours = |folder: &std::path::Path| {
-        let line = fs::read(folder.join("cmdline")).unwrap_or_default();
-        line.ends_with(b"\0plain\0keep\0")
-            && fs::read_link(folder.join("cwd")).is_ok_and(|cwd| cwd.starts_with(server.home.path()))
+    let is_ours = |process: &testkit::processes::Process| {
+        process.command_line().ends_with(" plain keep")
+            && fs::read_link(process.folder().join("cwd")).is_ok_and(|cwd| cwd.starts_with(server.home.path()))
     };
-    let ours = processes.filter(|entry| is_ours(&entry.path()));
-    ours.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    testkit::processes::all().filter(is_ours).map(|process| process.pid).collect()
 }
 
 #[test]

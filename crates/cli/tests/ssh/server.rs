@@ -178,16 +178,9 @@ impl Server {
 
     /// Processes with these words, of this test: its folder is among their words.
     pub(crate) fn processes(&self, words: &str) -> Vec<i32> {
-        let (mark, mut found) = (self.home.path().display().to_string(), Vec::new());
-        for entry in fs::read_dir("/proc").expect("a proc").flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            if line.contains(&mark) && line.contains(words) {
-                found.push(pid);
-            }
-        }
-        found
+        let mark = self.home.path().display().to_string();
+        let is_ours = |line: String| line.contains(&mark) && line.contains(words);
+        testkit::processes::all().filter(|process| is_ours(process.command_line())).map(|process| process.pid).collect()
     }
 
     /// Ends the server; nothing of the machines is left anywhere.

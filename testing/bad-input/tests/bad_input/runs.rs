@@ -19,11 +19,7 @@ fn run(home: &TestHome, options: &[&str]) -> Output {
 
 /// What a test's process shows on the host while it runs.
 pub(crate) fn runs(seconds: &str) -> bool {
-    let folders = std::fs::read_dir("/proc").expect("always there").flatten();
-    let wanted = format!("sleep\0{seconds}\0");
-    folders
-        .into_iter()
-        .any(|entry| std::fs::read_to_string(entry.path().join("cmdline")).is_ok_and(|line| line == wanted))
+    testkit::processes::runs(&format!("sleep {seconds}"))
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn a_tree_that_goes_while_its_tests_run() {
         let run = ["run", "suite", "--jobs", "1", "--order", "file", "--json"];
         let mut child = start(&home, &[&run, more].concat());
         // Its environment is told before the tree is mounted there.
-        crate::wait("a test that runs", || runs(&nap));
+        crate::wait("a test that runs", || testkit::processes::runs(&nap));
         std::process::Command::new("rm").arg("-rf").arg(&suite).status().expect("rm");
         let output = end(&mut child, "a run whose tree goes");
         let report = output.json();
@@ -105,11 +105,4 @@ fn a_tree_that_goes_while_its_tests_run() {
         assert_eq!(output.stderr.contains(&gone), more.is_empty(), "{more:?}: {output}");
     }
     home.finish();
-}
-
-/// Whether a process has exactly these words.
-fn runs(words: &str) -> bool {
-    let processes = std::fs::read_dir("/proc").expect("a proc").flatten();
-    let mut lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == words)
 }

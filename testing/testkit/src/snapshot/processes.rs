@@ -1,9 +1,10 @@
 //! Processes, the namespaces they are in or keep, and the mounts of those.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Kind;
+use crate::processes::{self, Process};
 
 type Things = BTreeMap<(Kind, String), String>;
 
@@ -15,13 +16,14 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 pub(super) fn collect(things: &mut Things) {
     let mut mount_namespaces = BTreeSet::new();
     let own = std::fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
-    for folder in process_folders() {
+    for process in processes::all() {
+        let folder = process.folder();
         let Some(stat) = Stat::read(&folder) else { continue };
         if stat.flags & KERNEL_THREAD != 0 {
             continue;
         }
         let identity = format!("{} started {}", stat.pid, stat.start_ticks);
-        things.insert((Kind::Process, identity), command_line(&folder, &stat.name));
+        things.insert((Kind::Process, identity), shown(process, &stat.name));
         for kind in NAMESPACES {
             if let Ok(name) = std::fs::read_link(folder.join("ns").join(kind)) {
                 things.insert((Kind::Namespace, name.display().to_string()), String::new());
@@ -39,16 +41,15 @@ pub(super) fn collect(things: &mut Things) {
 pub(super) fn of_home(home: &str) -> Vec<String> {
     let mut left = Vec::new();
     let mut seen = BTreeSet::new();
-    for folder in process_folders() {
+    for process in processes::all() {
+        let folder = process.folder();
         let Some(stat) = Stat::read(&folder) else { continue };
         // A zombie is its parent's to reap; the test may be that parent.
         if stat.state == 'Z' || stat.pid == std::process::id() {
             continue;
         }
-        let environment = std::fs::read(folder.join("environ")).unwrap_or_default();
-        let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
-        if contains(&environment, home) || contains(&line, home) {
-            left.push(format!("process {} ({})", stat.pid, command_line(&folder, &stat.name)));
+        if process.environment_has(home) || process.command_line().contains(home) {
+            left.push(format!("process {} ({})", stat.pid, shown(process, &stat.name)));
         }
         let Ok(namespace) = std::fs::read_link(folder.join("ns/mnt")) else { continue };
         if seen.insert(namespace.clone()) {
@@ -62,16 +63,6 @@ pub(super) fn of_home(home: &str) -> Vec<String> {
 
 fn is_below(point: &str, home: &str) -> bool {
     point.strip_prefix(home).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
-}
-
-fn process_folders() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let is_process = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
-    entries.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path()).collect()
 }
 
 /// What is wanted of `/proc/PID/stat`.
@@ -103,10 +94,9 @@ impl Stat {
     }
 }
 
-fn command_line(folder: &Path, name: &str) -> String {
-    let line = std::fs::read(folder.join("cmdline")).unwrap_or_default();
-    let words = String::from_utf8_lossy(&line).replace('\0', " ");
-    if words.trim().is_empty() { format!("[{name}]") } else { words.trim().chars().take(200).collect() }
+fn shown(process: Process, name: &str) -> String {
+    let words = process.command_line();
+    if words.is_empty() { format!("[{name}]") } else { words.chars().take(200).collect() }
 }
 
 /// Namespaces that only an open descriptor keeps alive.
