@@ -363,9 +363,8 @@ fn the_pages_commands_work_as_written() {
         testkit::skip!(module_path!(), lacks);
     }
     let cluster = Cluster::new();
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/scale-out.md")).expect("the page");
-    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let blocks: Vec<&str> = blocks.filter(|block| !block.contains("me@login")).collect();
+    let page = testkit::Page::load("scale-out");
+    let blocks: Vec<&str> = page.commands().filter(|block| !block.contains("me@login")).collect();
     assert_eq!(blocks.len(), 3, "the page has commands");
     let folder = cluster.home.work();
     std::fs::create_dir(folder.join("tests")).expect("the home is ours");

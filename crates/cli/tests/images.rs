@@ -374,12 +374,6 @@ fn a_server_is_known_by_its_certificate() {
     home.finish();
 }
 
-/// The blocks of `docs/images.md` in their order: their language and text.
-fn blocks(page: &str) -> Vec<(&str, &str)> {
-    let inside = page.split("```").skip(1).step_by(2);
-    inside.filter_map(|block| block.split_once('\n')).collect()
-}
-
 #[test]
 fn the_pages_commands_work_as_written() {
     let home = home!("umoci", "skopeo", "busybox", "docker-registry", "python3");
@@ -398,14 +392,12 @@ fn the_pages_commands_work_as_written() {
         "cp docker-archive.tar app.tar; mkdir bin; printf '#!/bin/sh\nexec cat docker-archive.tar\n' > bin/docker; chmod +x bin/docker",
     );
     let sources = testkit::programs::source_folder();
-    let page = std::fs::read_to_string(sources.join("docs/images.md")).expect("the page");
-    let page = page.replace("localhost:5000", server.name("").trim_end_matches('/'));
-    let blocks = blocks(&page);
-    assert_eq!(blocks.iter().map(|(language, _)| *language).collect::<Vec<_>>(), ["sh", "sh", "python", "sh"]);
+    let page = testkit::Page::load("images").replace("localhost:5000", server.name("").trim_end_matches('/'));
+    assert_eq!(page.blocks().map(|(language, _)| language).collect::<Vec<_>>(), ["sh", "sh", "python", "sh"]);
     let programs = home.program("testyard");
     let path = format!("{}:bin:/usr/local/bin:/usr/bin:/bin", programs.parent().expect("a folder").display());
     let mut said = String::new();
-    for (language, block) in blocks {
+    for (language, block) in page.blocks() {
         let (program, flag) = if language == "sh" { ("/bin/sh", "-euc") } else { ("python3", "-c") };
         let mut command = home.command(program);
         command.args([flag, block]).env("PATH", &path).env("TESTYARD_BINARY", &programs);

@@ -165,9 +165,8 @@ fn a_run_that_loses_a_job_and_is_killed(ground: &Ground) {
 
 /// `docs/scale-out.md`: what it shows for Slurm's commands on another host.
 fn the_pages_command(ground: &Ground) {
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/scale-out.md")).expect("the page");
-    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let block = blocks.find(|block| block.contains("--host me@login")).expect("the page shows it");
+    let page = testkit::Page::load("scale-out");
+    let block = page.commands_with("--host me@login");
     let folder = ground.home.work();
     std::fs::create_dir(folder.join("tests")).expect("the home is ours");
     for (name, text) in [

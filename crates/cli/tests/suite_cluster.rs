@@ -39,8 +39,8 @@ echo "$banner" $TESTYARD_CLUSTER $TESTYARD_CLUSTER_NODES $TESTYARD_CLUSTER_USER 
 
 /// `docs/suite.md`'s `[cluster]` and the test that uses it, and more tests.
 fn suite() -> String {
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/suite.md")).expect("the page");
-    let example = page.split("```").find_map(|block| block.strip_prefix("toml\n")).expect("an example");
+    let page = testkit::Page::load("suite");
+    let example = page.first("toml");
     let table = |begins: &str| {
         let from = example.find(begins).unwrap_or_else(|| panic!("the page has no {begins}"));
         example[from..].split("\n\n").next().unwrap_or_default()

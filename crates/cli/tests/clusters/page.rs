@@ -14,11 +14,10 @@ fn the_pages_commands_work_as_written() {
     std::fs::write(home.work().join("seen"), "").expect("ours");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(home.work(), mode).expect("ours");
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/clusters.md")).expect("the page");
-    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let page = testkit::Page::load("clusters");
     // What is installed, and what a host's root grants, is there: this test would not have come so far.
     let blocks: Vec<&str> =
-        blocks.filter(|block| block.starts_with("testyard ") || block.starts_with("rest=")).collect();
+        page.commands().filter(|block| block.starts_with("testyard ") || block.starts_with("rest=")).collect();
     assert!(blocks.len() >= 4, "the page has commands");
     let folder = home.program("testyard").parent().expect("a folder").display().to_string();
     let mut shell = home.command("/bin/bash");

@@ -12,8 +12,8 @@ fn the_pages_commands_work_as_written() {
         testkit::skip!("the_pages_commands_work_as_written", host: "the page's users become root, which takes more ids than one");
     }
     let orb = with_debian!();
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/orbctl.md")).expect("the page");
-    let blocks: Vec<&str> = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let page = testkit::Page::load("orbctl");
+    let blocks: Vec<&str> = page.commands().collect();
     assert!(blocks.len() >= 5, "the page has commands");
     let programs = orb.home.program("testyard");
     let folder = programs.parent().expect("a folder");

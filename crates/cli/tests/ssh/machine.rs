@@ -165,9 +165,8 @@ fn programs_of_others_are_not_run() {
 fn what_the_page_says_about_other_ways_works() {
     ready!();
     let home = testkit::TestHome::new();
-    let page = fs::read_to_string(testkit::programs::source_folder().join("docs/ssh.md")).expect("a page");
-    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let block = blocks.find(|block| block.contains("--through")).expect("the page shows it");
+    let page = testkit::Page::load("ssh");
+    let block = page.commands_with("--through");
     let script = block.replace("testyard ", &format!("{} ", home.program("testyard").display()));
     let mut command = home.command("sh");
     let output = Output::of(command.args(["-ec", &script]), PATIENCE).expect_success();
@@ -180,9 +179,8 @@ fn what_the_page_says_about_other_ways_works() {
 #[test]
 fn what_the_page_says_first_works() {
     let server = server!();
-    let page = fs::read_to_string(testkit::programs::source_folder().join("docs/ssh.md")).expect("a page");
-    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let block = blocks.find(|block| block.contains("nvidia-smi")).expect("the page shows it");
+    let page = testkit::Page::load("ssh");
+    let block = page.commands_with("nvidia-smi");
     fs::create_dir(server.home.work().join("model")).expect("a folder");
     fs::write(server.home.work().join("model/weights"), "1 2 3").expect("a file");
     let words = server.words("gpu");

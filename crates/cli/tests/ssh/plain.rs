@@ -252,9 +252,8 @@ fn more_commands_than_the_host_allows_are_refused_by_name() {
 fn what_the_page_says_about_such_hosts_works() {
     let server = server!();
     fs::write(server.far().join("results.csv"), "1,2\n").expect("a file");
-    let page = fs::read_to_string(testkit::programs::source_folder().join("docs/ssh.md")).expect("a page");
-    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let block = blocks.find(|block| block.contains("--agent never")).expect("the page shows it");
+    let page = testkit::Page::load("ssh");
+    let block = page.commands_with("--agent never");
     let script = block
         .replace("--backend ssh --host me@login.example.org", &server.words("login")[2..].join(" "))
         .replace("/var/tmp/", &format!("{}/", server.far().display()))

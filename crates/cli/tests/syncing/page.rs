@@ -36,9 +36,8 @@ fn the_pages_commands_work_as_written() {
     let git = "git -c user.name=t -c user.email=t@example.org";
     must(&home, &format!("git init -q; git add .; {git} commit -q -m first; {git} tag -a v1.2 -m release"));
 
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/sync.md")).expect("the page");
-    let block = |kind: &str| page.split(&format!("```{kind}\n")).nth(1).and_then(|rest| rest.split("```").next());
-    let mut lines = block("sh").expect("commands").lines();
+    let page = testkit::Page::load("sync");
+    let mut lines = page.first("sh").lines();
     for expected in ["", "", "value\n"] {
         let line = lines.next().expect("a command");
         assert_eq!(must(&home, line), expected, "{line}");
@@ -46,7 +45,7 @@ fn the_pages_commands_work_as_written() {
     watch(&home, lines.next().expect("a command"));
     assert_eq!((lines.next(), must(&home, "testyard exec m1 -- cat \"$PWD/value\"")), (None, "three\n".to_owned()));
 
-    suites(&home, block("toml").expect("a suite file"));
+    suites(&home, page.first("toml"));
     home.finish();
 }
 
