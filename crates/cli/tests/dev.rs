@@ -10,9 +10,7 @@ const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Skips where only this crate was built.
 macro_rules! ground {
     ($backend:expr) => {{
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         let home = TestHome::new();
         let made = home.run_cli(&["dev", "ensure-started", "--backend", $backend, "--json"]);
         if $backend == "namespace" && made.code != 0 {

@@ -9,15 +9,6 @@ use testkit::{TestHome, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Skips where only this crate was built.
-macro_rules! built {
-    () => {
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
-    };
-}
-
 struct Keeper {
     child: Child,
     asked: Option<ChildStdin>,
@@ -59,7 +50,7 @@ fn names(home: &TestHome) -> Vec<String> {
 
 #[test]
 fn a_machine_ends_with_the_last_who_holds_it() {
-    built!();
+    testkit::require_programs!();
     let home = TestHome::new();
     let (mut first, mut second) = (Keeper::start(&home), Keeper::start(&home));
     home.must_run(&["create", "mine", "--backend", "host"]);
@@ -80,7 +71,7 @@ fn a_machine_ends_with_the_last_who_holds_it() {
 
 #[test]
 fn what_is_wrong_is_answered_and_nothing_ends_of_it() {
-    built!();
+    testkit::require_programs!();
     let home = TestHome::new();
     let mut keeper = Keeper::start(&home);
     for (line, words) in [
@@ -103,7 +94,7 @@ fn what_is_wrong_is_answered_and_nothing_ends_of_it() {
 
 #[test]
 fn signals_of_the_terminal_do_not_end_the_keeper() {
-    built!();
+    testkit::require_programs!();
     let home = TestHome::new();
     let mut keeper = Keeper::start(&home);
     keeper.ask(r#"create ["held", "--backend", "host"]"#);
@@ -121,7 +112,7 @@ fn signals_of_the_terminal_do_not_end_the_keeper() {
 
 #[test]
 fn a_killed_keepers_machine_is_reaped_unless_another_holds_it() {
-    built!();
+    testkit::require_programs!();
     let home = TestHome::new();
     let (mut killed, mut lives) = (Keeper::start(&home), Keeper::start(&home));
     for name in ["shared", "alone"] {
@@ -143,7 +134,7 @@ fn a_killed_keepers_machine_is_reaped_unless_another_holds_it() {
 
 #[test]
 fn a_machine_waits_for_the_environments_that_are_kept_in_it() {
-    built!();
+    testkit::require_programs!();
     let home = TestHome::new();
     let mut keeper = Keeper::start(&home);
     keeper.ask(r#"create ["held", "--backend", "host"]"#);

@@ -11,9 +11,7 @@ use testkit::{Ability, TestHome};
 /// Skips where only this crate was built, or a tool is missing.
 macro_rules! home {
     ($($program:literal),*) => {{
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         $(testkit::require!(Ability::Program($program));)*
         testkit::require!(Ability::UserNamespaces);
         TestHome::new()

@@ -12,15 +12,6 @@ use testkit::{Output, TestHome, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Skips where only this crate was built.
-macro_rules! built {
-    () => {
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
-    };
-}
-
 /// A home with a suite in `work/suite`.
 struct Ground {
     home: TestHome,
@@ -86,7 +77,7 @@ fn test(name: &str, command: &str, more: &str) -> String {
 
 #[test]
 fn outputs_come_back_and_artifacts_are_kept() {
-    built!();
+    testkit::require_programs!();
     let tests = test(
         "both",
         "mkdir cov; echo new > cov/a.xml; chmod 4755 cov/a.xml; ln -s a.xml cov/l.xml; echo x > cov/b.txt; echo log > run.log",
@@ -122,7 +113,7 @@ fn outputs_come_back_and_artifacts_are_kept() {
 
 #[test]
 fn artifacts_of_tests_in_the_tree_itself_are_kept_too() {
-    built!();
+    testkit::require_programs!();
     let tests = test("plain", "echo log > plain.log", "isolation = \"none\"\nartifacts = [\"*.log\"]")
         + &test("place", "echo log > place.log", "isolation = \"workspace\"\nartifacts = [\"place.*\"]")
         + &test("fails", "echo log > failed.log; exit 1", "isolation = \"none\"\nartifacts = [\"failed.log\"]");
@@ -142,7 +133,7 @@ fn artifacts_of_tests_in_the_tree_itself_are_kept_too() {
 
 #[test]
 fn outputs_that_lead_out_are_an_error_of_their_test() {
-    built!();
+    testkit::require_programs!();
     let out = "outputs = [\"out/*\"]";
     let tests = test("link", "mkdir out; ln -s /etc/passwd out/l", out)
         + &test("folder", "ln -s /tmp out", out)
@@ -169,7 +160,7 @@ fn outputs_that_lead_out_are_an_error_of_their_test() {
 
 #[test]
 fn too_large_artifacts_stay_behind_and_the_result_stays() {
-    built!();
+    testkit::require_programs!();
     let tests = test("large", "truncate -s 2G big.bin", "artifacts = [\"big.bin\"]");
     let ground = Ground::new("", &tests);
     let (output, result) = ground.results(&[]);
@@ -181,7 +172,7 @@ fn too_large_artifacts_stay_behind_and_the_result_stays() {
 
 #[test]
 fn a_killed_runner_leaves_outputs_whole_or_not_at_all() {
-    built!();
+    testkit::require_programs!();
     let tests =
         test("o", "for i in 1 2 3; do echo after > out$i; done", "outputs = [\"out*\"]\nartifacts = [\"out1\"]");
     for (step, after) in [
@@ -207,7 +198,7 @@ fn a_killed_runner_leaves_outputs_whole_or_not_at_all() {
 
 #[test]
 fn a_failed_environment_is_kept_entered_compared_forked_and_deleted() {
-    built!();
+    testkit::require_programs!();
     let tests = test("bad", "echo after > file; rm gone; echo 1 > /tmp/made; sleep 1000 & exit 3", "")
         + &test("good", "true", "");
     let ground = Ground::new("", &tests);
@@ -262,7 +253,7 @@ fn a_failed_environment_is_kept_entered_compared_forked_and_deleted() {
 
 #[test]
 fn a_kept_environment_ends_when_its_time_is_over() {
-    built!();
+    testkit::require_programs!();
     let ground = Ground::new("", &test("bad", "exit 1", ""));
     let (_, result) = ground.results(&["--keep-failed", "--keep-for", "1s"]);
     assert!(result("bad")["kept"].is_object());
@@ -271,7 +262,7 @@ fn a_kept_environment_ends_when_its_time_is_over() {
 
 #[test]
 fn prepare_runs_once_a_key_and_its_files_lie_under_every_test() {
-    built!();
+    testkit::require_programs!();
     let suite = "prepare = \"cat input > prepared; echo x > /etc/prepared; date +%N > stamp\"\ninputs = [\"input\"]\n\
                  restore = \"test -e /etc/prepared && exit 3\"\n[suite.defaults]\nuser = \"root\"";
     let look = "cat prepared /etc/prepared stamp; echo mine > prepared; exit 1";
@@ -297,7 +288,7 @@ fn prepare_runs_once_a_key_and_its_files_lie_under_every_test() {
 
 #[test]
 fn prepare_that_fails_is_one_clear_error() {
-    built!();
+    testkit::require_programs!();
     let ground =
         Ground::new("prepare = \"echo no such thing; exit 7\"", &(test("a", "true", "") + &test("b", "true", "")));
     let (output, result) = ground.results(&["--jobs", "1"]);
@@ -313,7 +304,7 @@ fn prepare_that_fails_is_one_clear_error() {
 
 #[test]
 fn a_frozen_source_is_the_tree_as_it_was() {
-    built!();
+    testkit::require_programs!();
     let tests = test("look", "cat file; ls; sleep 0.3; cat file; exit 1", "");
     let ground = Ground::new("", &tests);
     ground.write("file", "one\n");
@@ -337,13 +328,13 @@ fn a_frozen_source_is_the_tree_as_it_was() {
 
 #[test]
 fn watching_runs_again_what_was_saved_and_what_failed() {
-    built!();
+    testkit::require_programs!();
     watch("", &[]);
 }
 
 #[test]
 fn watching_sends_what_was_saved_to_another_machine() {
-    built!();
+    testkit::require_programs!();
     testkit::require!(testkit::Ability::UserNamespaces);
     watch("", &["--on", "far"]);
     watch("[sync]\nalways = true\n", &[]);
@@ -401,7 +392,7 @@ fn watch(suite: &str, place: &[&str]) {
 #[test]
 fn a_shell_opens_where_a_test_failed_and_the_run_goes_on() {
     use std::io::{Read as _, Write as _};
-    built!();
+    testkit::require_programs!();
     let ground = Ground::new("", &(test("bad", "echo left > here; exit 1", "") + &test("good", "sleep 0.2", "")));
     let piped = ground.home.run_cli(&["run", "suite", "--shell"]);
     assert!(piped.code == 2 && piped.stderr.contains("--shell needs a terminal"), "{piped}");
@@ -432,7 +423,7 @@ fn a_shell_opens_where_a_test_failed_and_the_run_goes_on() {
 
 #[test]
 fn what_a_served_test_leaves_comes_back_and_stays() {
-    built!();
+    testkit::require_programs!();
     let service = "[[service]]\nname = \"up\"\ncommand = \"echo up > /tmp/up; echo ready; exec sleep 1000\"\n\
                    ready = { log = \"^ready$\" }\n";
     let more = "services = [\"up\"]\noutputs = [\"out\"]\nartifacts = [\"*.log\"]";

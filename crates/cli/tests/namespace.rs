@@ -7,9 +7,7 @@ use testkit::TestHome;
 /// Skips where only this crate was built.
 macro_rules! home {
     () => {{
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         TestHome::new()
     }};
 }

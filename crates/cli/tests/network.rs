@@ -11,9 +11,7 @@ use testkit::{Ability, Output, TestHome, wait_until};
 /// Skips where only this crate was built.
 macro_rules! home {
     ($make:expr) => {{
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         $make
     }};
 }

@@ -10,15 +10,6 @@ use testkit::{Output, TestHome, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Skips where only this crate was built.
-macro_rules! built {
-    () => {
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
-    };
-}
-
 /// A home with machines, and a suite in `work/suite`.
 struct Ground {
     home: TestHome,
@@ -94,7 +85,7 @@ fn machines_of(result: &Value) -> Vec<String> {
 
 #[test]
 fn what_ran_on_a_lost_machine_runs_elsewhere_and_every_result_is_there_once() {
-    built!();
+    testkit::require_programs!();
     let mut tests = String::from(
         "prepare = \"echo made > made\"\n\
          [[test]]\nname = \"held\"\ncommand = \"test -s made; if test $TESTYARD_ATTEMPT = 1; then sleep 1000; fi\"\n",
@@ -127,7 +118,7 @@ fn what_ran_on_a_lost_machine_runs_elsewhere_and_every_result_is_there_once() {
 
 #[test]
 fn a_run_that_loses_all_machines_ends_as_infrastructure_and_says_what_did_not_run() {
-    built!();
+    testkit::require_programs!();
     let mut tests = String::new();
     for index in 0..9 {
         tests.push_str(&format!("[[test]]\nname = \"t{index}\"\ncommand = \"sleep 1000\"\n"));
@@ -154,7 +145,7 @@ fn a_run_that_loses_all_machines_ends_as_infrastructure_and_says_what_did_not_ru
 
 #[test]
 fn what_the_given_machines_cannot_be_is_told_before_a_test_or_with_it() {
-    built!();
+    testkit::require_programs!();
     let tests = "[[test]]\nname = \"plain\"\ncommand = \"true\"\n\
                  [[test]]\nname = \"alone\"\ncommand = \"true\"\nisolation = \"machine\"\n";
     let ground = Ground::new(&["m1"], tests);

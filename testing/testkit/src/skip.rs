@@ -85,13 +85,21 @@ macro_rules! require {
     };
 }
 
-/// Skips the rest of the test where nobody can make a Slurm cluster with the programs that were built.
+/// Skips the rest of the test where the programs under test are not there, since only the test's own crate was built.
 #[macro_export]
-macro_rules! require_cluster {
+macro_rules! require_programs {
     () => {
         if !$crate::programs::are_built() {
             $crate::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
         }
+    };
+}
+
+/// Skips the rest of the test where nobody can make a Slurm cluster with the programs that were built.
+#[macro_export]
+macro_rules! require_cluster {
+    () => {
+        $crate::require_programs!();
         $crate::require!($crate::Ability::PlainRoot);
         for program in ["slurmctld", "slurmd", "srun", "munged", "sshd"] {
             $crate::require!($crate::Ability::Program(program));

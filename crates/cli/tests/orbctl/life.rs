@@ -12,9 +12,7 @@ use crate::orb::{Orb, has_many_ids, with_debian};
 
 #[test]
 fn an_empty_home_is_ready_and_lists_nothing() {
-    if !testkit::programs::are_built() {
-        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-    }
+    testkit::require_programs!();
     let orb = Orb::new();
     assert_eq!(orb.must(&["status"]), "Running\n");
     assert!(orb.must(&["version"]).starts_with("Version: "));

@@ -39,9 +39,7 @@ pub(crate) struct Orb {
 /// A home with `debian:12` stored, or a skip.
 macro_rules! with_debian {
     () => {{
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         testkit::require!(testkit::Ability::UserNamespaces);
         match $crate::orb::debian() {
             Ok(archive) => {

@@ -28,9 +28,7 @@ pub(crate) struct Server {
 /// Skips where a server cannot run.
 macro_rules! ready {
     () => {
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         if !std::path::Path::new("/usr/sbin/sshd").exists() {
             testkit::skip!(module_path!(), "there is no sshd: apt-get install openssh-server");
         }

@@ -16,9 +16,7 @@ use testkit::{Ability, TestHome, User};
 /// Skips where only this crate was built, or this host isolates nothing.
 macro_rules! ground {
     () => {{
-        if !testkit::programs::are_built() {
-            testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-        }
+        testkit::require_programs!();
         testkit::require!(Ability::UserNamespaces);
         $crate::Ground::new()
     }};
@@ -169,9 +167,7 @@ fn suite(home: &TestHome, sync: &str, tests: &str) -> PathBuf {
 
 #[test]
 fn a_suite_runs_on_copies_and_its_outputs_come_back() {
-    if !testkit::programs::are_built() {
-        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-    }
+    testkit::require_programs!();
     testkit::require!(Ability::UserNamespaces);
     let home = TestHome::new();
     let tests = "[[test]]\nname = \"t\"\noutputs = [\"out\"]\ncommand = \"cat value | tee out; echo scratch > value; ls\"\n\
@@ -275,9 +271,7 @@ fn a_run_sends_the_source_once_a_machine() {
 
 #[test]
 fn an_ordinary_user_has_the_tree_as_their_own() {
-    if !testkit::programs::are_built() {
-        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-    }
+    testkit::require_programs!();
     testkit::require!(Ability::UserNamespaces);
     testkit::require!(Ability::OrdinaryUser);
     let ground = Ground::of(User::ordinary().expect("just required"));

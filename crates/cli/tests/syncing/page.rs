@@ -21,9 +21,7 @@ fn must(home: &TestHome, line: &str) -> String {
 
 #[test]
 fn the_pages_commands_work_as_written() {
-    if !testkit::programs::are_built() {
-        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
-    }
+    testkit::require_programs!();
     testkit::require!(Ability::UserNamespaces);
     testkit::require!(Ability::Program("git"));
     let home = TestHome::new();
