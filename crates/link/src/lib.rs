@@ -20,6 +20,7 @@ pub mod near;
 pub mod numbered;
 pub mod plain;
 mod promptly;
+pub mod shell;
 mod ssh;
 mod transport;
 pub mod wire;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, poll};
+use testyard_link::shell::quoted_text;
 use testyard_model::{ByteSize, Problem, ProblemKind, SlurmJob};
 
 use super::ask::{Said, Unsaid, ask};
@@ -36,11 +37,6 @@ fn pause(span: Duration) {
     let span = Timespec { tv_sec: span.as_secs().cast_signed(), tv_nsec: span.subsec_nanos().into() };
     // Nothing is polled: an error only shortens the wait.
     let _ = poll(&mut [], Some(&span));
-}
-
-/// A word as a shell reads it.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// What tells all of a job.
@@ -77,7 +73,7 @@ impl Slurm {
             Some((way, variables)) => {
                 let mut command = Command::new(&way[0]);
                 command.args(&way[1..]).envs(variables.iter().map(|(name, value)| (name, value)));
-                command.arg(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+                command.arg(words.iter().map(|word| quoted_text(word)).collect::<Vec<_>>().join(" "));
                 command
             }
         };
@@ -112,7 +108,7 @@ impl Slurm {
             let odd = || Problem::new(ProblemKind::Usage, format!("{} is no text", word.display()));
             word.to_str().map(str::to_owned).ok_or_else(odd)
         };
-        let way = way.iter().map(|word| Ok(quoted(&text(word)?))).collect::<Result<Vec<_>, Problem>>()?.join(" ");
+        let way = way.iter().map(|word| Ok(quoted_text(&text(word)?))).collect::<Result<Vec<_>, Problem>>()?.join(" ");
         // The login's shell reads what is between the outer quotes, and hands the script on whole.
         let line = format!("exec {way} \"exec {} sh -c '$3'\"", step.join(" "));
         let mut words = vec!["env".to_owned()];

@@ -16,9 +16,10 @@ use testyard_model::{Problem, ProblemKind};
 use testyard_transfer::{Oversight, UnpackOptions};
 
 use super::keeper::Keeper;
-use super::script::{as_path, quoted};
+use super::script::as_path;
 use super::session::Session;
 use crate::connect::random_word;
+use crate::shell::quoted;
 
 /// The entry of a staged tree.
 const ENTRY: &str = "entry";

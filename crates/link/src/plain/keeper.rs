@@ -22,6 +22,7 @@ use testyard_protocol::start::{CONFIGURATION, LINK};
 use super::{CONTROL, KEEPER, script};
 use crate::connect::{self, Connected};
 use crate::near::NearStart;
+use crate::shell::quoted_text;
 use crate::transport::Dialled;
 
 /// A relay's line that it tells the keeper, as JSON.
@@ -246,7 +247,7 @@ impl Serving {
             _ => {
                 self.relays[index].gone = true;
                 if let Some(mark) = self.relays[index].mark.take() {
-                    self.order(&format!("end {}", String::from_utf8_lossy(&script::quoted(mark))));
+                    self.order(&format!("end {}", quoted_text(&mark)));
                 }
             }
         }

@@ -5,18 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use testyard_protocol::start::relay::MARK;
 
-/// A word as a shell reads it.
-pub(super) fn quoted(word: impl AsRef<[u8]>) -> Vec<u8> {
-    let mut text = vec![b'\''];
-    for byte in word.as_ref() {
-        match byte {
-            b'\'' => text.extend(b"'\\''"),
-            byte => text.push(*byte),
-        }
-    }
-    text.push(b'\'');
-    text
-}
+use crate::shell::{quoted, quoted_text};
 
 /// A command as it is to be started there.
 #[derive(Clone, Copy)]
@@ -31,7 +20,7 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     /// The mark, the variables, the folder. A name that no shell knows as a variable's is left to `env`.
     fn prepared(&self, no_folder: &str) -> (Vec<u8>, Vec<u8>) {
-        let mut text = format!("export {MARK}={}; ", String::from_utf8_lossy(&quoted(self.mark))).into_bytes();
+        let mut text = format!("export {MARK}={}; ", quoted_text(self.mark)).into_bytes();
         let mut words = Vec::new();
         for (name, value) in self.env {
             if is_variable(name) {
@@ -124,16 +113,6 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-
-    #[test]
-    fn a_shell_reads_back_what_was_quoted() {
-        for text in ["", "a b", "it's", "'", "$HOME `id` \\ \"x\" !y\n*"] {
-            let script = [&b"printf %s "[..], &quoted(text)].concat();
-            let script = OsStr::from_bytes(&script);
-            let output = Command::new("sh").arg("-c").arg(script).output().expect("a shell");
-            assert_eq!(String::from_utf8_lossy(&output.stdout), text);
-        }
-    }
 
     #[test]
     fn a_command_gets_its_variables_folder_and_words() {

@@ -30,7 +30,7 @@ pub(super) fn ssh(terminal: bool, script: &[u8]) -> Command {
         command.args(["-o", option]);
     }
     command.arg(if terminal { "-tt" } else { "-T" }).args(["--", "there"]);
-    let line = [&b"exec sh -c "[..], &super::script::quoted(script)].concat();
+    let line = [&b"exec sh -c "[..], &crate::shell::quoted(script)].concat();
     command.arg(OsStr::from_bytes(&line)).env_clear().env("PATH", PATH);
     with_default_signals(&mut command);
     command
