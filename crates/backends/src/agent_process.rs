@@ -1,16 +1,14 @@
 //! Starting the agent's program with its link, its configuration and its listening socket.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Pid;
 use serde::Serialize;
 use testyard_images::store::ImageConfig;
+use testyard_linux::files::in_memory;
 use testyard_linux::identity::ProcessIdentity;
 use testyard_linux::{Error, process, socket};
 use testyard_machine::backend::{AgentLink, BackendError, MachinePlace, Recorder};
@@ -88,12 +86,8 @@ fn missing_agent(place: &MachinePlace, error: Error) -> BackendError {
 
 fn configuration(start: &impl Serialize) -> Result<OwnedFd, Error> {
     let failed = |error: std::io::Error| Error::new("write", "the agent's configuration", error);
-    let file = memfd_create("testyard-agent", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
-    let mut file = File::from(file);
     let text = serde_json::to_vec(start).map_err(|error| failed(error.into()))?;
-    file.write_all(&text).map_err(failed)?;
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).map_err(|errno| failed(errno.into()))?;
-    Ok(file.into())
+    in_memory("testyard-agent", &text).map_err(failed)
 }
 
 fn log(path: &Path) -> Result<Stdio, Error> {

@@ -4,14 +4,14 @@
 //! before it. Nothing is seen that the caller may not read.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::Access;
+use testyard_linux::files::in_memory;
 use testyard_model::{Problem, ProblemKind};
 
 use crate::host::{HostView, MaskEffect};
@@ -160,11 +160,7 @@ impl Seen {
 
     /// Starts the archive of all of it.
     fn archive(&self) -> Result<std::process::Child, FreezeError> {
-        let list = rustix::fs::memfd_create("testyard-list", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(|errno| FreezeError::Program(errno.into()))?;
-        let mut list = File::from(list);
-        let filled = list.write_all(&self.list).and_then(|()| list.seek(SeekFrom::Start(0)));
-        filled.map_err(FreezeError::Program)?;
+        let list = in_memory("testyard-list", &self.list).map_err(FreezeError::Program)?;
         let mut command = Command::new("tar");
         command
             .args(["--create", "--file=-", "--format=pax", "--no-recursion", "--numeric-owner"])

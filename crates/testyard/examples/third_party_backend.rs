@@ -14,7 +14,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::Pid;
 use testyard::{BackendName, MachineSpec, Options, Problem, ProblemKind, Testyard};
 use testyard_linux::files::{self, CopyOptions};
@@ -109,11 +109,9 @@ impl Backend for Folder {
         let failed = Self::failed(place, "start the agent");
         let system = |what: &'static str| move |error: std::io::Error| testyard_linux::Error::new("use", what, error);
         let (ours, theirs) = socket::pair(socket::Kind::Stream).map_err(&failed)?;
-        let configuration = memfd_create("agent", MemfdFlags::CLOEXEC)
-            .map_err(|errno| failed(system("memory for the configuration")(errno.into())))?;
         let text = serde_json::to_vec(&Self::configuration(place)).expect("a configuration is plain data");
-        rustix::io::pwrite(&configuration, &text, 0)
-            .map_err(|errno| failed(system("memory for the configuration")(errno.into())))?;
+        let configuration =
+            files::in_memory("agent", &text).map_err(|error| failed(system("memory for the configuration")(error)))?;
         // The lock is ours: a socket file that is there was left by an agent that is gone.
         let _ = std::fs::remove_file(place.agent_socket());
         let listener = socket::listen(&place.agent_socket(), 0o600).map_err(&failed)?;

@@ -1,16 +1,15 @@
 //! The far side of a machine on another host: what `testyard far` and its keeper run there.
 
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_link::SESSIONS;
 use testyard_link::far::{self, Keeper, LISTENING, Made, TOLD};
 use testyard_link::message::FarStart;
+use testyard_linux::files::in_memory;
 use testyard_linux::process;
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{MachineName, MachineSpec, Problem, ProblemKind, Span};
@@ -32,10 +31,8 @@ pub fn far_command() -> Result<(), Problem> {
 fn spawn_keeper(folder: &Path, listener: OwnedFd, start: &FarStart) -> Result<(), Problem> {
     let failed =
         |error: std::io::Error| Problem::new(ProblemKind::System, "cannot start the keeper there").because(error);
-    let told = memfd_create("testyard-far", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
-    let mut told = File::from(told);
-    serde_json::to_writer(&mut told, start).map_err(|error| failed(error.into()))?;
-    told.flush().and_then(|()| told.rewind()).map_err(failed)?;
+    let told = serde_json::to_vec(start).map_err(|error| failed(error.into()))?;
+    let told = in_memory("testyard-far", &told).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let log = File::options().create(true).append(true).open(folder.join("log")).map_err(failed)?;
     let mut command = Command::new(program);

@@ -19,14 +19,14 @@ mod session;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Seek as _, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
+use testyard_linux::files::in_memory;
 use testyard_linux::{Error, process, socket};
 use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::RawText;
@@ -139,9 +139,6 @@ fn limits(reason: Option<&Problem>) -> Vec<String> {
 
 fn document(value: &impl Serialize) -> Result<OwnedFd, Problem> {
     let failed = |error: std::io::Error| Error::new("write", "a configuration", error).problem();
-    let mut file =
-        File::from(memfd_create("testyard-plain", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?);
-    file.write_all(&serde_json::to_vec(value).map_err(|error| failed(error.into()))?).map_err(failed)?;
-    file.rewind().map_err(failed)?;
-    Ok(file.into())
+    let text = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
+    in_memory("testyard-plain", &text).map_err(failed)
 }

@@ -107,6 +107,19 @@ pub fn is_network_file_system(file: impl AsFd) -> Option<&'static str> {
     }
 }
 
+/// A file without a name that holds this, ready to be read from its beginning. It is gone with its last descriptor.
+///
+/// `name` is only what `/proc/PID/fd` shows.
+///
+/// # Errors
+/// There is no memory for it, or no descriptor.
+pub fn in_memory(name: &str, content: &[u8]) -> std::io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
+    write_all(file.as_fd(), content)?;
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+    Ok(file)
+}
+
 /// Room on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -267,6 +280,16 @@ mod tests {
         symlink("/root", &link).expect("a link");
         assert!(verified_private_directory(&link).is_err());
         assert!(verified_private_directory(&folder.path().join("x/y")).is_err());
+    }
+
+    #[test]
+    fn a_file_in_memory_is_read_from_its_beginning() {
+        for content in [&b""[..], &[7; 100_000]] {
+            let file = in_memory("testyard-test", content).expect("memory");
+            let mut read = Vec::new();
+            std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut read).expect("readable");
+            assert!(read == content, "{} bytes", read.len());
+        }
     }
 
     #[test]

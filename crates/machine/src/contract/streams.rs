@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use testyard_linux::files::in_memory;
 use testyard_model::CommandStatus;
 use testyard_protocol::{Exec, StreamTarget, TerminalSize};
 
@@ -40,13 +41,8 @@ fn attached_input(ground: &Ground<'_>) -> Result<(), Broken> {
 }
 
 fn attached_files(ground: &Ground<'_>) -> Result<(), Broken> {
-    let file = || -> Result<File, Broken> {
-        let flags = rustix::fs::MemfdFlags::CLOEXEC;
-        Ok(rustix::fs::memfd_create("testyard-contract", flags)?.into())
-    };
-    let (mut input, mut output) = (file()?, file()?);
-    input.write_all(b"from a file")?;
-    rustix::fs::seek(&input, rustix::fs::SeekFrom::Start(0))?;
+    let input = in_memory("testyard-contract", b"from a file")?;
+    let mut output = File::from(in_memory("testyard-contract", b"")?);
     let exec = Exec { stdin: StreamTarget::Attached(0), stdout: StreamTarget::Attached(1), ..shell("cat") };
     let finished = ground.connect()?.exec(exec, &[input.as_fd(), output.as_fd()])?.wait()?;
     same("the status", finished.status, CommandStatus::Exited(0))?;

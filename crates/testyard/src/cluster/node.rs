@@ -1,12 +1,11 @@
 //! What is done on one node: commands of root's, and daemons that stay.
 
-use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use testyard_cluster::setup::{self, FILES_OF_NOBODY, MISSING_PROGRAMS, TOO_FEW_IDS};
 use testyard_cluster::{Daemon, Node, Readiness};
+use testyard_linux::files::in_memory;
 use testyard_machine::client::{Awaited, Captured, ClientError, PortWait, RunningCommand};
 use testyard_model::{CommandStatus, EnvironmentId, MachineName, Problem, ProblemKind, UserSpec};
 use testyard_protocol::{Exec, StreamTarget};
@@ -38,9 +37,7 @@ pub(super) fn run_script(
     let failed = |error: std::io::Error| {
         Problem::new(ProblemKind::System, format!("cannot hand node {node} its orders")).because(error)
     };
-    let mut file: std::fs::File =
-        memfd_create("testyard-orders", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?.into();
-    file.write_all(script.as_bytes()).and_then(|()| file.rewind()).map_err(failed)?;
+    let file = in_memory("testyard-orders", script.as_bytes()).map_err(failed)?;
     let exec = Exec { stdin: StreamTarget::Attached(0), ..exec(&[shell, "-s"], terms) };
     yard.connect(node)?.connection().capture(exec, &[file.as_fd()]).map_err(|error| error.problem())
 }
