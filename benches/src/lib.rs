@@ -30,26 +30,32 @@ use std::path::PathBuf;
 
 use testyard_model::Problem;
 
+use programs::Testyard;
+
 pub use bare_probe::{FullProbe, PlainProbe};
 pub use machine::{Client, Machine, strongest};
 pub use report::{Goal, Outcome, Report, Row};
 pub use worker::{Task, Worker};
 
-/// What [`Options::only`] may name.
-pub const PARTS: [&str; 12] = [
-    "fresh",
-    "commands",
-    "throughput",
-    "unprivileged",
-    "peers",
-    "growth",
-    "programs",
-    "networks",
-    "clusters",
-    "scale-out",
-    "sync",
-    "ssh",
+/// The parts over a machine and its agent, as [`Options::only`] may name them.
+pub const PARTS_OF_THE_AGENT: [&str; 6] = ["fresh", "commands", "throughput", "unprivileged", "peers", "growth"];
+
+/// What measures a part over the installed programs, in a home of its own.
+type Measure = fn(&Options, &Testyard, &mut dyn FnMut(Row));
+
+const OF_THE_PROGRAMS: [(&str, Measure); 6] = [
+    ("programs", programs::rows),
+    ("networks", networks::rows),
+    ("clusters", clusters::rows),
+    ("scale-out", scale_out::rows),
+    ("sync", syncs::rows),
+    ("ssh", ssh::rows),
 ];
+
+/// The parts over the installed programs.
+pub fn parts_of_the_programs() -> impl Iterator<Item = &'static str> {
+    OF_THE_PROGRAMS.into_iter().map(|(part, _)| part)
+}
 
 /// How a run is made.
 pub struct Options {
@@ -63,7 +69,7 @@ pub struct Options {
     pub source: Option<PathBuf>,
     /// A tenth of the rounds, and none of the rows that take long.
     pub quick: bool,
-    /// Only this part: one of [`PARTS`].
+    /// Only this part: one of [`PARTS_OF_THE_AGENT`] or [`parts_of_the_programs`].
     pub only: Option<String>,
     /// Told of each row as soon as it is measured.
     pub progress: Box<dyn Fn(&Row)>,
@@ -86,26 +92,18 @@ impl Options {
 /// What stopped the measuring; rows that cannot be measured here are skipped and say why.
 pub fn run(options: &Options) -> Result<Report, Problem> {
     let mut report = Report::new();
-    if !matches!(options.only.as_deref(), Some("programs" | "networks" | "clusters" | "scale-out" | "sync" | "ssh")) {
+    if PARTS_OF_THE_AGENT.iter().any(|part| options.wants(part)) {
         environments::rows(options, &options.folder, &mut report.rows)?;
     }
-    if options.wants("programs") {
-        programs::rows(options, &mut report.rows)?;
-    }
-    if options.wants("networks") {
-        programs::network_rows(options, &mut report.rows)?;
-    }
-    if options.wants("clusters") {
-        programs::over_clusters(options, "c", clusters::rows, &mut report.rows)?;
-    }
-    if options.wants("scale-out") {
-        programs::over_clusters(options, "o", scale_out::rows, &mut report.rows)?;
-    }
-    if options.wants("sync") {
-        programs::over_clusters(options, "s", syncs::rows, &mut report.rows)?;
-    }
-    if options.wants("ssh") {
-        programs::over_clusters(options, "h", ssh::rows, &mut report.rows)?;
+    for (number, (part, measure)) in OF_THE_PROGRAMS.into_iter().enumerate() {
+        if options.wants(part) {
+            let testyard = Testyard::at_home(options, options.folder.join(number.to_string()))?;
+            measure(options, &testyard, &mut |row: Row| {
+                (options.progress)(&row);
+                report.rows.push(row);
+            });
+            testyard.delete_all();
+        }
     }
     Ok(report)
 }

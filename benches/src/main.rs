@@ -6,17 +6,25 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use testyard_benches::{Options, PARTS, Row, run};
+use testyard_benches::{Options, PARTS_OF_THE_AGENT, Row, parts_of_the_programs, run};
 use testyard_model::{Problem, ProblemKind};
 
-const USAGE: &str = "\
+/// Says what may be said, and that it was not.
+fn refused() -> ExitCode {
+    eprint!(
+        "\
 cargo xtask bench [--json] [--quick] [--only PART]
 
   --json        print JSON instead of a table
   --quick       fewer rounds, and none of the rows that take long
-  --only PART   one of fresh, commands, throughput, unprivileged, peers, growth (all of them the agent),
-                programs, networks, clusters, scale-out, sync (the command line)
-";
+  --only PART   one of {} (all of them the agent),
+                {} (the command line)
+",
+        PARTS_OF_THE_AGENT.join(", "),
+        parts_of_the_programs().collect::<Vec<_>>().join(", ")
+    );
+    ExitCode::from(2)
+}
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -26,15 +34,12 @@ fn main() -> ExitCode {
             "--json" => json = true,
             "--quick" => quick = true,
             "--only" => only = words.next(),
-            _ => {
-                eprint!("{USAGE}");
-                return ExitCode::from(2);
-            }
+            _ => return refused(),
         }
     }
-    if only.as_deref().is_some_and(|only| !PARTS.contains(&only)) {
-        eprint!("{USAGE}");
-        return ExitCode::from(2);
+    let is_part = |only: &str| PARTS_OF_THE_AGENT.into_iter().chain(parts_of_the_programs()).any(|part| part == only);
+    if only.as_deref().is_some_and(|only| !is_part(only)) {
+        return refused();
     }
     match measure(quick, only, json) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,10 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use testyard_measure::{Contender, alternate, shown};
 use testyard_model::{Problem, ProblemKind};
 
 use crate::Options;
-use crate::programs::{Testyard, or_skip};
+use crate::programs::{Compared, Testyard, compared, failed, or_skip};
 use crate::report::{Goal, Row};
 
 /// Echoes single bytes, or takes whatever comes and says at its end that all came.
@@ -69,10 +68,6 @@ done
 nsenter --target $a --net python3 -c "$SERVER" & s=$!
 while read kind; do nsenter --target $b --net python3 -c "$CLIENT" 10.1.1.1 $kind; done
 "#;
-
-fn failed(error: std::io::Error) -> Problem {
-    Problem::from_error(ProblemKind::System, &error)
-}
 
 /// A process that measures once for each line that it is given.
 struct ByHand {
@@ -157,13 +152,9 @@ fn compare(options: &Options, testyard: &Testyard) -> Result<[(f64, String); 2],
     let mut by_hand = ByHand::start()?;
     let mut both = Vec::new();
     for kind in ["trips", "bytes"] {
-        let contenders = vec![
-            Contender::new("by hand", || by_hand.once(kind)),
-            Contender::new("machines", || between_machines(testyard, kind)),
-        ];
-        let times = alternate(options.rounds(30), contenders)?;
-        let detail = format!("{} / {}", shown(times[1].median()), shown(times[0].median()));
-        both.push((times[1].ratio_to(&times[0]), detail));
+        let theirs = || by_hand.once(kind);
+        let ours = || between_machines(testyard, kind);
+        both.push(compared(options.rounds(30), "by hand", theirs, ours, Compared::Slower)?);
     }
     by_hand.end();
     // Its command ends with it.

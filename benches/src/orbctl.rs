@@ -1,14 +1,12 @@
 //! Rows over the `orbctl` surface: what its clients ask hundreds of times, and what they wait for.
 
-use std::process::Command;
 use std::time::Duration;
 
-use testyard_measure::{Contender, Times, alternate, shown};
-use testyard_model::Problem;
+use testyard_measure::Times;
 
 use crate::Options;
 use crate::environments::PAYLOAD;
-use crate::programs::{Testyard, or_skip, timed};
+use crate::programs::{Testyard, against_true, or_skip};
 use crate::report::{Goal, Row};
 
 /// What a machine is made of.
@@ -25,15 +23,6 @@ pub(crate) fn asking(options: &Options, testyard: &Testyard, row: &mut dyn FnMut
         let name = format!("{name}, whole process, against /bin/true");
         or_skip(&name, Goal::AtMost(goal), "×", row, against_true(options, testyard, line));
     }
-}
-
-fn against_true(options: &Options, testyard: &Testyard, line: &str) -> Result<(f64, String), Problem> {
-    let contenders = vec![
-        Contender::new("/bin/true", || timed(&mut Command::new(PAYLOAD))),
-        Contender::new(line, || testyard.run(line)),
-    ];
-    let times = alternate(options.rounds(100), contenders)?;
-    Ok((times[1].ratio_to(&times[0]), format!("{} / {}", shown(times[1].median()), shown(times[0].median()))))
 }
 
 /// A machine with its user, names and `sudo`, from an image that is stored. The image is built first, which takes half a

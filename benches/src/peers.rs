@@ -8,6 +8,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::Options;
 use crate::environments::{PAYLOAD, make_folder, told_in_one_line};
+use crate::programs::failed;
 use crate::report::{Goal, Row};
 use testyard_measure::{Contender, alternate, shown};
 
@@ -113,7 +114,6 @@ fn make_bundle(folder: &Path) -> Result<(), Problem> {
     let root = bundle.join("rootfs");
     make_folder(&root)?;
     copy_payload(&root)?;
-    let failed = |error: std::io::Error| Problem::from_error(ProblemKind::System, &error);
     for name in ["etc", "proc", "sys", "dev", "tmp", "run", "usr"] {
         std::fs::create_dir_all(root.join(name)).map_err(failed)?;
     }
@@ -138,7 +138,6 @@ fn make_bundle(folder: &Path) -> Result<(), Problem> {
 
 /// The payload and what it is linked with.
 fn copy_payload(root: &Path) -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::from_error(ProblemKind::System, &error);
     let listed = Command::new("ldd").arg(PAYLOAD).output().map_err(failed)?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     let libraries = listed.split_ascii_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);

@@ -9,7 +9,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::environments::{PAYLOAD, make_folder, resident_mb, told_in_one_line};
 use crate::report::{Goal, Row};
-use crate::{Options, networks, orbctl, suites};
+use crate::{Options, orbctl, suites};
 use testyard_measure::{Contender, Times, alternate, ratio, shown};
 
 /// The command line with a home of its own.
@@ -19,6 +19,15 @@ pub(crate) struct Testyard {
 }
 
 impl Testyard {
+    /// Makes its home.
+    ///
+    /// # Errors
+    /// When that folder cannot be made.
+    pub(crate) fn at_home(options: &Options, home: PathBuf) -> Result<Self, Problem> {
+        make_folder(&home)?;
+        Ok(Self { program: options.programs.join("testyard"), home })
+    }
+
     /// One command, its words given with spaces between them.
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.program);
@@ -43,8 +52,9 @@ impl Testyard {
         }
     }
 
-    /// Deletes every machine of the home, whichever row left it. One that cannot be deleted is left to the reaper.
-    fn delete_all(&self) {
+    /// Deletes every machine of the home, whichever row left it, also one that failed half way. What cannot be deleted is
+    /// left to the reaper.
+    pub(crate) fn delete_all(&self) {
         let Ok(output) = self.command("list --names").output() else { return };
         for name in String::from_utf8_lossy(&output.stdout).lines() {
             let _ = self.run(&format!("delete {name} --force"));
@@ -90,39 +100,45 @@ pub(crate) fn or_skip(
     });
 }
 
-/// Measures machines that talk to each other.
-///
-/// # Errors
-/// When the run's own folders cannot be made.
-pub(crate) fn network_rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem> {
-    let home = options.folder.join("n");
-    make_folder(&home)?;
-    let testyard = Testyard { program: options.programs.join("testyard"), home };
-    networks::rows(options, &testyard, &mut |row: Row| {
-        (options.progress)(&row);
-        rows.push(row);
-    });
-    testyard.delete_all();
-    Ok(())
+/// How two times are compared.
+#[derive(Clone, Copy)]
+pub(crate) enum Compared {
+    /// The peer's over ours.
+    Faster,
+    /// Ours over the peer's.
+    Slower,
+}
+
+/// The medians of a peer and of us, who take turns; with both.
+pub(crate) fn compared(
+    rounds: usize,
+    peer: &str,
+    theirs: impl FnMut() -> Result<Duration, Problem>,
+    ours: impl FnMut() -> Result<Duration, Problem>,
+    how: Compared,
+) -> Result<(f64, String), Problem> {
+    let contenders = vec![Contender::new(peer, theirs), Contender::new("testyard", ours)];
+    let times = alternate(rounds, contenders)?;
+    let (theirs, ours) = (&times[0], &times[1]);
+    let ratio = match how {
+        Compared::Faster => theirs.ratio_to(ours),
+        Compared::Slower => ours.ratio_to(theirs),
+    };
+    Ok((ratio, format!("{} / {peer} {}", shown(ours.median()), shown(theirs.median()))))
+}
+
+/// What the host refused to a row.
+pub(crate) fn failed(error: std::io::Error) -> Problem {
+    Problem::from_error(ProblemKind::System, &error)
 }
 
 /// Measures them all.
-///
-/// # Errors
-/// When the run's own folders cannot be made.
-pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem> {
-    let home = options.folder.join("h");
-    make_folder(&home)?;
-    let testyard = Testyard { program: options.programs.join("testyard"), home };
-    let mut row = |row: Row| {
-        (options.progress)(&row);
-        rows.push(row);
-    };
-    lives(options, &testyard, &mut row);
+pub(crate) fn rows(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
+    lives(options, testyard, row);
     match testyard.run("create bench --backend namespace") {
         Ok(_) => {
-            over_machine(options, &testyard, &mut row);
-            orbctl::asking(options, &testyard, &mut row);
+            over_machine(options, testyard, row);
+            orbctl::asking(options, testyard, row);
             // A machine that cannot be deleted is the next row's problem too, which says so.
             let _ = testyard.run("delete bench --force");
         }
@@ -132,32 +148,10 @@ pub(crate) fn rows(options: &Options, rows: &mut Vec<Row>) -> Result<(), Problem
         }
     }
     if !options.quick {
-        orbctl::creating(options, &testyard, &mut row);
-        or_skip("list of 1,000 machines", Goal::AtMost(20.0), "ms", &mut row, list(&testyard));
+        orbctl::creating(options, testyard, row);
+        or_skip("list of 1,000 machines", Goal::AtMost(20.0), "ms", row, list(testyard));
     }
-    suites::rows(options, &testyard, &mut row);
-    // Nothing of a run's stays, also where a row failed half way.
-    testyard.delete_all();
-    Ok(())
-}
-
-/// Those over clusters, in a home of their own.
-pub(crate) fn over_clusters(
-    options: &Options,
-    home: &str,
-    measure: impl FnOnce(&Options, &Testyard, &mut dyn FnMut(Row)),
-    rows: &mut Vec<Row>,
-) -> Result<(), Problem> {
-    let home = options.folder.join(home);
-    make_folder(&home)?;
-    let testyard = Testyard { program: options.programs.join("testyard"), home };
-    let mut row = |row: Row| {
-        (options.progress)(&row);
-        rows.push(row);
-    };
-    measure(options, &testyard, &mut row);
-    testyard.delete_all();
-    Ok(())
+    suites::rows(options, testyard, row);
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -208,16 +202,8 @@ fn wait(mut child: Child) -> bool {
 }
 
 fn over_machine(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
-    let exec = || {
-        let contenders = vec![
-            Contender::new("/bin/true", || timed(&mut Command::new(PAYLOAD))),
-            Contender::new("testyard exec", || testyard.run(&format!("exec bench -- {PAYLOAD}"))),
-        ];
-        let times = alternate(options.rounds(100), contenders)?;
-        let detail = format!("{} / {}", shown(times[1].median()), shown(times[0].median()));
-        Ok((times[1].ratio_to(&times[0]), detail))
-    };
-    or_skip("testyard exec m true, whole process, against /bin/true", Goal::AtMost(4.0), "×", row, exec());
+    let exec = against_true(options, testyard, &format!("exec bench -- {PAYLOAD}"));
+    or_skip("testyard exec m true, whole process, against /bin/true", Goal::AtMost(4.0), "×", row, exec);
     let memory = supervisor(testyard).and_then(|pid| {
         let none = || Problem::new(ProblemKind::NotFound, format!("process {pid} is not there"));
         resident_mb(pid).map(|figure| (figure, format!("process {pid}"))).ok_or_else(none)
@@ -226,9 +212,14 @@ fn over_machine(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)
     transfers(options, testyard, row);
 }
 
+/// A command line of ours, against the least that a process can do.
+pub(crate) fn against_true(options: &Options, testyard: &Testyard, line: &str) -> Result<(f64, String), Problem> {
+    let theirs = || timed(&mut Command::new(PAYLOAD));
+    compared(options.rounds(100), "true", theirs, || testyard.run(line), Compared::Slower)
+}
+
 /// The supervisor's process id, as `info` has it.
 fn supervisor(testyard: &Testyard) -> Result<i32, Problem> {
-    let failed = |error: std::io::Error| Problem::from_error(ProblemKind::System, &error);
     let output = testyard.command("info bench --json").output().map_err(failed)?;
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|error| failed(error.into()))?;
     find_number(&value, "supervisor")
@@ -259,7 +250,7 @@ fn transfers(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
     let rounds = if options.quick { 1 } else { 3 };
     let at = |name: &str| folder.join(name).display().to_string();
     let shell = |line: String| timed(Command::new("sh").args(["-c", &line]));
-    let copy = options.folder.join("h/copy").display().to_string(); // where a machine's files are
+    let copy = testyard.home.join("copy").display().to_string(); // where a machine's files are
     let mut measure = |name: &str, goal: f64, ours: Timed<'_>, peer: Timed<'_>| {
         let figure = made.clone().and_then(|()| compare(rounds, ours, peer));
         or_skip(name, Goal::AtLeast(goal), "×", row, figure);
@@ -327,7 +318,6 @@ fn compare(rounds: usize, ours: Timed<'_>, peer: Timed<'_>) -> Result<(f64, Stri
 }
 
 fn make_files(folder: &Path, size: usize) -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::from_error(ProblemKind::System, &error);
     // Not all zeros, and nothing that a file system could share.
     let piece: Vec<u8> = (0..1_u32 << 18).flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
     let mut large = std::fs::File::create(folder.join("large")).map_err(failed)?;

@@ -6,21 +6,16 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use testyard_measure::{Contender, alternate, shown};
 use testyard_model::{Problem, ProblemKind};
 
 use crate::Options;
-use crate::programs::{Testyard, or_skip, timed};
+use crate::programs::{Compared, Testyard, compared, failed, or_skip, timed};
 use crate::report::{Goal, Row};
 
 /// Commands, one after the other.
 const COMMANDS: usize = 100;
 /// A server that has not answered by then does not.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn failed(error: std::io::Error) -> Problem {
-    Problem::from_error(ProblemKind::System, &error)
-}
 
 /// A server of the run's own, with one key that it lets in; it ends with this.
 struct Server {
@@ -119,7 +114,7 @@ pub(crate) fn rows(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(R
     for ((name, goal), (machine, more)) in names.into_iter().zip(machines) {
         let measured = server.as_ref().map_err(Clone::clone).and_then(|server| {
             testyard.run(&server.create(machine, more))?;
-            compared(options, testyard, server, machine)
+            beside_ssh(options, testyard, server, machine)
         });
         or_skip(name, goal, "×", row, measured);
     }
@@ -129,13 +124,15 @@ pub(crate) fn rows(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(R
     }
 }
 
-fn compared(options: &Options, testyard: &Testyard, server: &Server, machine: &str) -> Result<(f64, String), Problem> {
+fn beside_ssh(
+    options: &Options,
+    testyard: &Testyard,
+    server: &Server,
+    machine: &str,
+) -> Result<(f64, String), Problem> {
     let exec = format!("exec {machine} -- true");
     let theirs = || times(COMMANDS, || timed(&mut server.ssh()));
     let ours = || times(COMMANDS, || testyard.run(&exec));
-    let contenders = vec![Contender::new("ssh", &theirs), Contender::new("exec", &ours)];
-    let times = alternate(options.rounds(5), contenders)?;
-    let (theirs, ours) = (&times[0], &times[1]);
-    let detail = format!("{} / ssh {}, whole processes", shown(ours.median()), shown(theirs.median()));
-    Ok((theirs.ratio_to(ours), detail))
+    let (figure, detail) = compared(options.rounds(5), "ssh", theirs, ours, Compared::Faster)?;
+    Ok((figure, format!("{detail}, whole processes")))
 }

@@ -9,7 +9,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::Options;
 use crate::environments::make_folder;
-use crate::programs::{Testyard, or_skip, timed};
+use crate::programs::{Testyard, failed, or_skip, timed};
 use crate::report::{Goal, Row};
 use testyard_measure::{ratio, shown};
 
@@ -152,14 +152,10 @@ fn unix_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn failed(error: std::io::Error) -> Problem {
-    Problem::from_error(ProblemKind::System, &error)
-}
-
 fn real(options: &Options, testyard: &Testyard) -> Result<(f64, String), Problem> {
     let example = source(options)?.join("examples/real");
     let fetched = Command::new(example.join("fetch.sh")).output();
-    let fetched = fetched.map_err(|error| Problem::from_error(ProblemKind::System, &error))?;
+    let fetched = fetched.map_err(failed)?;
     if !fetched.status.success() {
         return Err(Problem::new(ProblemKind::Unavailable, "examples/real could not be fetched")
             .because(String::from_utf8_lossy(&fetched.stderr).trim().to_owned()));

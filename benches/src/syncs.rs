@@ -6,19 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use testyard_measure::{Contender, alternate, shown};
-use testyard_model::{Problem, ProblemKind};
+use testyard_model::Problem;
 
 use crate::Options;
-use crate::programs::{Testyard, or_skip, timed};
+use crate::programs::Compared::{Faster, Slower};
+use crate::programs::{Testyard, compared, failed, or_skip, timed};
 use crate::report::{Goal, Row};
 
 /// Files of the tree.
 const FILES: usize = 10_000;
-
-fn failed(error: std::io::Error) -> Problem {
-    Problem::from_error(ProblemKind::System, &error)
-}
 
 /// A tree, and where its copies go.
 struct Ground {
@@ -158,31 +154,4 @@ fn first(options: &Options, testyard: &Testyard, ground: &Ground) -> Result<(f64
         took
     };
     compared(options.rounds(20), "tar", || ground.tar(), sync, Slower)
-}
-
-/// How two times are compared.
-#[derive(Clone, Copy)]
-enum Compared {
-    /// The peer's over ours.
-    Faster,
-    /// Ours over the peer's.
-    Slower,
-}
-use Compared::{Faster, Slower};
-
-fn compared(
-    rounds: usize,
-    peer: &'static str,
-    theirs: impl Fn() -> Result<Duration, Problem>,
-    ours: impl Fn() -> Result<Duration, Problem>,
-    how: Compared,
-) -> Result<(f64, String), Problem> {
-    let contenders = vec![Contender::new(peer, &theirs), Contender::new("sync", &ours)];
-    let times = alternate(rounds, contenders)?;
-    let (theirs, ours) = (&times[0], &times[1]);
-    let ratio = match how {
-        Faster => theirs.ratio_to(ours),
-        Slower => ours.ratio_to(theirs),
-    };
-    Ok((ratio, format!("{} / {peer} {}", shown(ours.median()), shown(theirs.median()))))
 }
