@@ -70,8 +70,7 @@ impl Server {
                     .hint("install it: apt-get install openssh-server"));
             }
             // Nothing tells that it listens.
-            let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-            let _ = rustix::event::poll(&mut [], Some(&moment));
+            testyard_linux::pause(Duration::from_millis(10));
         }
         Ok(server)
     }

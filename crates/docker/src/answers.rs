@@ -1,6 +1,7 @@
 //! What each command prints and does; the longer ones have modules of their own.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
@@ -395,7 +396,7 @@ fn wait(line: &Line) -> Outcome {
             if ended.exit_code.is_some() {
                 break;
             }
-            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
+            testyard_linux::pause(Duration::from_millis(5));
             ended = records.find(name).unwrap_or(ended);
         }
         say(ended.exit_code.unwrap_or(137));

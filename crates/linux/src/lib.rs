@@ -20,6 +20,7 @@ pub mod kvm;
 pub mod lock;
 pub mod mount;
 pub mod namespace;
+mod pause;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
@@ -31,3 +32,4 @@ mod trial;
 pub mod user;
 
 pub use error::{Error, Result};
+pub use pause::pause;

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, test_kill_process_group, waitid,
 };
+use testyard_linux::pause;
 use testyard_linux::process::with_default_signals;
 use testyard_model::{CommandStatus, Isolation, Problem, ProblemKind, Usage};
 
@@ -226,12 +227,11 @@ impl Running {
 
     /// Processes die a moment after their SIGKILL: whoever hears that the test is over should not meet them.
     fn await_empty_group(&self) {
-        let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         for _ in 0..100 {
             if test_kill_process_group(self.pid).is_err() {
                 return;
             }
-            let _ = poll(&mut [], Some(&moment));
+            pause(Duration::from_millis(1));
         }
     }
 

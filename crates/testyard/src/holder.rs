@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rustix::event::{Timespec, poll};
 use testyard_cluster::{ClusterInfo, ClusterName, ClusterSpec};
 use testyard_model::{MachineId, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind};
 use testyard_registry::{Lease, Registry, Released};
@@ -172,9 +171,7 @@ impl<'y> Holder<'y> {
                 }
             }
             if !self.waiting.is_empty() {
-                let pause = Timespec { tv_sec: LOOK_EVERY.as_secs().cast_signed(), tv_nsec: 0 };
-                // Nothing is polled: an error only shortens the wait.
-                let _ = poll(&mut [], Some(&pause));
+                testyard_linux::pause(LOOK_EVERY);
             }
         }
         problems

@@ -149,9 +149,7 @@ impl Machines<'_> {
                 Err(problem) if problem.kind == ProblemKind::WrongState && !force => {}
                 outcome => return outcome,
             }
-            let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-            // Nothing is polled: an error only shortens the wait.
-            let _ = rustix::event::poll(&mut [], Some(&moment));
+            testyard_linux::pause(Duration::from_millis(10));
         }
         self.ask(row, &Request::Delete { force })
     }

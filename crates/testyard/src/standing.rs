@@ -1,6 +1,8 @@
 //! What a machine's state is now. Its row says what was last written down, and a killed process writes nothing: so
 //! before a row is shown, the kernel is asked.
 
+use std::time::Duration;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 use testyard_linux::process::pidfd_open;
@@ -53,9 +55,7 @@ pub(crate) fn abandoned(registry: &Registry, id: &MachineId) -> Result<Option<Ma
         if !is_supervised(registry, &row)? {
             return Ok(Some(row));
         }
-        let moment = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-        // Nothing is polled: an error only shortens the wait.
-        let _ = poll(&mut [], Some(&moment));
+        testyard_linux::pause(Duration::from_millis(5));
     }
     Ok(None)
 }
@@ -135,7 +135,7 @@ mod tests {
         let alive = info_now(row(std::process::id(), "b"), &here());
         assert_eq!((alive.state, alive.cause), (MachineState::Running, None));
         // A zombie at first, then nothing at all.
-        let patience = std::time::Duration::from_secs(10);
+        let patience = Duration::from_secs(10);
         assert!(testkit::wait::wait_until(patience, || has_just_ended(&row(pid, "b"), &here())));
         child.wait().expect("our own child");
         let ended = info_now(row(pid, "b"), &here());

@@ -1,10 +1,11 @@
 //! A machine's port of its network: a pair of interfaces, one on the bridge and one in the machine.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
 
 use testyard_linux::interfaces::{FarEnd, Interfaces};
 use testyard_linux::process::{CloneFlags, SingleThreaded};
-use testyard_linux::{Result, namespace};
+use testyard_linux::{Result, namespace, pause};
 use testyard_model::{InterfaceAddress, Problem};
 
 use super::hub::{BRIDGE, Hub, unavailable};
@@ -12,7 +13,7 @@ use super::{INTERFACE, in_child};
 
 /// How often a machine that is back says so.
 const ANNOUNCED: u32 = 3;
-const MOMENT: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// A machine's port, by the name of its near end.
 pub(crate) struct Port {
@@ -63,8 +64,8 @@ impl Port {
             let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_notify"), "1");
             for _ in 0..ANNOUNCED {
                 own.set_hardware(INTERFACE, address.hardware())?;
-                // The kernel notices a moment later that there is a carrier. Nothing is polled.
-                let _ = rustix::event::poll(&mut [], Some(&MOMENT));
+                // The kernel notices a moment later that there is a carrier.
+                pause(MOMENT);
             }
             Ok(())
         })

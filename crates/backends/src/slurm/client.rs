@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, poll};
 use testyard_link::shell::quoted_text;
+use testyard_linux::pause;
 use testyard_model::{ByteSize, Problem, ProblemKind, SlurmJob};
 
 use super::ask::{Said, Unsaid, ask};
@@ -32,12 +32,6 @@ pub struct Slurm {
 
 /// With what `ssh` ends where it is not the command there that failed.
 const SSH_FAILED: i32 = 255;
-
-fn pause(span: Duration) {
-    let span = Timespec { tv_sec: span.as_secs().cast_signed(), tv_nsec: span.subsec_nanos().into() };
-    // Nothing is polled: an error only shortens the wait.
-    let _ = poll(&mut [], Some(&span));
-}
 
 /// What tells all of a job.
 fn shown(id: u64) -> [String; 5] {

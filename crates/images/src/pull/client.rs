@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, poll};
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -25,6 +24,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const PIECE: Duration = Duration::from_secs(300);
 /// How often one thing is asked for while the server is out of breath.
 const TRIES: u32 = 3;
+/// Half of the time after which it is asked again; twice as long with each try.
+const PAUSE: Duration = Duration::from_millis(200);
 /// The most bytes of a token's document and of what a server says of an error.
 const WORDS_LIMIT: u64 = 64 << 10;
 /// The server in images' names whose registry answers under a name before it, and whose own images have a folder.
@@ -197,7 +198,8 @@ impl<'o> Client<'o> {
                 Err(error) => is_passing(error),
             };
             if again && tries < TRIES {
-                pause(tries)?;
+                // Longer with each try.
+                testyard_linux::pause(PAUSE * (1 << tries));
                 continue;
             }
             let answer = answer.map_err(|error| self.connection(error))?;
@@ -277,15 +279,6 @@ impl<'o> Client<'o> {
 /// Whether it may be better a moment later.
 fn is_passing(error: &ureq::Error) -> bool {
     matches!(error, ureq::Error::Io(_) | ureq::Error::Timeout(_))
-}
-
-/// Longer with each try.
-fn pause(tries: u32) -> Result<(), PullError> {
-    let moment = Timespec { tv_sec: 0, tv_nsec: 200_000_000 << tries };
-    match poll(&mut [], Some(&moment)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(errno) => Err(testyard_linux::Error::new("wait", "a moment", errno).into()),
-    }
 }
 
 fn words(answer: Response<Body>) -> String {

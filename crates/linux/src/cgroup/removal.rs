@@ -8,18 +8,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use rustix::event::{Timespec, poll};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::group::{Folder, write_file};
+use crate::pause;
 use crate::process::{await_end, pidfd_open, pidfd_signal};
 
 /// How often the processes of a group are looked at anew: one that forks meanwhile shows in the next round.
 const ROUNDS: usize = 200;
 /// How long one round waits for what it killed.
 const ROUND: Duration = Duration::from_millis(25);
+/// For the kernel, which has no event for the end of a count.
+const MOMENT: Duration = Duration::from_micros(500);
 /// The deepest nesting that is followed.
 const DEEPEST: usize = 64;
 
@@ -87,20 +89,11 @@ pub(super) fn remove(folders: &[Folder], name: &OsStr) -> rustix::io::Result<()>
         let removed = folders.iter().try_for_each(|folder| remove_folder(&folder.descriptor, name));
         match removed {
             // A process that has ended is off the list before it is off the count.
-            Err(Errno::BUSY) if attempt < ROUNDS => pause()?,
+            Err(Errno::BUSY) if attempt < ROUNDS => pause(MOMENT),
             other => return other,
         }
     }
     Ok(())
-}
-
-/// A moment for the kernel, which has no event for this.
-fn pause() -> rustix::io::Result<()> {
-    let moment = Timespec { tv_sec: 0, tv_nsec: 500_000 };
-    match poll(&mut [], Some(&moment)) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
-    }
 }
 
 /// Removes an empty group and the groups in it, by its descriptor: its name in the folder above it is all that is

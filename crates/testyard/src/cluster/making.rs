@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, poll};
 use testyard_cluster::setup::{self, NodeSetup};
 use testyard_cluster::start::{self, Action, Stage};
 use testyard_cluster::{Daemon, Layout, Node, files};
@@ -237,9 +236,7 @@ pub(super) fn await_nodes(
 
 /// A moment, long enough for the others to get on.
 pub(super) fn pause() {
-    let moment = Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
-    // Nothing is polled: an error only shortens the wait.
-    let _ = poll(&mut [], Some(&moment));
+    testyard_linux::pause(Duration::from_millis(4));
 }
 
 fn not_ready(yard: &Testyard, layout: &Layout, wanting: &[String], said: &[u8]) -> Problem {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use testyard_backends::slurm::{Slurm, job_name};
 use testyard_model::{HostKeys, MachineId, MachineName, PasswordSource, Problem, ProblemKind, SlurmJob, SshTransport};
@@ -99,8 +99,7 @@ impl Drop for Allocations {
         // One that waits for its node hears of the end only when its job is gone, which may be submitted just now.
         while self.held.iter_mut().any(Held::is_unanswered) && begun.elapsed() < PATIENCE {
             self.call_off();
-            // Nothing is polled: an error only shortens the wait.
-            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }));
+            testyard_linux::pause(Duration::from_millis(100));
         }
         for held in &mut self.held {
             // What a keeper cannot delete, the next command's reaper does.

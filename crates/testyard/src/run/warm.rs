@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, poll};
 use testyard_engine::{Copies, WarmMachine};
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{
@@ -87,7 +86,7 @@ impl WarmMachines {
                 return Err(problem);
             }
             // Another run is at it. There is nothing to wait on but its row.
-            let _ = poll(&mut [], Some(&Timespec { tv_sec: 0, tv_nsec: 20_000_000 }));
+            testyard_linux::pause(Duration::from_millis(20));
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::event::{Timespec, poll};
 use serde_json::json;
 use testyard::{Machine, Testyard};
 use testyard_linux::user;
@@ -151,9 +150,7 @@ fn ensured(yard: &Testyard, name: &MachineName, spec: &MachineSpec) -> Result<(M
             Err(problem) if is_passing(problem.kind) => last = Some(problem),
             Err(problem) => return Err(problem),
         }
-        let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE.subsec_nanos().into() };
-        // Nothing is polled: an error only shortens the wait.
-        let _ = poll(&mut [], Some(&pause));
+        testyard_linux::pause(PAUSE);
     }
     Err(last.unwrap_or_else(|| Problem::new(ProblemKind::TimedOut, format!("machine {name} does not come to rest"))))
 }
