@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_machine::client::{Awaited, ClientError, Connection, Finished, RunningCommand};
-use testyard_model::{EnvironmentSpec, Isolation, Problem};
+use testyard_model::{EnvironmentSpec, Isolation, Problem, milliseconds};
 use testyard_protocol::{Exec, Linger, Place, RawText, Role, StreamTarget};
 
 use crate::outcome::{Ended, Output};
@@ -174,7 +174,7 @@ pub(crate) fn exec_of(run: EnvironmentRun<'_>, place: Place, source: Option<u32>
         stdin: StreamTarget::Attached(0),
         stdout: StreamTarget::Attached(1),
         stderr: StreamTarget::Attached(2),
-        timeout_ms: run.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: run.timeout.map(milliseconds),
         place,
         source,
         ports: run.ports,

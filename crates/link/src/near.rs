@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::socket;
 use testyard_machine::wire::FrameReader;
-use testyard_model::{AgentUse, MachineSpec, Problem, ProblemKind, Remote, Transport};
+use testyard_model::{AgentUse, MachineSpec, Problem, ProblemKind, Remote, Transport, milliseconds};
 use testyard_protocol::start::{CONFIGURATION, LINK, LISTENER};
 use testyard_protocol::{FrameHeader, Report};
 
@@ -76,7 +76,6 @@ impl NearStart {
     }
 
     fn hello(&self, resume: Option<u64>) -> Hello {
-        let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let start = FarStart {
             spec: self.spec.clone(),
             name: self.name.clone(),

@@ -26,5 +26,5 @@ pub use problem::{Problem, ProblemKind};
 pub use remote::{AgentUse, HostKeys, Inside, PasswordSource, Remote, SshTransport, Transport};
 pub use slurm::SlurmJob;
 pub use state::MachineState;
-pub use units::{ByteSize, Span, UnitError};
+pub use units::{ByteSize, Span, UnitError, microseconds, milliseconds};
 pub use user::UserSpec;

@@ -68,6 +68,14 @@ impl fmt::Display for ByteSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
+impl Span {
+    /// As [`milliseconds`].
+    #[must_use]
+    pub fn milliseconds(self) -> u64 {
+        milliseconds(self.0)
+    }
+}
+
 impl FromStr for Span {
     type Err = UnitError;
 
@@ -120,6 +128,18 @@ impl fmt::Display for Span {
         }
         if seconds > 0 || !wrote { write!(f, "{seconds}s") } else { Ok(()) }
     }
+}
+
+/// Whole milliseconds, as the protocol and JSON carry a time; the most that fit, where it is longer.
+#[must_use]
+pub fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// As [`milliseconds`], for what is told finer.
+#[must_use]
+pub fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 macro_rules! as_text {

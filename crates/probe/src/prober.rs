@@ -13,7 +13,7 @@ use testyard_linux::process::{
     Pid, exit_immediately, kill_descendants, kill_tree, set_parent_death_signal, set_subreaper,
 };
 use testyard_linux::signal::Signal;
-use testyard_model::{BackendName, Problem, ProblemKind};
+use testyard_model::{BackendName, Problem, ProblemKind, milliseconds};
 
 use crate::ability::{Ability, How, abilities};
 use crate::finding::{Finding, Lacking, Outcome};
@@ -250,7 +250,7 @@ fn named(ability: &Ability, finding: Finding, took: Duration) -> Probe {
         reason: finding.reason,
         provide: finding.provide,
         detail: finding.detail,
-        millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        millis: milliseconds(took),
     }
 }
 

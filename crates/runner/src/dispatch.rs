@@ -17,7 +17,7 @@ mod messages;
 
 use std::time::Duration;
 
-use testyard_model::{CommandStatus, Problem, ProblemKind};
+use testyard_model::{CommandStatus, Problem, ProblemKind, microseconds, milliseconds};
 
 use crate::backoff::{self, Random};
 use crate::cancel::CancelReason;
@@ -203,7 +203,7 @@ impl Dispatch {
     }
 
     fn ended(&mut self, now: Moment, test: usize, attempt: u32, end: End, commands: &mut Vec<Command>) {
-        let limit_ms = u64::try_from(self.tests[test].test.timeout.as_millis()).unwrap_or(u64::MAX);
+        let limit_ms = milliseconds(self.tests[test].test.timeout);
         // An attempt that was given up has its result already.
         let Some(running) = self.running_attempt(test, attempt) else { return };
         let (by_user, overrun, node) = (running.by_user, running.pressure > Pressure::No, running.node);
@@ -314,7 +314,7 @@ impl Dispatch {
         self.schedule.release(test);
         let place = std::mem::replace(&mut self.tests[test].place, Place::Waiting);
         let Place::Running(running) = place else { unreachable!("only running tests leave") };
-        let duration_us = u64::try_from(now.since.saturating_sub(running.since.since).as_micros()).unwrap_or(u64::MAX);
+        let duration_us = microseconds(now.since.saturating_sub(running.since.since));
         Attempt {
             number: running.attempt,
             started_ms: running.since.unix_ms,

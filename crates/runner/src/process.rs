@@ -19,7 +19,7 @@ use rustix::process::{
 };
 use testyard_linux::pause;
 use testyard_linux::process::with_default_signals;
-use testyard_model::{CommandStatus, Isolation, Problem, ProblemKind, Usage};
+use testyard_model::{CommandStatus, Isolation, Problem, ProblemKind, Usage, microseconds};
 
 use crate::cancel::{Cancel, CancelReason};
 use crate::capture::{Capture, Stream};
@@ -175,7 +175,7 @@ impl Running {
             }
         };
         let usage = Usage {
-            wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+            wall_us: microseconds(wall),
             cpu_us: cpu_us.unwrap_or(0),
             unavailable: unavailable(job, cpu_us),
             ..Usage::default()

@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use testyard_model::step::Step;
-use testyard_model::{ExitCode, Problem};
+use testyard_model::{ExitCode, Problem, microseconds};
 
 use crate::cancel::Cancel;
 use crate::clock::Clock;
@@ -440,7 +440,7 @@ impl Driver<'_> {
     fn close(self, run: String, interrupted: bool, duration: Duration) -> RunReport {
         let results: Vec<Arc<TestResult>> = self.results.into_iter().flatten().collect();
         let mut summary = RunSummary::of(results.iter().map(AsRef::as_ref), interrupted);
-        summary.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        summary.duration_us = microseconds(duration);
         summary.trees = self.trees.to_vec();
         summary.add_expired(self.expired);
         let mut problems = Vec::new();

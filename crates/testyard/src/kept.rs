@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use testyard_model::{EnvironmentId, MachineId, MachineName, MachineState, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, MachineId, MachineName, MachineState, Problem, ProblemKind, milliseconds};
 use testyard_registry::{KeptRow, Registry};
 
 use crate::yard::{Testyard, now_ms};
@@ -126,7 +126,7 @@ impl Testyard {
             suite: "pytest".to_owned(),
             test: test.to_owned(),
             created_ms,
-            expires_ms: created_ms.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
+            expires_ms: created_ms.saturating_add_unsigned(milliseconds(duration)),
         };
         registry.record_kept(&row).map_err(|error| error.problem())
     }
@@ -141,7 +141,7 @@ impl Testyard {
         let mut machine = self.connect(&name.machine)?;
         let environment = machine.connection().fork(name.environment, duration).map_err(|error| error.problem())?;
         let created_ms = now_ms();
-        let expires_ms = created_ms.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        let expires_ms = created_ms.saturating_add_unsigned(milliseconds(duration));
         // Its number is known only now; until then the agent's own clock is what ends it.
         let fork = KeptRow { environment, created_ms, expires_ms, ..row };
         registry.record_kept(&fork).map_err(|error| error.problem())?;

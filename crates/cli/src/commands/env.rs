@@ -175,7 +175,7 @@ impl Run {
             argv: self.argv.iter().map(|word| RawText::from(word.as_os_str())).collect(),
             cwd: self.cwd.as_deref().map(RawText::from),
             env: exec::variables(&self.env),
-            timeout_ms: self.timeout.map(exec::milliseconds),
+            timeout_ms: self.timeout.map(Span::milliseconds),
             user: self.user.clone().map(|user| user.0),
             place: self.place(),
             ..Exec::default()

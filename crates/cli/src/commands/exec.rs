@@ -92,7 +92,7 @@ impl Order {
             cwd: self.cwd.as_deref().map(RawText::from),
             env: variables(&self.env),
             user: self.user.clone().map(|user| user.0),
-            timeout_ms: self.timeout.map(milliseconds),
+            timeout_ms: self.timeout.map(Span::milliseconds),
             ..Request::default()
         }
     }
@@ -101,11 +101,6 @@ impl Order {
 /// Variables as the protocol carries them.
 pub(super) fn variables(variables: &[Variable]) -> Vec<(RawText, RawText)> {
     variables.iter().map(|variable| (variable.name.as_os_str().into(), variable.value.as_os_str().into())).collect()
-}
-
-/// A time limit as the protocol carries it.
-pub(super) fn milliseconds(span: Span) -> u64 {
-    u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A command's own exit code; says so where its time was up, because then the code is ours.

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_machine::client::{ClientError, Connection, RunningCommand};
-use testyard_model::{CommandStatus, EnvironmentId, Problem, ProblemKind, Span};
+use testyard_model::{CommandStatus, EnvironmentId, Problem, ProblemKind, Span, milliseconds};
 use testyard_protocol::{Exec, Place, RawText, StreamTarget};
 
 use super::log::LineWatch;
@@ -148,7 +148,7 @@ impl<'c> Company<'c> {
             }
             let exec = Exec {
                 argv: argv.to_vec(),
-                timeout_ms: Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1)),
+                timeout_ms: Some(milliseconds(left).max(1)),
                 quiet: true,
                 ..self.members[newest].exec(ground)
             };

@@ -18,6 +18,7 @@ use testyard_linux::Error as SystemError;
 use testyard_linux::files::verified_private_directory;
 use testyard_linux::lock::{FileLock, Mode, Patience};
 use testyard_linux::mount::mount_table;
+use testyard_model::milliseconds;
 
 use super::layers::{LAYER_LIMIT, Roles};
 use super::{HostTree, TreeError, TreeOptions, TreeReport, build, fingerprint};
@@ -247,7 +248,7 @@ impl Folder {
         let before = used(&path);
         let mut report = build::build(root.as_fd(), roles, masks, options)?;
         report.bytes = used(&path).saturating_sub(before);
-        report.milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        report.milliseconds = milliseconds(begin.elapsed());
         let text = serde_json::to_vec_pretty(&report).expect("a report is plain data");
         Ok(write_file(staged.directory(), REPORT, &text)?)
     }

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 use serde::Serialize;
 use testyard_linux::socket;
 use testyard_linux::step::{Step, reach};
-use testyard_model::{EnvironmentId, EnvironmentSpec, MachineInfo};
+use testyard_model::{EnvironmentId, EnvironmentSpec, MachineInfo, milliseconds};
 use testyard_protocol::{
     AgentStatus, Event, FrameHeader, FrameKind, Hello, OLDEST_VERSION, Request, Role, VERSION, Welcome,
 };
@@ -144,7 +144,7 @@ impl Connection {
         if self.welcome.version < 3 {
             return Err(ClientError::Version { machine: self.machine.clone(), version: self.welcome.version });
         }
-        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let patience_ms = milliseconds(patience);
         let stream = self.begin(&Request::Listening { environment, port, patience_ms }, &[])?;
         Ok(PortWait { connection: self, stream })
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::Shutdown;
 use testyard_linux::socket::{self, Kind};
-use testyard_model::{EnvironmentId, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, Problem, ProblemKind, milliseconds};
 use testyard_protocol::changes::{ChangeLine, Fetch, FileChange};
 use testyard_protocol::{Event, KEEPING_VERSION, RawText, Request};
 
@@ -150,8 +150,4 @@ impl Connection {
 
 fn pair() -> Result<(OwnedFd, OwnedFd), ClientError> {
     socket::pair(Kind::Stream).map_err(|error| ClientError::local("make a socket", error.source))
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags};
 use testyard_linux::signal::Signal;
 use testyard_linux::step::{Step, reach};
 use testyard_linux::{process, socket};
-use testyard_model::{MachineName, MachineState, Problem, ProblemKind};
+use testyard_model::{MachineName, MachineState, Problem, ProblemKind, milliseconds};
 use testyard_protocol::{Event, Order, Report, Request};
 
 use super::begin::{Running, SLOTS, death, end_descendants, how_it_ended};
@@ -394,7 +394,7 @@ impl Supervisor {
 
     fn end(&mut self, goal: Goal, grace: Duration) {
         self.life.end(goal, Instant::now() + grace + MARGIN);
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let grace_ms = milliseconds(grace);
         if self.broken.is_none()
             && let Err(error) = self.running.link.order(&Order::Shutdown { grace_ms }, None)
         {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use serde::Serialize;
-use testyard_model::{Isolation, Network};
+use testyard_model::{Isolation, Network, milliseconds};
 
 use super::Plan;
 use crate::result::JSON_VERSION;
@@ -82,7 +82,7 @@ impl Plan {
             variant: test.variant.as_deref(),
             repetition: test.repetition,
             quarantined: test.quarantine.is_some(),
-            timeout_ms: test.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: test.timeout.map(milliseconds),
             needs: &test.needs,
             tags: &test.tags,
             owner: test.owner.as_deref(),

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use testyard_model::Problem;
+use testyard_model::{Problem, milliseconds};
 
 use super::{Announcement, ReportError};
 use crate::job::JobEvent;
@@ -139,12 +139,12 @@ impl JsonLines {
             Announcement::TestProgress { .. } | Announcement::Asked => return,
             Announcement::AttemptFailed { test, attempt, after } => {
                 let (suite, name) = name(*test);
-                let retry_after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                let retry_after_ms = milliseconds(*after);
                 Event::AttemptFailed { suite, name, attempt, retry_after_ms }
             }
             Announcement::TestSlow { test, after } => {
                 let (suite, name) = name(*test);
-                Event::TestSlow { suite, name, after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX) }
+                Event::TestSlow { suite, name, after_ms: milliseconds(*after) }
             }
             // Only those that did not pass have text to add.
             Announcement::TestFinished(result) if result.verdict == Verdict::Passed => Event::TestFinished(result),

@@ -136,7 +136,7 @@ fn read_preparation(suite: &TableReader<'_>) -> Result<WrittenPreparation, Confi
         prepare: read_command(suite, "prepare")?.map(|command| command.value),
         restore: read_command(suite, "restore")?.map(|command| command.value),
         inputs: read_patterns(suite, "inputs")?,
-        timeout_ms: timeout.map(|span| u64::try_from(span.value.0.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: timeout.map(|span| span.value.milliseconds()),
     })
 }
 

@@ -7,7 +7,7 @@ use testyard_cluster::setup::{self, FILES_OF_NOBODY, MISSING_PROGRAMS, TOO_FEW_I
 use testyard_cluster::{Daemon, Node, Readiness};
 use testyard_linux::files::in_memory;
 use testyard_machine::client::{Awaited, Captured, ClientError, PortWait, RunningCommand};
-use testyard_model::{CommandStatus, EnvironmentId, MachineName, Problem, ProblemKind, UserSpec};
+use testyard_model::{CommandStatus, EnvironmentId, MachineName, Problem, ProblemKind, UserSpec, milliseconds};
 use testyard_protocol::{Exec, StreamTarget};
 
 use crate::machine::Machine;
@@ -52,7 +52,7 @@ fn exec(argv: &[&str], terms: &Terms) -> Exec {
         argv: argv.iter().map(|word| (*word).into()).collect(),
         cwd: Some("/".into()),
         user: Some(terms.user.clone()),
-        timeout_ms: Some(u64::try_from(terms.patience.as_millis()).unwrap_or(u64::MAX)),
+        timeout_ms: Some(milliseconds(terms.patience)),
         ..Exec::default()
     }
 }

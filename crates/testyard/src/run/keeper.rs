@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use testyard_engine::WarmMachine;
 use testyard_linux::step::{Step, reach};
-use testyard_model::{EnvironmentId, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, Problem, ProblemKind, milliseconds};
 use testyard_registry::KeptRow;
 use testyard_runner::job::Job;
 use testyard_runner::result::KeptEnvironment;
@@ -35,7 +35,7 @@ impl Keeper {
         let found = registry.find(&name).map_err(|error| error.problem())?;
         let row = found.ok_or_else(|| Problem::new(ProblemKind::NotFound, format!("machine {name} is gone")))?;
         let created_ms = now_ms();
-        let until_ms = created_ms.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        let until_ms = created_ms.saturating_add_unsigned(milliseconds(duration));
         let kept = KeptRow {
             machine: row.id.clone(),
             environment,

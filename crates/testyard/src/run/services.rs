@@ -8,7 +8,7 @@ use testyard_engine::{
     Attendance, EnvironmentRun, Readiness, Served, ServiceFailure, ServiceRecord, SharedServices, WarmMachine,
 };
 use testyard_machine::client::caller;
-use testyard_model::{EnvironmentSpec, Problem, ProblemKind, UserSpec};
+use testyard_model::{EnvironmentSpec, Problem, ProblemKind, UserSpec, microseconds};
 use testyard_protocol::RawText;
 use testyard_runner::capture::Captured;
 use testyard_runner::job::{Job, JobEvent, JobOutcome};
@@ -166,7 +166,7 @@ pub(super) fn results(job: &Job, records: Vec<ServiceRecord>) -> Vec<ServiceResu
     let result = |record: ServiceRecord| ServiceResult {
         scope: all().find(|service| service.name == record.name).map(|service| service.scope).unwrap_or_default(),
         name: record.name,
-        ready_us: record.ready_after.map(|span| u64::try_from(span.as_micros()).unwrap_or(u64::MAX)),
+        ready_us: record.ready_after.map(microseconds),
         died: record.died,
         bytes: record.log.written,
         text: None,

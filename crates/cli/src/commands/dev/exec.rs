@@ -52,7 +52,7 @@ impl Exec {
         let name = format!("flow-dev-exec-{:08x}", fresh_number());
         let mut request = Request {
             env: exec::variables(&self.env),
-            timeout_ms: self.timeout.map(exec::milliseconds),
+            timeout_ms: self.timeout.map(Span::milliseconds),
             ..Request::default()
         };
         let told = if let Some(image) = &self.image {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use testyard::Machine;
-use testyard_model::{Problem, ProblemKind, UserSpec};
+use testyard_model::{Problem, ProblemKind, UserSpec, milliseconds};
 use testyard_protocol::{Exec, RawText};
 
 /// The longest that preparing a machine may take.
@@ -55,7 +55,7 @@ pub(super) fn as_root(machine: &mut Machine, argv: &[&str], patience: Option<Dur
         argv: argv.iter().map(|word| RawText::from(*word)).collect(),
         user: Some(UserSpec::Root),
         cwd: Some("/".into()),
-        timeout_ms: patience.and_then(|patience| u64::try_from(patience.as_millis()).ok()),
+        timeout_ms: patience.map(milliseconds),
         ..Exec::default()
     };
     let captured = machine.capture(exec)?;

@@ -71,7 +71,7 @@ fn read_ready(table: &TableReader<'_>) -> Result<(Readiness, u64), ConfigError> 
         return Err(table.bad("ready", "`port`, `log` and `command` exclude each other", hint));
     }
     let patience = ready.parsed::<Span>("timeout", "write timeout = \"10s\"")?;
-    let patience_ms = patience.map_or(PATIENCE_MS, |span| milliseconds(span.value));
+    let patience_ms = patience.map_or(PATIENCE_MS, |span| span.value.milliseconds());
     Ok((kinds.pop().unwrap_or_default(), patience_ms))
 }
 
@@ -80,9 +80,5 @@ fn read_stop(table: &TableReader<'_>) -> Result<(i32, u64), ConfigError> {
     let Some(stop) = table.table("stop", "stop", keys::STOP)? else { return Ok((TERM, STOP_PATIENCE_MS)) };
     let signal = stop.word("signal", &SIGNALS)?.map_or(TERM, |signal| signal.value);
     let patience = stop.parsed::<Span>("timeout", "write timeout = \"5s\"")?;
-    Ok((signal, patience.map_or(STOP_PATIENCE_MS, |span| milliseconds(span.value))))
-}
-
-fn milliseconds(span: Span) -> u64 {
-    u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
+    Ok((signal, patience.map_or(STOP_PATIENCE_MS, |span| span.value.milliseconds())))
 }

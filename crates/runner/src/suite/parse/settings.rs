@@ -39,7 +39,7 @@ pub(super) fn read_settings(table: &TableReader<'_>) -> Result<Settings, ConfigE
 }
 
 fn millis(span: Located<Span>) -> u64 {
-    u64::try_from(span.value.0.as_millis()).unwrap_or(u64::MAX)
+    span.value.milliseconds()
 }
 
 fn values(words: Vec<Located<String>>) -> Vec<String> {
