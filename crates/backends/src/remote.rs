@@ -159,7 +159,7 @@ pub(crate) fn near(
     let testyard = program(place)?;
     let start = NearStart {
         name: place.name.to_string(),
-        session: session()?,
+        session: session(),
         remote,
         spec,
         programs: Programs { testyard: testyard.clone(), agent: place.agent.clone() },
@@ -208,10 +208,6 @@ fn program(place: &MachinePlace) -> Result<PathBuf, BackendError> {
 }
 
 /// A session's name, which nobody else has.
-fn session() -> Result<String, BackendError> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|errno| {
-        BackendError::from(Problem::new(ProblemKind::System, "cannot draw a session's name").because(errno))
-    })?;
-    Ok(format!("{:013x}", u64::from_le_bytes(bytes) >> 12))
+fn session() -> String {
+    format!("{:013x}", u64::from_le_bytes(testyard_linux::random()) >> 12)
 }

@@ -281,8 +281,5 @@ impl Records {
 
 /// 64 hexadecimal digits that nobody else has.
 pub(crate) fn fresh_id() -> String {
-    let mut bytes = [0; 32];
-    // The kernel's pool never blocks once it is ready, which it is long before a machine starts.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    testyard_linux::random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -149,11 +149,9 @@ pub(crate) fn end(mut child: Child) -> Option<i32> {
     None
 }
 
+/// What tells answers from what a login prints.
 pub(crate) fn random_word() -> String {
-    let mut bytes = [0; 8];
-    // Short of a random word, a constant one: it only tells answers from what a login prints.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    format!("link-{:016x}", u64::from_le_bytes(bytes))
+    format!("link-{:016x}", u64::from_le_bytes(testyard_linux::random()))
 }
 
 /// Why there is no connection.

@@ -22,6 +22,7 @@ pub mod mount;
 pub mod namespace;
 mod pause;
 pub mod process;
+mod random;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
@@ -33,3 +34,4 @@ pub mod user;
 
 pub use error::{Error, Result};
 pub use pause::pause;
+pub use random::random;

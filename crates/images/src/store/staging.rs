@@ -116,10 +116,7 @@ impl Staged {
 
 /// 16 characters that nobody else picks.
 pub(crate) fn random_name() -> String {
-    let mut bytes = [0_u8; 8];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    debug_assert_eq!(filled, Ok(8), "eight bytes are always given at once");
-    super::record::hexadecimal(&bytes)
+    super::record::hexadecimal(&testyard_linux::random::<8>())
 }
 
 /// Writes a new file, mode 0600.

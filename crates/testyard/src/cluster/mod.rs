@@ -29,7 +29,6 @@ use crate::yard::Testyard;
 use claim::Claim;
 pub(crate) use ending::{ReapedCluster, reap};
 use secrets::Folder;
-pub(crate) use secrets::random;
 
 /// A home's clusters.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use testyard_cluster::files::{ControlGroups, Secrets};
 use testyard_cluster::setup::{Account, KeyPair, NodeSetup};
 use testyard_cluster::{ClusterName, ClusterSpec, key, password, text};
 use testyard_linux::cgroup::Hierarchy;
-use testyard_linux::files;
+use testyard_linux::{files, random};
 use testyard_model::{Problem, ProblemKind};
 
 /// The file with everything, for nodes that come later.
@@ -23,7 +23,7 @@ pub(super) const IDENTITY: &str = "identity";
 pub(super) fn fresh(name: &ClusterName, spec: &ClusterSpec) -> Result<NodeSetup, Problem> {
     let accounts = spec.users.iter().map(|user| {
         let hash = match &user.password {
-            Some(password) => password::hash(password, u64::from_le_bytes(random()?)),
+            Some(password) => password::hash(password, u64::from_le_bytes(random())),
             None => "*".to_owned(),
         };
         Ok(Account { name: user.name.clone(), hash, key: ssh_key(&format!("{}@{name}", user.name))?, former: None })
@@ -32,8 +32,8 @@ pub(super) fn fresh(name: &ClusterName, spec: &ClusterSpec) -> Result<NodeSetup,
         accounts: accounts.collect::<Result<_, Problem>>()?,
         host_key: ssh_key(name.as_str())?,
         secrets: Secrets {
-            munge_key: text::hexadecimal(&random::<64>()?),
-            token_key: text::hexadecimal(&random::<32>()?),
+            munge_key: text::hexadecimal(&random::<64>()),
+            token_key: text::hexadecimal(&random::<32>()),
         },
         groups: groups(),
         forget: false,
@@ -49,22 +49,11 @@ fn groups() -> ControlGroups {
 }
 
 fn ssh_key(comment: &str) -> Result<KeyPair, Problem> {
-    let seed: [u8; 32] = random()?;
+    let seed: [u8; 32] = random();
     let failed = || Problem::new(ProblemKind::Bug, "cannot make an SSH key");
     let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| failed())?;
     let public = pair.public_key().as_ref().try_into().map_err(|_| failed())?;
     Ok(key::pair(&seed, &public, comment))
-}
-
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], Problem> {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        let flags = rustix::rand::GetRandomFlags::empty();
-        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)
-            .map_err(|error| Problem::new(ProblemKind::System, "the kernel gives no random bytes").because(error))?;
-    }
-    Ok(bytes)
 }
 
 /// A cluster's folder on the host.

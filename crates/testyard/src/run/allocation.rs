@@ -53,7 +53,7 @@ impl Allocations {
         let mut job = nodes.job.clone();
         job.exclusive |= nodes.cpus.is_none();
         let mut all = Self { yard: yard.clone(), job, held: Vec::with_capacity(nodes.count) };
-        let run = MachineId::from_bits(u64::from_le_bytes(crate::cluster::random()?));
+        let run = MachineId::from_bits(u64::from_le_bytes(testyard_linux::random()));
         for number in 1..=nodes.count {
             // Process numbers are not enough: containers that share a home have the same.
             let name = format!("slurm-{run}-{number}");

@@ -84,17 +84,9 @@ impl Clusters {
 
 /// A name that no other run uses.
 fn fresh_name() -> Result<ClusterName, Problem> {
-    let mut bits = [0_u8; 4];
-    getrandom(&mut bits)?;
-    format!("suite-{:08x}", u32::from_ne_bytes(bits))
+    format!("suite-{:08x}", u32::from_ne_bytes(testyard_linux::random()))
         .parse()
         .map_err(|error| Problem::from_error(ProblemKind::Bug, &error))
-}
-
-fn getrandom(bits: &mut [u8]) -> Result<(), Problem> {
-    rustix::rand::getrandom(bits, rustix::rand::GetRandomFlags::empty()).map(drop).map_err(|errno| {
-        Problem::new(ProblemKind::System, "the kernel gives no random bits").because(std::io::Error::from(errno))
-    })
 }
 
 /// What the suite asks for, as clusters are asked for.

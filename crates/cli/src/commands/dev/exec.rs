@@ -49,7 +49,7 @@ impl Exec {
     pub(super) fn run(self, output: Output) -> Outcome {
         let yard = yard::open()?;
         let (mut machine, info) = self.whose.connect(&yard)?;
-        let name = format!("flow-dev-exec-{:08x}", fresh_number());
+        let name = format!("flow-dev-exec-{:08x}", u32::from_ne_bytes(testyard_linux::random()));
         let mut request = Request {
             env: exec::variables(&self.env),
             timeout_ms: self.timeout.map(Span::milliseconds),
@@ -128,11 +128,4 @@ fn own_home() -> PathBuf {
     let uid = rustix::process::geteuid().as_raw().to_string();
     let home = user::account_in(Path::new("/"), &uid).map(|account| account.home);
     home.filter(|home| home.is_dir()).unwrap_or_else(|| PathBuf::from("/"))
-}
-
-fn fresh_number() -> u32 {
-    let mut bytes = [0; 4];
-    // The kernel's pool never blocks once it is ready.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    u32::from_ne_bytes(bytes)
 }
