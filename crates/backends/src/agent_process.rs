@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Pid;
 use serde::Serialize;
 use testyard_images::store::ImageConfig;
-use testyard_linux::files::in_memory;
+use testyard_linux::files::{in_memory, remove_file};
 use testyard_linux::identity::ProcessIdentity;
 use testyard_linux::{Error, process, socket};
 use testyard_machine::backend::{AgentLink, BackendError, MachinePlace, Recorder};
@@ -59,7 +59,8 @@ pub(crate) fn spawn_as_agent(
     let (ours, theirs) = socket::pair(socket::Kind::Stream).map_err(&failed)?;
     let configuration = configuration(start).map_err(&failed)?;
     let path = place.agent_socket();
-    remove_stale(&path).map_err(&failed)?;
+    // That of an agent which is gone: the caller holds the machine's lock.
+    remove_file(&path).map_err(&failed)?;
     let listener = socket::listen(&path, 0o600).map_err(&failed)?;
     let log = log(&place.log()).map_err(&failed)?;
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -93,14 +94,6 @@ fn configuration(start: &impl Serialize) -> Result<OwnedFd, Error> {
 fn log(path: &Path) -> Result<Stdio, Error> {
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     file.map(Stdio::from).map_err(|error| Error::new("open", path.display(), error))
-}
-
-/// A socket file of an agent that is gone; the caller holds the machine's lock.
-fn remove_stale(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::new("remove", path.display(), error)),
-        _ => Ok(()),
-    }
 }
 
 /// Whom commands run as by default: whom the machine or its image names, else who started the machine, with the same

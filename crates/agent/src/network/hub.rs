@@ -1,6 +1,6 @@
 //! Where the members of a network are linked: found with a member that runs, or made.
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::IoSlice;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use testyard_linux::interfaces::Interfaces;
 use testyard_linux::lock::{FileLock, Mode, Patience};
 use testyard_linux::namespace::{self, IdMap, Kind};
 use testyard_linux::process::{CloneFlags, SingleThreaded};
-use testyard_linux::{Error, socket};
+use testyard_linux::{Error, files, socket};
 use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::start::{IdRange, NetworkMember, NetworkStart};
 
@@ -38,12 +38,7 @@ impl Hub {
             Some(hub) => hub,
             None => Self::make(token, ids)?,
         };
-        match std::fs::remove_file(&start.socket) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::new("remove", start.socket.display(), error).problem());
-            }
-            _ => {}
-        }
+        files::remove_file(&start.socket).map_err(system)?;
         let listener = socket::listen(&start.socket, 0o600).map_err(system)?;
         rustix::io::ioctl_fionbio(&listener, true).map_err(|error| {
             Problem::new(ProblemKind::System, "cannot wait for members of a network").because(error)

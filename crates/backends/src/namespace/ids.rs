@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use testyard_linux::Error;
+use testyard_linux::files::remove_link_to;
 use testyard_linux::mount::{self, Attributes};
 use testyard_linux::namespace::{self, IdMap};
 use testyard_machine::backend::{BackendError, MachinePlace, RecordedResource, Recorder, ResourceKind};
@@ -136,7 +137,7 @@ pub(super) fn acquire(place: &MachinePlace, recorder: &mut dyn Recorder) -> Resu
 pub(super) fn release(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
     let leases: Vec<_> = recorder.all()?.into_iter().filter(|one| is_lease(one, Path::new(FOLDER))).collect();
     for lease in &leases {
-        drop_link(&lease.place, &place.folder).map_err(host(place, "give the ids back"))?;
+        remove_link_to(&place.folder, &lease.place).map_err(host(place, "give the ids back"))?;
     }
     recorder.gone(&leases.iter().map(|one| one.id).collect::<Vec<_>>())?;
     Ok(())
@@ -154,21 +155,6 @@ fn host<'a>(place: &'a MachinePlace, operation: &'static str) -> impl Fn(Error) 
 
 fn is_lease(resource: &RecordedResource, folder: &Path) -> bool {
     resource.kind == ResourceKind::File && resource.place.parent() == Some(folder)
-}
-
-/// Removes a lease, if it is that of the machine with this folder. A link that leads elsewhere is another's.
-fn drop_link(link: &Path, machine: &Path) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::new("remove", link.display(), error);
-    match std::fs::read_link(link) {
-        Ok(found) if found == machine => match std::fs::remove_file(link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(()),
-        },
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
-            Err(failed(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The ranges that may be leased.
@@ -272,7 +258,7 @@ impl Ranges {
             let link = entry.map_err(failed)?.path();
             let Ok(machine) = std::fs::read_link(&link) else { continue };
             if std::fs::symlink_metadata(&machine).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                drop_link(&link, &machine)?;
+                remove_link_to(&machine, &link)?;
             }
         }
         Ok(())
@@ -330,9 +316,9 @@ mod tests {
         assert_eq!(problem.kind, ProblemKind::WrongState);
 
         let link = ranges.link(first);
-        drop_link(&link, &places[1].folder).expect("another's stays");
+        remove_link_to(&places[1].folder, &link).expect("another's stays");
         assert!(link.symlink_metadata().is_ok());
-        drop_link(&link, &places[3].folder).expect("one's own goes");
+        remove_link_to(&places[3].folder, &link).expect("one's own goes");
         assert!(link.symlink_metadata().is_err());
         ranges.confirm(first, &places[3]).expect("what was removed by hand is made again");
     }

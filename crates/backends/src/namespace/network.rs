@@ -247,12 +247,7 @@ pub(super) fn leave(place: &MachinePlace, recorder: &mut dyn Recorder) -> Result
     }
     let _lock = changed(place)?;
     for file in ours.iter().filter(|one| one.kind == ResourceKind::File) {
-        match std::fs::remove_file(&file.place) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed(place)(Error::new("remove", file.place.display(), error)));
-            }
-            _ => {}
-        }
+        files::remove_file(&file.place).map_err(failed(place))?;
     }
     for one in ours.iter().filter(|one| one.kind == ResourceKind::Folder) {
         forget(place, &one.place).map_err(failed(place))?;

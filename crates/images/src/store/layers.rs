@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::{
     CONFIG, DOWNLOADS, Digest, Image, ImageHold, ImageRecord, LAYERS, LayerRecord, Ownership, Pruned, Staged, Store,
-    StoreError, names_in, open_directory, read_file, staging, unlink, write_file,
+    StoreError, names_in, open_directory, read_file, staging, write_file,
 };
 use crate::import::ownership_of_caller;
+use testyard_linux::files::remove_file;
 use testyard_linux::lock::{FileLock, Mode, Patience};
 
 /// A layer that nobody removes while this lives.
@@ -122,7 +123,7 @@ impl Store {
                 let folder = self.path.join(LAYERS).join(&name);
                 pruned.bytes += staging::disk_usage(&folder)?;
                 self.staging().remove(&folder)?;
-                unlink(&path)?;
+                remove_file(&path)?;
                 pruned.layers += 1;
             }
             drop(lock);
@@ -138,8 +139,8 @@ impl Store {
             let Some(held) = FileLock::acquire(&lock, Mode::Exclusive, Patience::Try)? else { continue };
             let path = folder.join(&name);
             pruned.bytes += std::fs::symlink_metadata(&path).map_or(0, |facts| facts.len());
-            unlink(&path)?;
-            unlink(&lock)?;
+            remove_file(&path)?;
+            remove_file(&lock)?;
             pruned.temporary += 1;
             drop(held);
         }
@@ -155,7 +156,7 @@ impl Store {
 
     /// After the layer of a download is in the store.
     pub(crate) fn forget_download(&self, path: &Path) -> Result<(), StoreError> {
-        Ok(unlink(path)?)
+        Ok(remove_file(path)?)
     }
 
     /// The names of all layers that an image has; none while an image cannot be read, which may have any.

@@ -35,7 +35,7 @@ pub use record::{Digest, DigestError, ImageConfig, ImageRecord, LayerRecord, Ori
 pub(crate) use staging::{Staged, Staging, random_name, write_file};
 
 use testyard_linux::Error as SystemError;
-use testyard_linux::files::verified_private_directory;
+use testyard_linux::files::{remove_file, verified_private_directory};
 use testyard_linux::lock::{FileLock, Mode, Patience};
 
 /// Why the store could not do what it was asked.
@@ -291,7 +291,7 @@ impl Store {
             let path = self.lock_path(&name);
             // Whoever waits for it notices that the file is gone and makes a new one.
             if let Some(lock) = FileLock::acquire(&path, Mode::Exclusive, Patience::Try)? {
-                unlink(&path)?;
+                remove_file(&path)?;
                 drop(lock);
             }
         }
@@ -376,7 +376,7 @@ impl Store {
             self.forget(REFERENCES, &reference.replace('/', "+"))?;
         }
         self.staging().remove(&self.path.join(digest.as_str()))?;
-        unlink(&path)?;
+        remove_file(&path)?;
         drop(lock);
         Ok(true)
     }
@@ -443,7 +443,7 @@ impl Store {
     }
 
     fn forget(&self, folder: &str, name: &str) -> Result<(), StoreError> {
-        Ok(unlink(&self.path.join(folder).join(name))?)
+        Ok(remove_file(&self.path.join(folder).join(name))?)
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
@@ -454,13 +454,6 @@ impl Store {
 /// What the file of a name is called. No name has a `+`.
 fn reference_file(name: &str, tag: &str) -> String {
     format!("{name}:{tag}").replace('/', "+")
-}
-
-fn unlink(path: &Path) -> Result<(), SystemError> {
-    match rustix::fs::unlink(path) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(SystemError::new("remove", path.display(), errno)),
-    }
 }
 
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, SystemError> {

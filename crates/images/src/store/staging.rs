@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::io::Errno;
 
-use super::{Pruned, exists, names_in, open_directory, unlink};
+use super::{Pruned, exists, names_in, open_directory};
 use testyard_linux::Error as SystemError;
-use testyard_linux::files::remove_tree;
+use testyard_linux::files::{remove_file, remove_tree};
 use testyard_linux::lock::{FileLock, Mode, Patience};
 
 /// A folder of temporary folders.
@@ -90,7 +90,7 @@ impl Staging {
             // The lock file stays, so that the next prune tries again.
             return Err(SystemError::new("remove", self.path.join(refused.path).display(), refused.reason));
         }
-        unlink(&self.path.join(format!("{name}{LOCK_SUFFIX}")))
+        remove_file(&self.path.join(format!("{name}{LOCK_SUFFIX}")))
     }
 }
 
@@ -105,7 +105,7 @@ impl Staged {
 
     /// After its folder was renamed into place.
     pub(crate) fn moved_away(self) -> Result<(), SystemError> {
-        unlink(&self.parent.join(format!("{}{LOCK_SUFFIX}", self.name)))
+        remove_file(&self.parent.join(format!("{}{LOCK_SUFFIX}", self.name)))
     }
 
     /// Removes it with all that is in it.

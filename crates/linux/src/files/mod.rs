@@ -5,6 +5,7 @@ pub mod changes;
 mod copy;
 pub mod layer_marks;
 mod remove;
+mod unlink;
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +17,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 pub use copy::{Copied, CopyOptions, copy_tree};
 pub use remove::{Refused, Removed, remove_tree};
+pub use unlink::{remove_file, remove_link_to};
 
 use crate::error::{Error, Result};
 

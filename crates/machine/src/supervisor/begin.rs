@@ -208,12 +208,7 @@ fn last_lines(path: &Path) -> Vec<String> {
 fn listen(setup: &Setup) -> Result<OwnedFd, SupervisorError> {
     let path = setup.place.machine_socket();
     // Left by a supervisor that died; we hold the machine's lock, so nobody listens there.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(SupervisorError::System(testyard_linux::Error::new("remove", path.display(), error)));
-        }
-        _ => {}
-    }
+    files::remove_file(&path).map_err(SupervisorError::System)?;
     let listener = socket::listen(&path, 0o600).map_err(SupervisorError::System)?;
     rustix::io::ioctl_fionbio(&listener, true)
         .map_err(|errno| SupervisorError::System(testyard_linux::Error::new("prepare", path.display(), errno)))?;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use testyard_linux::files::{remove_file, remove_link_to};
 use testyard_model::{MachineId, MachineName};
 
 /// The folder of links in a runtime folder.
@@ -27,30 +28,16 @@ pub(crate) fn link(runtime: &Path, name: &MachineName, id: &MachineId) -> Result
     }
     // Names cannot begin with a dot, and ids are unique: nobody else makes this one.
     let fresh = folder.join(format!(".{id}"));
-    match std::fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    remove_file(&fresh)?;
     std::os::unix::fs::symlink(target(id), &fresh).map_err(failed)?;
     std::fs::rename(&fresh, folder.join(name.as_str())).map_err(failed)
 }
 
 /// Removes the name's link, if it leads to this machine.
 pub(crate) fn unlink(runtime: &Path, name: &MachineName, id: &MachineId) -> Result<(), testyard_linux::Error> {
-    let path = socket_of(runtime, name);
-    let failed = |error: io::Error| testyard_linux::Error::new("remove", path.display(), error);
     // Left where a supervisor died between making and naming it.
     let _ = std::fs::remove_file(name_folder(runtime).join(format!(".{id}")));
-    match std::fs::read_link(&path) {
-        Ok(found) if found == target(id) => match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-            _ => Ok(()),
-        },
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
-            Err(failed(error))
-        }
-        _ => Ok(()),
-    }
+    remove_link_to(&target(id), &socket_of(runtime, name))
 }
 
 fn target(id: &MachineId) -> PathBuf {

@@ -178,13 +178,7 @@ pub fn clear(
     prove_folder(place, &*records.recorder(&place.id))?;
     backend.stopped(place, &mut *records.recorder(&place.id))?;
     for path in [place.machine_socket(), place.agent_socket()] {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                let error = testyard_linux::Error::new("remove", path.display(), error);
-                return Err(TeardownError::system(place)(error));
-            }
-            _ => {}
-        }
+        files::remove_file(&path).map_err(TeardownError::system(place))?;
     }
     Ok(())
 }
