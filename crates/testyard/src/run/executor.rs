@@ -68,6 +68,18 @@ struct Ground {
     ports: Vec<PortLease>,
 }
 
+/// A job on the machine that it was given.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    machine: &'a WarmMachine,
+    /// The machine itself, where it outlives the test.
+    shared: Option<&'a Arc<WarmMachine>>,
+    isolation: Isolation,
+    job: &'a Job,
+    cancel: &'a Cancel,
+    events: &'a dyn Fn(JobEvent),
+}
+
 /// Runs tests on machines.
 pub struct MachineExecutor {
     machines: Box<dyn MachineSource>,
@@ -155,20 +167,12 @@ impl MachineExecutor {
         self.warm.lock().unwrap_or_else(PoisonError::into_inner).remove(&(job.backend.clone(), image));
     }
 
-    /// `shared` is the machine itself, where it outlives the test.
-    fn run_on(
-        &self,
-        machine: &WarmMachine,
-        shared: Option<&Arc<WarmMachine>>,
-        isolation: Isolation,
-        job: &Job,
-        cancel: &Cancel,
-        events: &dyn Fn(JobEvent),
-    ) -> JobOutcome {
+    fn attempt(&self, attempt: Attempt<'_>) -> JobOutcome {
+        let Attempt { machine, shared: _, isolation, job, cancel, events } = attempt;
         let top = trees::top_of(&job.root);
         self.trees.want(&top, job.sync);
         let tree = self.trees.shown(&top);
-        let Ground { spec, beside, ports } = match self.ground(machine, shared, isolation, job, cancel, events) {
+        let Ground { spec, beside, ports } = match self.ground(attempt) {
             Ok(ground) => ground,
             Err(failure) => return services::unserved(job, failure),
         };
@@ -218,15 +222,8 @@ impl MachineExecutor {
     }
 
     /// The environment and the ports that a job gets, once the layer and the services that it stands on are there.
-    fn ground(
-        &self,
-        machine: &WarmMachine,
-        shared: Option<&Arc<WarmMachine>>,
-        isolation: Isolation,
-        job: &Job,
-        cancel: &Cancel,
-        events: &dyn Fn(JobEvent),
-    ) -> Result<Ground, ServiceFailure> {
+    fn ground(&self, attempt: Attempt<'_>) -> Result<Ground, ServiceFailure> {
+        let Attempt { machine, shared, isolation, job, cancel, events } = attempt;
         let top = trees::top_of(&job.root);
         let layer = self.preparations.layer(machine, job, &self.trees, cancel, events)?;
         self.preparations.remember(shared, job, &top, layer.as_deref());
@@ -408,7 +405,8 @@ impl MachineExecutor {
             let job = &Job { keep_failed: None, ..job.clone() };
             return match self.machines.own_machine(job.backend.as_ref(), &image) {
                 Ok((machine, _gone_at_the_end)) => {
-                    self.run_on(&machine, None, Isolation::Namespace, job, cancel, events)
+                    let (machine, isolation) = (&machine, Isolation::Namespace);
+                    self.attempt(Attempt { machine, shared: None, isolation, job, cancel, events })
                 }
                 Err(problem) if problem.kind == ProblemKind::Unsupported => JobOutcome::Skipped(refusal(job, &problem)),
                 Err(problem) => JobOutcome::Infrastructure(problem),
@@ -428,7 +426,8 @@ impl MachineExecutor {
                 JobOutcome::Skipped(unfrozen(job))
             }
             Ok((machine, _)) => {
-                let outcome = self.run_on(&machine, Some(&machine), job.isolation, job, cancel, events);
+                let (shared, isolation) = (Some(&machine), job.isolation);
+                let outcome = self.attempt(Attempt { machine: &machine, shared, isolation, job, cancel, events });
                 let problem = match &outcome {
                     JobOutcome::Infrastructure(problem) | JobOutcome::Unserved { problem, .. } => Some(problem),
                     _ => None,
