@@ -107,6 +107,24 @@ pub(super) fn build(
     builder.report()
 }
 
+/// One name in a folder that is filled.
+struct Entry<'a> {
+    job: &'a Job,
+    /// The folder that it is in.
+    source: BorrowedFd<'a>,
+    /// Where it is to be.
+    target: BorrowedFd<'a>,
+    name: &'a CStr,
+    facts: &'a Stat,
+}
+
+impl Entry<'_> {
+    /// Where it is on the host.
+    fn path(&self) -> PathBuf {
+        self.job.path.join(std::ffi::OsStr::from_bytes(self.name.to_bytes()))
+    }
+}
+
 impl Builder<'_> {
     /// Takes jobs until none is left and none is in work, or one failed.
     fn run(&self) {
@@ -182,17 +200,16 @@ impl Builder<'_> {
             }
             Err(errno) => return Err(errno),
         };
-        let plain_name = Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()));
-        if self.masked_parents.contains(job.path.as_path()) {
-            let path = job.path.join(plain_name);
-            if let Some(effect) = self.masks.get(path.as_path()) {
-                count(&self.counts.masked);
-                return self.masked(effect, target, name, &facts);
-            }
+        let entry = Entry { job, source, target, name, facts: &facts };
+        if self.masked_parents.contains(job.path.as_path())
+            && let Some(effect) = self.masks.get(entry.path().as_path())
+        {
+            count(&self.counts.masked);
+            return self.masked(effect, target, name, &facts);
         }
         if job.layer.is_none()
             && self.roles.get(&job.path) == Some(Role::Way)
-            && self.roles.get(&job.path.join(plain_name)).is_none()
+            && self.roles.get(&entry.path()).is_none()
         {
             return Ok(());
         }
@@ -200,8 +217,8 @@ impl Builder<'_> {
             return Err(Errno::TOOBIG);
         }
         match FileType::from_raw_mode(facts.st_mode) {
-            FileType::Directory => self.folder(job, target, name, facts, further),
-            FileType::RegularFile => self.file(job, source, target, name, &facts),
+            FileType::Directory => self.folder(&entry, further),
+            FileType::RegularFile => self.file(&entry),
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(source, name, Vec::new())?;
                 rustix::fs::symlinkat(&*link, target, name)?;
@@ -234,16 +251,10 @@ impl Builder<'_> {
         }
     }
 
-    fn folder(
-        &self,
-        job: &Job,
-        target: BorrowedFd<'_>,
-        name: &CStr,
-        facts: Stat,
-        further: &mut Vec<Job>,
-    ) -> rustix::io::Result<()> {
+    fn folder(&self, entry: &Entry<'_>, further: &mut Vec<Job>) -> rustix::io::Result<()> {
+        let Entry { job, target, name, facts, .. } = *entry;
         rustix::fs::mkdirat(target, name, FileMode::RWXU)?;
-        let path = job.path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        let path = entry.path();
         let layer = match &job.layer {
             Some(layer) => {
                 let relative = Path::new(std::ffi::OsStr::from_bytes(&path.as_os_str().as_bytes()[layer.cut + 1..]));
@@ -258,23 +269,17 @@ impl Builder<'_> {
                 }
                 Some(Role::Split | Role::Way) => None,
                 Some(Role::Empty) | None => {
-                    rustix::fs::chmodat(target, name, FileMode::from_raw_mode(mode_of(&facts)), AtFlags::empty())?;
+                    rustix::fs::chmodat(target, name, FileMode::from_raw_mode(mode_of(facts)), AtFlags::empty())?;
                     return Ok(());
                 }
             },
         };
-        further.push(Job { path, layer, facts });
+        further.push(Job { path, layer, facts: *facts });
         Ok(())
     }
 
-    fn file(
-        &self,
-        job: &Job,
-        source: BorrowedFd<'_>,
-        target: BorrowedFd<'_>,
-        name: &CStr,
-        facts: &Stat,
-    ) -> rustix::io::Result<()> {
+    fn file(&self, entry: &Entry<'_>) -> rustix::io::Result<()> {
+        let Entry { job, target, name, facts, .. } = *entry;
         if !self.reader.may_read(facts) {
             count(&self.counts.unreadable);
             return Ok(());
@@ -282,7 +287,7 @@ impl Builder<'_> {
         let size = u64::try_from(facts.st_size).unwrap_or(0);
         let redirect = job.layer.as_ref().filter(|layer| !self.collides(job, layer, name));
         if size > 0 && redirect.is_none() {
-            return self.copy(job, source, target, name, facts);
+            return self.copy(entry);
         }
         // Names of one file are linked in the tree, too; the map is locked until the first name exists.
         let mut links = (facts.st_nlink > 1).then(|| lock(&self.links));
@@ -314,8 +319,7 @@ impl Builder<'_> {
         }
         rustix::fs::futimens(&file, &times(facts))?;
         if let Some(links) = &mut links {
-            let path = job.path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            links.insert((facts.st_dev, facts.st_ino), path);
+            links.insert((facts.st_dev, facts.st_ino), entry.path());
         }
         Ok(())
     }
@@ -334,20 +338,13 @@ impl Builder<'_> {
         })
     }
 
-    fn copy(
-        &self,
-        job: &Job,
-        source: BorrowedFd<'_>,
-        target: BorrowedFd<'_>,
-        name: &CStr,
-        facts: &Stat,
-    ) -> rustix::io::Result<()> {
-        let path = || job.path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+    fn copy(&self, entry: &Entry<'_>) -> rustix::io::Result<()> {
+        let Entry { source, target, name, facts, .. } = *entry;
         let size = u64::try_from(facts.st_size).unwrap_or(0);
         if size > self.options.copy_limit.0 {
             let mut left_out = lock(&self.left_out);
             if left_out.len() < 100 {
-                left_out.push(path());
+                left_out.push(entry.path());
             }
             return Ok(());
         }
