@@ -262,12 +262,7 @@ impl Dispatch {
                 commands.push(Command::Cancel { test, reason: CancelReason::Killed });
                 commands.push(Command::Abandon { test });
             }
-            let by_user = matches!(&self.tests[test].place, Place::Running(Running { by_user: true, .. }));
-            let verdict = if by_user {
-                Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted })
-            } else {
-                Verdict::InfrastructureError { problem: problem.clone() }
-            };
+            let verdict = self.verdict_without_end(test, || problem.clone());
             // A test that takes its node down with it does not get all of them.
             let again = self.errors(test).saturating_add(1) < self.policy.attempts;
             let again = (again && self.stop.is_none() && self.schedule.has_node()).then_some(Duration::ZERO);
@@ -431,16 +426,22 @@ impl Dispatch {
         }
     }
 
+    /// What becomes of a running test whose end nobody saw: where a user wanted it to end, that is all.
+    fn verdict_without_end(&self, test: usize, problem: impl FnOnce() -> Problem) -> Verdict {
+        match self.tests[test].place {
+            Place::Running(Running { by_user: true, .. }) => {
+                Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted })
+            }
+            _ => Verdict::InfrastructureError { problem: problem() },
+        }
+    }
+
     /// Ends a test whose executor does not.
     fn give_up(&mut self, now: Moment, test: usize, commands: &mut Vec<Command>) {
-        let by_user = matches!(&self.tests[test].place, Place::Running(Running { by_user: true, .. }));
-        let verdict = if by_user {
-            Verdict::Skipped(SkipReason::Cancelled { stop: Stop::Interrupted })
-        } else {
-            let problem = Problem::new(ProblemKind::Unavailable, "the test could not be ended and was given up")
-                .hint("testyard reap removes what it left");
-            Verdict::InfrastructureError { problem }
-        };
+        let verdict = self.verdict_without_end(test, || {
+            Problem::new(ProblemKind::Unavailable, "the test could not be ended and was given up")
+                .hint("testyard reap removes what it left")
+        });
         let attempt = self.leave(now, test, &verdict);
         self.tests[test].attempts.push(attempt);
         commands.push(Command::Abandon { test });
