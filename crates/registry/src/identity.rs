@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::stable_hash::stable_hash;
@@ -34,6 +35,15 @@ impl HostIdentity {
             .find(|text| !text.is_empty() && text != "uninitialized")
             .unwrap_or_else(|| format!("{:016x}", stable_hash(rustix::system::uname().nodename().to_bytes())));
         Ok(Self { host_id, boot_id, pid_namespace })
+    }
+
+    /// From three columns of a row, of which this is the first.
+    pub(crate) fn of_columns(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        Ok(Self {
+            host_id: row.get(first)?,
+            boot_id: row.get(first + 1)?,
+            pid_namespace: row.get::<_, i64>(first + 2)?.cast_unsigned(),
+        })
     }
 
     /// Whether a lock held or a pid recorded under `self` can be judged from `observer`.

@@ -434,11 +434,7 @@ impl RawLease {
             id: row.get(0)?,
             kind: row.get(1)?,
             machine: row.get(2)?,
-            host: HostIdentity {
-                host_id: row.get(3)?,
-                boot_id: row.get(4)?,
-                pid_namespace: row.get::<_, i64>(5)?.cast_unsigned(),
-            },
+            host: HostIdentity::of_columns(row, 3)?,
             purpose: row.get(6)?,
             expires_ms: row.get(7)?,
         })

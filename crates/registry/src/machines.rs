@@ -389,11 +389,7 @@ impl RawMachine {
             created_ms: row.get(5)?,
             expires_ms: row.get(6)?,
             cause: row.get(7)?,
-            host: HostIdentity {
-                host_id: row.get(8)?,
-                boot_id: row.get(9)?,
-                pid_namespace: row.get::<_, i64>(10)?.cast_unsigned(),
-            },
+            host: HostIdentity::of_columns(row, 8)?,
             supervisor: pid.zip(ticks).map(|(pid, ticks)| ProcessIdentity { pid, start_ticks: ticks.cast_unsigned() }),
             agent: row.get(13)?,
             generation: row.get::<_, i64>(14)?.cast_unsigned(),
