@@ -126,9 +126,8 @@ pub(crate) fn mount_below(layers: &[&Path], data: &[PathBuf]) -> Result<OwnedFd>
         data_only: data.iter().map(|path| Layer::Path(path)).collect(),
         upper: None,
         user_xattr: true,
-        metacopy: false,
-        volatile: false,
         read_only: true,
+        ..OverlaySpec::default()
     })
 }
 
@@ -165,9 +164,8 @@ fn overlay_in(
         data_only: data.iter().map(|path| Layer::Path(path)).collect(),
         upper: Some((Layer::Path(&upper), Layer::Path(&work))),
         user_xattr: true,
-        metacopy: false,
         volatile: true,
-        read_only: false,
+        ..OverlaySpec::default()
     })
 }
 
@@ -182,12 +180,9 @@ pub(crate) fn mount_submount(target: &Path, submount: &Submount, own: &Path) -> 
     }
     let overlay = mount::overlay(&OverlaySpec {
         lower: submount.layers.iter().map(|path| Layer::Path(path)).collect(),
-        data_only: Vec::new(),
         upper: Some((Layer::Path(&own.join("root")), Layer::Path(&own.join("root.work")))),
         user_xattr: true,
-        metacopy: false,
-        volatile: false,
-        read_only: false,
+        ..OverlaySpec::default()
     })?;
     let at = within(target, &submount.target);
     make_folders(&at)?;

@@ -136,12 +136,10 @@ impl SourceView<'_> {
         }
         let overlay = mount::overlay(&OverlaySpec {
             lower: sealed.iter().chain(&lower).map(Layer::from).collect(),
-            data_only: Vec::new(),
             upper: Some((Layer::Path(&upper), Layer::Path(&work))),
             user_xattr: true,
-            metacopy: false,
             volatile: true,
-            read_only: false,
+            ..OverlaySpec::default()
         })?;
         Ok((overlay, changes))
     }

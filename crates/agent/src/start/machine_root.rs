@@ -30,9 +30,7 @@ impl MachineRoot<'_> {
             data_only: roots.data.iter().map(|path| Layer::Path(path)).collect(),
             upper: Some((Layer::Path(&upper), Layer::Path(&work))),
             user_xattr: true,
-            metacopy: false,
-            volatile: false,
-            read_only: false,
+            ..OverlaySpec::default()
         })?;
         mount::attach(overlay.as_fd(), target)?;
         for (index, submount) in roots.submounts.iter().enumerate() {
