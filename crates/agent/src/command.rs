@@ -37,6 +37,26 @@ pub(crate) struct Command {
     pub(crate) worker: Option<Pid>,
 }
 
+impl Command {
+    /// A file worker's bytes, which are relayed as if they were a command's.
+    pub(crate) fn of_worker((connection, stream): (u64, u32), place: EnvironmentId, worker: Pid) -> Self {
+        Self {
+            connection,
+            stream,
+            place,
+            detach: false,
+            told: true,
+            started: Instant::now(),
+            timed_out: false,
+            terminal: false,
+            input: None,
+            outputs: Vec::new(),
+            ended: None,
+            worker: Some(worker),
+        }
+    }
+}
+
 pub(crate) fn channels_of(command: &Command) -> Vec<u8> {
     command.outputs.iter().map(|output| output.channel).collect()
 }

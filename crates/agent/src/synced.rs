@@ -7,7 +7,6 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -129,33 +128,12 @@ impl Agent {
             receive_tree(&folder, owner, agent, control, input, output)
         })?;
         if let Some((to_worker, from_worker)) = relayed {
-            let number = self.relay_tree((connection, stream), to_worker, from_worker, pid);
-            if let Some(worker) = self.worker(pid) {
-                worker.relay = Some(number);
-            }
+            // Both directions.
+            let command = Command::of_worker((connection, stream), MACHINE, pid);
+            let (input, outputs) = (Some(Input::new(to_worker)), vec![Output::new(0, from_worker)]);
+            self.relay_worker(pid, Command { input, outputs, ..command });
         }
         Ok(())
-    }
-
-    /// Relays both directions between a stream and its worker.
-    fn relay_tree(&mut self, (connection, stream): (u64, u32), to: OwnedFd, from: OwnedFd, worker: Pid) -> u32 {
-        let number = self.number();
-        let command = Command {
-            connection,
-            stream,
-            place: MACHINE,
-            detach: false,
-            told: true,
-            started: Instant::now(),
-            timed_out: false,
-            terminal: false,
-            input: Some(Input::new(to)),
-            outputs: vec![Output::new(0, from)],
-            ended: None,
-            worker: Some(worker),
-        };
-        self.track(number, command, None);
-        number
     }
 
     /// What is shown anywhere, by its name in the store.

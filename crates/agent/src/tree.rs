@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -12,7 +11,7 @@ use testyard_linux::namespace;
 use testyard_linux::process::{self, CloneFlags};
 use testyard_linux::signal::Signal;
 use testyard_linux::{Error, signal};
-use testyard_model::{EnvironmentId, Problem, ProblemKind};
+use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::start::IdRange;
 use testyard_protocol::{Carrier, Transfer};
 use testyard_transfer::{Oversight, UnpackOptions};
@@ -59,42 +58,24 @@ impl Agent {
             agent.work(&transfer, parent, &pipe, control, push)
         })?;
         if let Some(ours) = relayed {
-            let number = self.relay_transfer((connection, stream), place, ours, push, pid);
-            if let Some(worker) = self.worker(pid) {
-                worker.relay = Some(number);
+            let mut command = Command::of_worker((connection, stream), place, pid);
+            if push {
+                command.input = Some(Input::new(ours));
+            } else {
+                command.outputs.push(Output::new(0, ours));
             }
+            self.relay_worker(pid, command);
         }
         Ok(())
     }
 
-    /// Relays a transfer's bytes between its stream and its worker, as if it were a command's input or output.
-    fn relay_transfer(
-        &mut self,
-        (connection, stream): (u64, u32),
-        place: EnvironmentId,
-        pipe: OwnedFd,
-        push: bool,
-        worker: Pid,
-    ) -> u32 {
+    /// Relays between a stream and its worker.
+    pub(crate) fn relay_worker(&mut self, pid: Pid, command: Command) {
         let number = self.number();
-        let (input, outputs) =
-            if push { (Some(Input::new(pipe)), Vec::new()) } else { (None, vec![Output::new(0, pipe)]) };
-        let command = Command {
-            connection,
-            stream,
-            place,
-            detach: false,
-            told: true,
-            started: Instant::now(),
-            timed_out: false,
-            terminal: false,
-            input,
-            outputs,
-            ended: None,
-            worker: Some(worker),
-        };
         self.track(number, command, None);
-        number
+        if let Some(worker) = self.worker(pid) {
+            worker.relay = Some(number);
+        }
     }
 
     /// In the child: joins the place, becomes the user, moves the bytes.
