@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::Isolation;
 use crate::names::{MachineId, MachineName};
 use crate::network::MachineNetwork;
 use crate::problem::Problem;
@@ -55,6 +56,12 @@ impl BackendName {
     #[must_use]
     pub fn command() -> Self {
         Self("command".to_owned())
+    }
+
+    /// How far its machines can keep environments apart at the most.
+    #[must_use]
+    pub fn most_isolation(&self) -> Isolation {
+        if *self == Self::host() { Isolation::Workspace } else { Isolation::Namespace }
     }
 }
 

@@ -112,8 +112,7 @@ impl Bench {
 fn commands(machine: &MachineInfo, count: usize) -> Result<Vec<Times>, Problem> {
     let (mut one, mut other) = (yard::connect(&machine.name)?, yard::connect(&machine.name)?);
     let exec = |place: Place| Exec { argv: vec![RawText::from(PAYLOAD)], quiet: true, place, ..Exec::default() };
-    let isolation =
-        if machine.spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };
+    let isolation = machine.spec.backend.most_isolation();
     let spec = Box::new(EnvironmentSpec {
         network: if isolation == Isolation::Namespace { Network::Private } else { Network::Host },
         ..EnvironmentSpec::new(isolation, caller())

@@ -212,7 +212,7 @@ impl MachineSource for OneMachine {
         if image.is_some_and(|image| *image != spec.image) {
             return Err(self.refuse(&format!("of image {}", spec.image)));
         }
-        let most = if spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };
+        let most = spec.backend.most_isolation();
         let socket = socket_of(self.yard.options().home.runtime(), &self.info.name);
         let machine = WarmMachine::new(self.info.name.to_string(), socket).with_copies(Arc::clone(&self.copies));
         Ok((machine, most))

@@ -132,7 +132,7 @@ impl MachineSource for WarmMachines {
         let spec = self.spec(backend, image.unwrap_or(&ImageReference::Host));
         let name = shared_name(&spec)?;
         self.ensure(&name, &spec)?;
-        let most = if spec.backend == BackendName::host() { Isolation::Workspace } else { Isolation::Namespace };
+        let most = spec.backend.most_isolation();
         Ok((self.opened(&name), most))
     }
 
