@@ -3,7 +3,8 @@
 /// The name of the network (or possibly network) file system with this `statfs` type, if it is one.
 ///
 /// FUSE is here too: what stands behind it cannot be told (sshfs, glusterfs, a virtual machine's shared folder),
-/// and its locks are often this kernel's own fiction.
+/// and its locks are often this kernel's own fiction. `testyard_linux::files`, which this crate may not know, has the
+/// same list.
 pub(crate) fn network_file_system(magic: u64) -> Option<&'static str> {
     // `f_type` is signed on some architectures; only the low 32 bits carry the magic number.
     Some(match magic & 0xffff_ffff {
@@ -20,7 +21,7 @@ pub(crate) fn network_file_system(magic: u64) -> Option<&'static str> {
         0x0102_1997 => "9p",
         0x6573_5546 => "fuse",
         0xaad7_aaea => "panfs",
-        0x1983_0326 => "beegfs",
+        0x0027_bde8 | 0x1983_0326 => "beegfs",
         0x2003_0528 => "orangefs",
         0x786f_4256 => "vboxsf",
         0xbacb_acbc => "vmhgfs",

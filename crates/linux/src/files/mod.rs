@@ -89,24 +89,34 @@ pub fn create_directories_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) 
 pub fn is_network_file_system(file: impl AsFd) -> Option<&'static str> {
     let facts = rustix::fs::fstatfs(file).ok()?;
     // The kernel's magic numbers are 32 bits wide; the field's own width and sign differ by platform.
-    match facts.f_type as u32 {
-        0x6969 => Some("nfs"),
-        0xff53_4d42 => Some("cifs"),
-        0xfe53_4d42 => Some("smb2"),
-        0x517b => Some("smb"),
-        0x0102_1997 => Some("9p"),
-        0x6573_5546 => Some("fuse"),
-        0x00c3_6400 => Some("ceph"),
-        0x0116_1970 => Some("gfs2"),
-        0x0bd0_0bd0 => Some("lustre"),
-        0x7461_636f => Some("ocfs2"),
-        0x5346_414f | 0x6b41_4653 => Some("afs"),
-        0x7375_7245 => Some("coda"),
-        0x2003_0528 => Some("orangefs"),
-        0x4750_4653 => Some("gpfs"),
-        0x0027_bde8 | 0x1983_0326 => Some("beegfs"),
-        _ => None,
-    }
+    network_file_system(facts.f_type as u32)
+}
+
+/// By its magic number. The registry, which may not know this crate, has the same list.
+fn network_file_system(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "nfs",
+        0xff53_4d42 => "cifs",
+        0xfe53_4d42 => "smb2",
+        0x517b => "smb",
+        0x0102_1997 => "9p",
+        0x6573_5546 => "fuse",
+        0x00c3_6400 => "ceph",
+        0x0116_1970 => "gfs2",
+        0x0bd0_0bd0 => "lustre",
+        0x7461_636f => "ocfs2",
+        0x5346_414f | 0x6b41_4653 => "afs",
+        0x7375_7245 => "coda",
+        0x564c => "ncp",
+        0x2003_0528 => "orangefs",
+        0x4750_4653 => "gpfs",
+        0xaad7_aaea => "panfs",
+        0x0027_bde8 | 0x1983_0326 => "beegfs",
+        0x786f_4256 => "vboxsf",
+        0xbacb_acbc => "vmhgfs",
+        0x0187 => "autofs",
+        _ => return None,
+    })
 }
 
 /// A file without a name that holds this, ready to be read from its beginning. It is gone with its last descriptor.
@@ -282,6 +292,15 @@ mod tests {
         symlink("/root", &link).expect("a link");
         assert!(verified_private_directory(&link).is_err());
         assert!(verified_private_directory(&folder.path().join("x/y")).is_err());
+    }
+
+    #[test]
+    fn shared_folders_of_virtual_machines_are_no_local_disks() {
+        for (magic, name) in [(0x786f_4256, "vboxsf"), (0xbacb_acbc, "vmhgfs"), (0x6969, "nfs")] {
+            assert_eq!(network_file_system(magic), Some(name));
+        }
+        // ext4, tmpfs, overlayfs.
+        assert!([0xef53, 0x0102_1994, 0x794c_7630].into_iter().all(|magic| network_file_system(magic).is_none()));
     }
 
     #[test]
