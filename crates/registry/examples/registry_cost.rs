@@ -57,7 +57,7 @@ fn main() -> Outcome {
         registry.record_made(&made)?;
         Ok(registry.forget_resources(&resources)?)
     })?;
-    median("64 slots reserved", 500, || Ok(registry.reserve_slots(id, 64, None)?))?;
+    median("64 slots reserved", 500, || Ok(registry.reserve_slots(id, 64)?))?;
     let request =
         LeaseRequest { kind: LeaseKind::Machine, machine: Some(id.clone()), purpose: "x".into(), expires_ms: None };
     median("lease acquired and released", 500, || Ok(Lease::acquire(&registry, &request)?.release(&registry)?))?;

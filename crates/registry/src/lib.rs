@@ -3,7 +3,7 @@
 //! ```text
 //!  Home ──── where: the state folder (durable) and the runtime folder (sockets, locks)
 //!    │
-//!  Registry ─ what: one SQLite file of machines, their resources, slots, leases and runs
+//!  Registry ─ what: one SQLite file of machines, their resources, and leases
 //!    │    └── HistoryFile: another, of what became of each test, which may be lost
 //!  Lease ──── who: a kernel-held lock on a file, and the row that says what it is for
 //!
@@ -28,8 +28,7 @@ pub mod ports;
 pub mod registry;
 mod reserve;
 pub mod resources;
-pub mod runs;
-pub mod slots;
+mod slots;
 
 mod file_systems;
 mod holders;
@@ -52,5 +51,3 @@ pub use machines::{MachineRow, NewMachine};
 pub use ports::{PortError, PortLease, PortLeases};
 pub use registry::Registry;
 pub use resources::{Resource, ResourceId, ResourceKind, ResourceState};
-pub use runs::RunRow;
-pub use slots::SlotBlock;

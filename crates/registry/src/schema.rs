@@ -5,7 +5,8 @@ use rusqlite::{Connection, TransactionBehavior};
 /// Marks the file as ours: "TsYd".
 pub(crate) const APPLICATION_ID: i64 = 0x5473_5964;
 
-/// Each entry raises `user_version` by one. Entries that were released are never edited.
+/// Each entry raises `user_version` by one. Entries that were released are never edited. Nothing is in `slot_block` and
+/// `run` any more.
 pub(crate) const MIGRATIONS: &[&str] = &[
     "
 CREATE TABLE machine (

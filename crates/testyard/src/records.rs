@@ -100,8 +100,8 @@ impl Records for RegistryRecords {
     }
 
     fn reserve_slots(&mut self, id: &MachineId, count: u32) -> Result<u64, RecordError> {
-        let block = self.registry.reserve_slots(id, count, None);
-        Ok(block.map_err(|error| not_changed("reserve environment numbers", error))?.first)
+        let first = self.registry.reserve_slots(id, count);
+        first.map_err(|error| not_changed("reserve environment numbers", error))
     }
 
     fn is_leased(&mut self, id: &MachineId) -> Result<bool, RecordError> {

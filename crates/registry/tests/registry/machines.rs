@@ -125,7 +125,7 @@ fn the_same_names_at_once_in_processes_give_one_each() {
             match registry.reserve_name(&machine(&format!("m{n}"))) {
                 Ok(id) => {
                     registry.transition(&id, MachineState::Creating, MachineState::Running).expect("a way");
-                    registry.reserve_slots(&id, 10, None).expect("slots");
+                    registry.reserve_slots(&id, 10).expect("slots");
                     println!("child: m{n} {id}");
                 }
                 Err(ReserveError::AlreadyExists { .. }) => {}

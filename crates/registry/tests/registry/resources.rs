@@ -1,7 +1,6 @@
 //! Intent before creation, proof after it, and a row that cannot go before what it owns.
 
 use proptest::prelude::*;
-use testyard_model::EnvironmentId;
 use testyard_registry::{DestroyError, KernelIdentity, ProcessIdentity, ResourceKind, ResourceState, TransitionError};
 
 use crate::support::{Yard, reserved};
@@ -40,31 +39,12 @@ fn slots_are_never_given_twice() {
     let yard = Yard::new();
     let registry = yard.registry();
     let id = reserved(&registry, "web");
-    let first = registry.reserve_slots(&id, 64, None).expect("slots");
-    let second = registry.reserve_slots(&id, 8, None).expect("slots");
-    assert_eq!(first.numbers().last(), Some(EnvironmentId(64)));
-    assert_eq!(second.numbers().next(), Some(EnvironmentId(65)));
-    registry.release_slots(&second).expect("a registry");
-    assert_eq!(registry.load_slots(&id).expect("a registry"), [first]);
-    assert_eq!(registry.reserve_slots(&id, 1, None).expect("slots").first, 73);
+    for (count, first) in [(64, 1), (8, 65), (1, 73)] {
+        assert_eq!(registry.reserve_slots(&id, count).expect("slots"), first);
+    }
     registry.begin_deletion(&id).expect("the machine");
     registry.destroy(&id).expect("slots are only numbers");
-}
-
-#[test]
-fn runs_are_remembered() {
-    let yard = Yard::new();
-    let registry = yard.registry();
-    let ids = [uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2)];
-    registry.record_run(ids[0], 10, &yard.path()).expect("a registry");
-    registry.record_run(ids[1], 20, &yard.path()).expect("a registry");
-    registry.finish_run(ids[1], &serde_json::json!({"passed": 3})).expect("a registry");
-    let runs = registry.list_runs(10).expect("a registry");
-    assert_eq!(
-        runs.iter().map(|run| (run.id, run.summary.is_some())).collect::<Vec<_>>(),
-        [(ids[1], true), (ids[0], false)]
-    );
-    assert_eq!(registry.forget_runs_before(15).expect("a registry"), 1);
+    assert!(matches!(registry.reserve_slots(&id, 1), Err(TransitionError::NotFound { .. })));
 }
 
 fn identity() -> impl Strategy<Value = KernelIdentity> {
