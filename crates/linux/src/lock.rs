@@ -64,22 +64,10 @@ impl FileLock {
         Err(failed(Errno::STALE))
     }
 
-    /// Takes over a descriptor that already carries a lock, such as one that was inherited.
-    #[must_use]
-    pub fn from_fd(file: OwnedFd) -> Self {
-        Self { file }
-    }
-
     /// The descriptor that carries the lock, to be handed on; it is close-on-exec.
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
         self.file
-    }
-
-    /// Makes the lock outlive an exec of this process: the descriptor stays open in the new program.
-    pub fn make_inheritable(&self) -> Result<()> {
-        rustix::io::fcntl_setfd(&self.file, rustix::io::FdFlags::empty())
-            .map_err(|errno| Error::new("make inheritable", "a lock's descriptor", errno))
     }
 }
 
@@ -130,7 +118,7 @@ mod tests {
         assert!(FileLock::acquire(&path, Mode::Shared, Patience::Try).expect("no error").is_none());
         let descriptor = first.into_fd();
         assert!(is_held(&path).expect("no error"));
-        drop(FileLock::from_fd(descriptor));
+        drop(descriptor);
         assert!(!is_held(&path).expect("no error"));
     }
 

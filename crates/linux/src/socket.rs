@@ -1,4 +1,4 @@
-//! Unix sockets: pairs, descriptors in messages, the peer's identity, and abstract names as locks.
+//! Unix sockets: pairs, descriptors in messages, and the peer's identity.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -196,23 +196,9 @@ fn at_address<T>(path: &Path, act: impl FnOnce(&SocketAddrUnix) -> rustix::io::R
     act(&SocketAddrUnix::new(&short)?)
 }
 
-/// Takes an abstract name, as a lock that the kernel releases when the last holder of the
-/// descriptor is gone; `None` when somebody has it. Names are per network namespace, not per user.
-pub fn claim_abstract(name: &[u8]) -> Result<Option<OwnedFd>> {
-    let failed = |errno: Errno| Error::new("claim", format_args!("the name {}", name.escape_ascii()), errno);
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
-    let address = SocketAddrUnix::new_abstract_name(name).map_err(failed)?;
-    match rustix::net::bind(&socket, &address) {
-        Ok(()) => Ok(Some(socket)),
-        Err(Errno::ADDRINUSE) => Ok(None),
-        Err(errno) => Err(failed(errno)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -288,15 +274,5 @@ mod tests {
         }
         let missing = connect(&folder.path().join("missing")).expect_err("nobody is there");
         assert_eq!(missing.errno(), Errno::NOENT);
-    }
-
-    #[test]
-    fn an_abstract_name_has_one_owner() {
-        let name = format!("testyard/test/{}/{}", std::process::id(), line!());
-        let first = claim_abstract(name.as_bytes()).expect("no error").expect("free");
-        assert!(first.as_raw_fd() > 2);
-        assert!(claim_abstract(name.as_bytes()).expect("no error").is_none());
-        drop(first);
-        assert!(claim_abstract(name.as_bytes()).expect("no error").is_some());
     }
 }

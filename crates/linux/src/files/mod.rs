@@ -10,7 +10,7 @@ mod unlink;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -52,35 +52,6 @@ fn open_resolved(
         }
     }
     Err(Errno::AGAIN)
-}
-
-/// Makes every missing folder on the way to `path`, as if `root` were `/`, and opens the last one.
-pub fn create_directories_in_root(root: BorrowedFd<'_>, path: &Path, mode: u32) -> Result<OwnedFd> {
-    let failed = |errno| Error::new("make the folder", path.display(), errno);
-    let folder = OFlags::RDONLY | OFlags::DIRECTORY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut reached = std::path::PathBuf::from("/");
-    let mut here = open_resolved(root, c"/", folder, 0, resolve).map_err(failed)?;
-    for component in path.components() {
-        match component {
-            Component::RootDir | Component::CurDir => continue,
-            Component::ParentDir => {
-                reached.push("..");
-            }
-            Component::Normal(name) => {
-                reached.push(name);
-                // Made below the folder that was opened, so a link that appears meanwhile is
-                // met by the next open, which resolves it inside of the root.
-                match rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(mode)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(failed(errno)),
-                }
-            }
-            Component::Prefix(_) => return Err(failed(Errno::INVAL)),
-        }
-        here = open_resolved(root, reached.as_path(), folder, 0, resolve).map_err(failed)?;
-    }
-    Ok(here)
 }
 
 /// The name of the file system below a descriptor when it lives on other machines or is served by
@@ -260,24 +231,6 @@ mod tests {
         for path in ["../secret", "absolute", "upwards", "/etc/name"] {
             assert_eq!(beneath(path).expect_err("leads out").errno(), Errno::XDEV, "{path}");
         }
-    }
-
-    #[test]
-    fn folders_are_made_inside_the_root() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        std::fs::create_dir_all(folder.path().join("root/real")).expect("a folder");
-        symlink("/real", folder.path().join("root/link")).expect("a link");
-        symlink("/missing", folder.path().join("root/dangling")).expect("a link");
-        let root = open_folder(&folder.path().join("root"));
-        let make = |path: &str| create_directories_in_root(root.as_fd(), Path::new(path), 0o750);
-        make("/a/b/../c").expect("made");
-        make("link/d").expect("made through the link");
-        make("../../up").expect("`..` ends at the root");
-        assert!(make("dangling/x").is_err());
-        for path in ["root/a/b", "root/a/c", "root/real/d", "root/up"] {
-            assert!(folder.path().join(path).is_dir(), "{path}");
-        }
-        assert!(!folder.path().join("up").exists() && !folder.path().join("root/missing").exists());
     }
 
     #[test]

@@ -1,11 +1,10 @@
-//! What a process may say of itself: whom its orphans go to, who may look into it, what it keeps at exec.
+//! What a process may say of itself: whom its orphans go to, who may look into it, what it may open and keeps open.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use crate::error::{Context, Error, Result, checked};
 
@@ -57,14 +56,6 @@ pub fn set_session() -> Result<()> {
     rustix::process::setsid().map(drop).context("make", || "a session")
 }
 
-/// Puts a process (this one where none is named) into a process group (one of its own where none is named).
-///
-/// # Errors
-/// What setpgid says: `EACCES` after the child's exec, `EPERM` across sessions.
-pub fn set_process_group(process: Option<Pid>, group: Option<Pid>) -> Result<()> {
-    rustix::process::setpgid(process, group).context("change", || "a process group")
-}
-
 /// Sets a resource limit of this process; nothing means unlimited. A hard limit once lowered stays so for who has
 /// not `CAP_SYS_RESOURCE`.
 ///
@@ -101,14 +92,6 @@ impl OpenFiles {
     }
 }
 
-/// How readily the kernel ends this process when memory runs out: -1000 (never) to 1000 (first).
-///
-/// # Errors
-/// `EACCES` for lowering it without `CAP_SYS_RESOURCE`.
-pub fn set_oom_score_adj(score: i16) -> Result<()> {
-    fs::write("/proc/self/oom_score_adj", score.to_string()).context("set", || "/proc/self/oom_score_adj")
-}
-
 /// Ends the process at once: no destructor runs, no handler, no buffer is flushed. All threads end.
 pub fn exit_immediately(code: i32) -> ! {
     // SAFETY: _exit has no precondition and does not return.
@@ -121,29 +104,21 @@ pub fn exit_immediately(code: i32) -> ! {
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
 pub fn close_range_from(first: RawFd, except: &[BorrowedFd<'_>]) -> Result<()> {
-    for_each_gap(first, except, 0).context("close descriptors from", || first)
+    close_gaps(first, except).context("close descriptors from", || first)
 }
 
-/// Marks every descriptor from `first` on, but the ones named, to be closed at exec.
-///
-/// # Errors
-/// `ENOSYS` before Linux 5.11.
-pub fn close_on_exec_from(first: RawFd, except: &[BorrowedFd<'_>]) -> Result<()> {
-    for_each_gap(first, except, libc::CLOSE_RANGE_CLOEXEC).context("mark descriptors from", || first)
-}
-
-fn for_each_gap(first: RawFd, except: &[BorrowedFd<'_>], flags: libc::c_uint) -> io::Result<()> {
+fn close_gaps(first: RawFd, except: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut kept: Vec<RawFd> = except.iter().map(AsRawFd::as_raw_fd).filter(|fd| *fd >= first).collect();
     kept.sort_unstable();
     let mut start = first.unsigned_abs();
     for fd in kept {
         let fd = fd.unsigned_abs();
         if fd > start {
-            close_range(start, fd - 1, flags)?;
+            close_range(start, fd - 1, 0)?;
         }
         start = start.max(fd + 1);
     }
-    close_range(start, libc::c_uint::MAX, flags)
+    close_range(start, libc::c_uint::MAX, 0)
 }
 
 pub(super) fn close_range(first: libc::c_uint, last: libc::c_uint, flags: libc::c_uint) -> io::Result<()> {

@@ -15,8 +15,8 @@ mod tree;
 mod wait;
 
 pub use attributes::{
-    OpenFiles, close_on_exec_from, close_range_from, exit_immediately, set_dumpable, set_no_new_privileges,
-    set_oom_score_adj, set_parent_death_signal, set_process_group, set_resource_limit, set_session, set_subreaper,
+    OpenFiles, close_range_from, exit_immediately, set_dumpable, set_no_new_privileges, set_parent_death_signal,
+    set_resource_limit, set_session, set_subreaper,
 };
 pub use borrowed::run_borrowed;
 pub use clone::{Child, CloneFlags, CloneOptions, Forked, SingleThreaded, clone3};
