@@ -1,4 +1,5 @@
-//! Files reached through descriptors of folders, so that no name that others chose leads elsewhere.
+//! Files reached through descriptors of folders, so that no name that others chose leads elsewhere; and single files
+//! of our own.
 
 pub mod attributes;
 pub mod changes;
