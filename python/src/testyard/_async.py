@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Generic, Mapping
 
 from . import _given as given
 from ._place import Path, Place, User
-from ._process import PIPE, Completed, Text, checked
+from ._process import PIPE, Completed, Text, checked, not_started
 from ._process import Process as BlockingProcess
 from ._protocol import Command
 from .errors import CommandNotStarted, InvalidInput, TestyardError
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from ._options import SpawnOptions
 
@@ -91,8 +91,39 @@ class Face(Generic[_Inner]):
         #: The object of the blocking interface.
         self.blocking = inner
 
+    async def close(self) -> None:
+        """As the blocking object's `close`."""
+        await call(self.blocking.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await call(self.blocking.__exit__, None, None, None)
+
     def __repr__(self) -> str:
         return f"<async {self.blocking!r}>"
+
+
+class Held(Face[_Inner]):
+    """What has a name, and lives for as long as somebody holds it."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return str(self.blocking.name)
+
+    async def state(self) -> str:
+        """Its state now."""
+        return await call(lambda: str(self.blocking.state))
+
+    async def hold(self) -> None:
+        """Deletes it when the last process that holds it is gone, however that ended."""
+        await call(self.blocking.hold)
+
+    async def unhold(self) -> None:
+        """Lets go of it. Whoever is the last to do so deletes it."""
+        await call(self.blocking.unhold)
 
 
 class Process(Face[BlockingProcess]):
@@ -178,16 +209,6 @@ class Process(Face[BlockingProcess]):
         """Ends it and all that it started; with a signal, only sends it that."""
         await call(self.blocking.kill, signal)
 
-    async def close(self) -> None:
-        """Ends it, if it still runs, and waits for that."""
-        await call(self.blocking.close)
-
-    async def __aenter__(self) -> Process:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
 
 async def run(
     place: Place,
@@ -211,10 +232,7 @@ async def run(
             process.kill()
             raise
     except CommandNotStarted as error:
-        if check:
-            raise
-        told = error.message
-        return Completed(command, 127, "" if text else b"", told if text else told.encode(), {}, False)
+        return not_started(command, error, check, text)
     code = process.returncode if process.returncode is not None else 255
     done = Completed(command, code, out, err, process.usage, process.timed_out)
     return checked(done, check, timeout)

@@ -16,7 +16,7 @@ from . import environment as _environment
 from . import image as _image
 from . import machine as _machine
 from . import pool as _pool
-from ._async import AsyncPlace, Face, Process, call, made, run
+from ._async import AsyncPlace, Face, Held, Process, call, made, run
 from ._place import Path, User
 from ._process import Completed, Text
 from ._process import Process as _Process
@@ -102,18 +102,8 @@ class Environment(AsyncPlace[_environment.Environment]):
         """As `Environment.enter`."""
         return await call(self.blocking.enter)
 
-    async def close(self) -> None:
-        """Ends it, with all that runs in it."""
-        await call(self.blocking.close)
 
-    async def __aenter__(self) -> Environment:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-
-class Machine(AsyncPlace[_machine.Machine]):
+class Machine(AsyncPlace[_machine.Machine], Held[_machine.Machine]):
     """A machine."""
 
     _of = _machine.Machine
@@ -140,18 +130,9 @@ class Machine(AsyncPlace[_machine.Machine]):
         return await call(_machine.Machine.list)
 
     @property
-    def name(self) -> str:
-        """What people call it."""
-        return self.blocking.name
-
-    @property
     def id(self) -> str:
         """What it is called inside of Testyard, whatever its name."""
         return self.blocking.id
-
-    async def state(self) -> str:
-        """Its state now."""
-        return await call(lambda: self.blocking.state)
 
     async def info(self) -> _machine.MachineInfo:
         """What there is to know about it now."""
@@ -197,24 +178,6 @@ class Machine(AsyncPlace[_machine.Machine]):
     async def park(self, count: int, **options: Unpack[ParkOptions]) -> None:
         """As `testyard.Machine.park`."""
         await call(self.blocking.park, count, **options)
-
-    async def hold(self) -> None:
-        """As `testyard.Machine.hold`."""
-        await call(self.blocking.hold)
-
-    async def unhold(self) -> None:
-        """As `testyard.Machine.unhold`."""
-        await call(self.blocking.unhold)
-
-    async def close(self) -> None:
-        """Closes what is open to it; it goes on running."""
-        await call(self.blocking.close)
-
-    async def __aenter__(self) -> Machine:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await call(self.blocking.__exit__, None, None, None)
 
 
 class Image:
@@ -277,18 +240,8 @@ class Pool(Face[_pool.Pool]):
             raise InvalidInput(f"{machine!r} is not taken from this pool", hints=["give back what `take` gave"])
         await call(self.blocking.give_back, machine.blocking)
 
-    async def close(self) -> None:
-        """Deletes all of them."""
-        await call(self.blocking.close)
 
-    async def __aenter__(self) -> Pool:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-
-class Cluster(Face[_cluster.Cluster]):
+class Cluster(Held[_cluster.Cluster]):
     """A cluster."""
 
     _of = _cluster.Cluster
@@ -315,11 +268,6 @@ class Cluster(Face[_cluster.Cluster]):
         return await call(_cluster.Cluster.list)
 
     @property
-    def name(self) -> str:
-        """What people call it."""
-        return self.blocking.name
-
-    @property
     def user(self) -> str:
         """Who its commands run as, and who logs in."""
         return self.blocking.user
@@ -328,10 +276,6 @@ class Cluster(Face[_cluster.Cluster]):
     def ssh(self) -> _cluster.SshAddress:
         """Where its first node takes SSH connections."""
         return self.blocking.ssh
-
-    async def state(self) -> str:
-        """Its state now."""
-        return await call(lambda: self.blocking.state)
 
     async def head(self) -> Machine:
         """The first node: the controller."""
@@ -406,21 +350,3 @@ class Cluster(Face[_cluster.Cluster]):
     async def delete(self, missing_ok: bool = False) -> None:
         """Deletes it with all that is in it."""
         await call(self.blocking.delete, missing_ok)
-
-    async def hold(self) -> None:
-        """As `testyard.Cluster.hold`."""
-        await call(self.blocking.hold)
-
-    async def unhold(self) -> None:
-        """As `testyard.Cluster.unhold`."""
-        await call(self.blocking.unhold)
-
-    async def close(self) -> None:
-        """Closes what is open to its nodes; it goes on running."""
-        await call(self.blocking.close)
-
-    async def __aenter__(self) -> Cluster:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await call(self.blocking.__exit__, None, None, None)
