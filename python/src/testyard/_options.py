@@ -55,20 +55,6 @@ class ClusterOptions(TypedDict, total=False):
 class ParkOptions(TypedDict, total=False):
     """Of `Machine.park`: what environments are that may be made ahead."""
 
-    isolation: str
-    network: str
-    user: User
-    limits: Optional[Mapping[str, Any]]
-    host_name: Optional[str]
-    source: Optional[Path]
-    strict_limits: bool
-    layer: Optional[str]
-    cgroups: bool
-
-
-class EnvironmentOptions(TypedDict, total=False):
-    """Of `Machine.environment`."""
-
     isolation: Optional[str]
     network: str
     user: User
@@ -78,6 +64,11 @@ class EnvironmentOptions(TypedDict, total=False):
     strict_limits: bool
     layer: Optional[str]
     cgroups: bool
+
+
+class EnvironmentOptions(ParkOptions, total=False):
+    """Of `Machine.environment`."""
+
     ports: int
 
 

@@ -257,8 +257,8 @@ class Machine(Place):
         the strongest that this machine's backend gives: `namespace`, or `workspace` on backend `host`."""
         if ports != 0:
             given.whole(ports, "number of ports", 1, 10_000)
-        request = environment_request(
-            isolation=isolation or self._strongest(),
+        request = self._environment_request(
+            isolation=isolation,
             network=network,
             user=user,
             limits=limits,
@@ -274,22 +274,24 @@ class Machine(Place):
         """The same, made at its first use."""
         from ._late import LateEnvironment
 
-        options.setdefault("isolation", self._strongest())
-        return LateEnvironment(self, environment_request(**options))
+        return LateEnvironment(self, self._environment_request(**options))
 
     def park(self, count: int, **options: Unpack[ParkOptions]) -> None:
         """Keeps so many environments of this kind made ahead, for whoever asks next. The first are there then."""
-        self._connections.ask(self._parking(count, dict(options)))
+        self._connections.ask(self._parking(count, options))
 
     def _park_meanwhile(self, count: int, **options: Any) -> None:
         """The same, without waiting for them."""
         self._connections.tell(self._parking(count, options))
 
-    def _parking(self, count: int, options: dict[str, Any]) -> Any:
+    def _parking(self, count: int, options: Mapping[str, Any]) -> Any:
         given.whole(count, "number of environments", 0, 1 << 16)
         given.options(options, environment_request, "an environment that is made ahead")
-        options.setdefault("isolation", self._strongest())
-        return {"park": [environment_request(**options), count]}
+        return {"park": [self._environment_request(**options), count]}
+
+    def _environment_request(self, *, isolation: Optional[str] = None, **options: Any) -> dict[str, Any]:
+        """What an environment of this machine is to be, in the protocol's words."""
+        return environment_request(isolation=self._strongest() if isolation is None else isolation, **options)
 
     def hold(self) -> None:
         """Deletes it when the last process that holds it is gone, however that ended."""
