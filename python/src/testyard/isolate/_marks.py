@@ -28,13 +28,10 @@ def needs_are_known(item: Any, wishes: Wishes) -> bool:
     """Asks this host for what a test needs, once, so that its fork knows and does not ask the environment.
 
     Whether the host has it all."""
-    if not wishes.needs:
-        return True
     try:
-        abilities = session_of(item.config).abilities()
+        return session_of(item.config).missing(wishes.needs) is None
     except TestyardError:
         return False
-    return all(abilities.get(word, {}).get("answer") == "yes" for word in wishes.needs)
 
 
 def lacks(wishes: Wishes) -> Optional[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from typing import TYPE_CHECKING, Optional
 
@@ -11,16 +10,16 @@ import pytest
 
 from testyard.errors import ClusterExists, ClusterNotFound, TestyardError, WrongState
 
+from . import session_of
+from ._session import Told, awaited
+
 if TYPE_CHECKING:
     from testyard import Cluster
     from testyard._options import ClusterOptions
     from testyard.live import LiveSource
 
-    from ._session import Session
     from ._settings import Settings
 
-#: How long this waits for the cluster that another worker makes, in seconds.
-PATIENCE = 180.0
 #: Markers that choose where a test runs.
 INTEGRATION = "integration"
 WHEEL = "wheel_packaging"
@@ -91,20 +90,9 @@ class Clusters:
         }
 
     def _shared(self) -> Cluster:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                found = self._made_or_held()
-            except (ClusterNotFound, WrongState):
-                # Its last holder has just let it go, or whoever made it could not.
-                found = None
-            if found is not None:
-                return found
-            if time.monotonic() > until:
-                raise WrongState(
-                    f"cluster {self._name} does not come up", hints=[f"testyard cluster info {self._name}"]
-                )
-            time.sleep(0.05)
+        look = f"testyard cluster info {self._name}"
+        late = WrongState(f"cluster {self._name} does not come up", hints=[look])
+        return awaited(self._made_or_held, ClusterNotFound, late)
 
     def _made_or_held(self) -> Optional[Cluster]:
         """One step: it is made, or found running. None: not yet."""
@@ -126,24 +114,18 @@ class Clusters:
 
 def slurm_cluster(request: pytest.FixtureRequest) -> Cluster:
     """The run's cluster."""
-    session = _session(request.config)
-    try:
+    session = session_of(request.config)
+    with Told(session):
         return session.clusters.cluster()
-    except TestyardError as error:
-        from ._session import told
-
-        told(session, error)
+    raise AssertionError("unreachable: an error ends the fixture")
 
 
 def sdk_on_cluster(request: pytest.FixtureRequest) -> LiveSource:
     """The project on it."""
-    session = _session(request.config)
-    try:
+    session = session_of(request.config)
+    with Told(session):
         return session.clusters.live()
-    except TestyardError as error:
-        from ._session import told
-
-        told(session, error)
+    raise AssertionError("unreachable: an error ends the fixture")
 
 
 def cluster_mode(request: pytest.FixtureRequest) -> str:
@@ -154,9 +136,3 @@ def cluster_mode(request: pytest.FixtureRequest) -> str:
     if request.node.get_closest_marker(INTEGRATION) is not None:
         return str(request.getfixturevalue("sdk_on_cluster").mode)
     return "local"
-
-
-def _session(config: pytest.Config) -> Session:
-    from . import session_of
-
-    return session_of(config)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Callable, Generator, Iterator, List, Opti
 
 import pytest
 
+from . import session_of, wishes
+from ._session import Told
+
 if TYPE_CHECKING:
     from testyard import Machine, Ports
     from testyard.vms import TestVMManager, VmName
@@ -30,8 +33,8 @@ USUAL = _Unnamed("ubuntu:22.04")
 
 def machine(request: pytest.FixtureRequest) -> Machine:
     """The run's machine."""
-    session = _session(request.config)
-    with _Told(session):
+    session = session_of(request.config)
+    with Told(session):
         return session.machine()
     raise AssertionError("unreachable: an error ends the fixture")
 
@@ -60,11 +63,11 @@ def ports(request: pytest.FixtureRequest) -> Iterator[Ports]:
 
 def test_vm(request: pytest.FixtureRequest) -> Iterator[VmName]:
     """A running machine of the test's own."""
-    session = _session(request.config)
-    with _Told(session):
+    session = session_of(request.config)
+    with Told(session):
         from testyard.vms import create_test_vm, delete_test_vm
 
-        asked = _wishes(request)
+        asked = wishes(request.node)
         user = None if asked.user is None else str(asked.user)
         name = create_test_vm(_image(session, asked.image or USUAL), user=user)
     yield name
@@ -73,7 +76,7 @@ def test_vm(request: pytest.FixtureRequest) -> Iterator[VmName]:
 
 def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., TestVMManager]]:
     """A factory of managers, whose machines are deleted when the test ends."""
-    session = _session(request.config)
+    session = session_of(request.config)
     managers: List[TestVMManager] = []
 
     def make(image: str = USUAL, name_prefix: str = "test-vm", **kwargs: Any) -> TestVMManager:
@@ -92,7 +95,7 @@ def test_vm_manager(request: pytest.FixtureRequest) -> Iterator[Callable[..., Te
 
 def vm_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., List[VmName]]]:
     """A factory of running machines, made side by side."""
-    session = _session(request.config)
+    session = session_of(request.config)
     made: List[VmName] = []
 
     def make(count: int, image: str = USUAL, name_prefix: str = "test-vm") -> List[VmName]:
@@ -138,37 +141,6 @@ def _unframed(factory: Callable[..., Answer]) -> Callable[..., Answer]:
     return made
 
 
-class _Told:
-    """Turns an error of Testyard's in a fixture into a skip, or an error without the package's own frames."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, traceback: object) -> None:
-        __tracebackhide__ = True
-        from testyard.errors import TestyardError
-
-        if isinstance(error, TestyardError):
-            from ._session import told
-
-            told(self.session, error)
-
-
-def _session(config: pytest.Config) -> Session:
-    from . import session_of
-
-    return session_of(config)
-
-
-def _wishes(request: pytest.FixtureRequest) -> Any:
-    from . import wishes
-
-    return wishes(request.node)
-
-
 def _image(session: Session, image: str) -> str:
     """The image to use; a warning says where that is not what was asked for."""
     if not isinstance(image, _Unnamed):
@@ -187,10 +159,10 @@ def _image(session: Session, image: str) -> str:
 def _place(
     request: pytest.FixtureRequest, kind: type[Any], user: Any = None, cgroups: bool = False
 ) -> Generator[Any, None, None]:
-    session = _session(request.config)
+    session = session_of(request.config)
     nodeid = request.node.nodeid
-    with _Told(session):
-        place: RecordedPlace = _made(session, kind, _wishes(request), nodeid, user, cgroups)
+    with Told(session):
+        place: RecordedPlace = _made(session, kind, wishes(request.node), nodeid, user, cgroups)
     session.places.setdefault(nodeid, []).append(place)
     try:
         yield place

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, NoReturn, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, TypeVar, Union
 
 import pytest
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ._marker import Wishes
     from ._places import RecordedPlace
 
-#: How long this waits for the machine that another worker makes, in seconds.
+Answer = TypeVar("Answer")
+#: How long a worker waits for what another one makes, in seconds.
 PATIENCE = 180.0
 
 
@@ -84,19 +85,10 @@ class Session:
     def _shared(self, image: str, backend: str) -> Machine:
         name = f"pytest-{self.run}-{zlib.crc32(f'{image}/{backend}'.encode()):08x}"
         used = self.image_for(image)
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                found = made_or_held(name, used, backend)
-            except (MachineNotFound, WrongState):
-                # Its last holder has just let it go, or whoever made it could not.
-                found = None
-            if found is not None:
-                self._held.append(name)
-                return found
-            if time.monotonic() > until:
-                raise WrongState(f"machine {name} does not come up", hints=[f"testyard info {name}"])
-            time.sleep(0.05)
+        late = WrongState(f"machine {name} does not come up", hints=[f"testyard info {name}"])
+        found = awaited(lambda: made_or_held(name, used, backend), MachineNotFound, late)
+        self._held.append(name)
+        return found
 
     def turn_of(self, machine: str, options: dict[str, Any]) -> int:
         """How many places of this kind were asked for, with this one."""
@@ -107,18 +99,24 @@ class Session:
     def check_needs(self, needs: list[str]) -> None:
         """Skips, or fails where skips are not wanted, unless the host has all of these abilities."""
         try:
-            abilities = self.abilities()
+            word = self.missing(needs)
         except TestyardError as error:
             pytest.fail(f"what this host can do is not known\n{error}", pytrace=False)
-        for word in needs:
-            probe = abilities.get(word)
-            if probe is None:
-                known = tuple(abilities)
-                pytest.fail(f"needs={word!r} is no ability{near(word, known)} (see: testyard doctor)", pytrace=False)
-            if probe.get("answer") != "yes":
-                why = f"needs {word}: {probe.get('reason', 'it is not there')}"
-                provide = probe.get("provide")
-                self.lacks(f"{why}; what would provide it: {provide}" if provide else why)
+        if word is None:
+            return
+        abilities = self.abilities()
+        probe = abilities.get(word)
+        if probe is None:
+            known = tuple(abilities)
+            pytest.fail(f"needs={word!r} is no ability{near(word, known)} (see: testyard doctor)", pytrace=False)
+        why = f"needs {word}: {probe.get('reason', 'it is not there')}"
+        provide = probe.get("provide")
+        self.lacks(f"{why}; what would provide it: {provide}" if provide else why)
+
+    def missing(self, needs: list[str]) -> Optional[str]:
+        """The first of these abilities that the host has not; None where it has all. Raises what `abilities` raises."""
+        abilities = self.abilities() if needs else {}
+        return next((word for word in needs if abilities.get(word, {}).get("answer") != "yes"), None)
 
     def lacks(self, reason: str) -> NoReturn:
         """This host cannot run the test: skipped by name, or failed where skips are not wanted."""
@@ -194,8 +192,37 @@ def made_or_held(name: str, image: str, backend: str) -> Optional[Machine]:
     return machine
 
 
-def told(session: Session, error: TestyardError) -> NoReturn:
-    """Ends a fixture: a host that cannot is a skip by name, everything else an error without our own frames."""
-    if isinstance(error, NotSupported) and error.kind == "unsupported":
-        session.lacks(str(error).replace("\n", "; "))
-    pytest.fail(str(error), pytrace=False)
+def awaited(step: Callable[[], Optional[Answer]], gone: type[TestyardError], late: TestyardError) -> Answer:
+    """What some worker of the run makes: a step to it is taken until it leads there.
+
+    `gone` is what a step raises where it has just gone, `late` what is raised where it does not come."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            found = step()
+        except (gone, WrongState):
+            # Its last holder has just let it go, or whoever made it could not.
+            found = None
+        if found is not None:
+            return found
+        if time.monotonic() > until:
+            raise late
+        time.sleep(0.05)
+
+
+class Told:
+    """Ends a fixture where Testyard raises an error: a host that cannot is a skip by name, everything else an error
+    without the package's own frames."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        __tracebackhide__ = True
+        if isinstance(error, NotSupported) and error.kind == "unsupported":
+            self.session.lacks(str(error).replace("\n", "; "))
+        if isinstance(error, TestyardError):
+            pytest.fail(str(error), pytrace=False)
