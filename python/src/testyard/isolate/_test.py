@@ -8,8 +8,9 @@ from typing import Any, Optional
 
 import pytest
 
+from ..plugin._places import Kept
 from ._fork import Running, ending
-from ._keeping import Keeping, Kept
+from ._keeping import Keeping
 from ._reports import warning_in
 
 #: How programs say that there is no network.
@@ -190,7 +191,8 @@ class Test:
             report.sections.append(("testyard", _SECLUDED))
         if report.failed and self._kept is not None and not self._told_of_keeping:
             self._told_of_keeping = True
-            report.sections.append(self._kept.section)
+            name = self._keeping.name(self.running.door)
+            report.sections.append((f"testyard {name}", self._kept.told))
         self.item.ihook.pytest_runtest_logreport(report=report)
 
     def _follow_junit(self, body: Any) -> None:

@@ -60,6 +60,15 @@ class _Ran(NamedTuple):
     wrote: Callable[[], str]
 
 
+class Kept(NamedTuple):
+    """What became of an environment that was to be kept."""
+
+    #: Whether it lives on.
+    lives: bool
+    #: How to enter it, or why it is not kept.
+    told: str
+
+
 class RecordedPlace:
     """A place of a test's own: an environment in the run's machine, or a machine of its own."""
 
@@ -84,7 +93,7 @@ class RecordedPlace:
         self._ports: Optional[Ports] = None
         self._ran: Deque[_Ran] = collections.deque(maxlen=REMEMBERED)
         self._spawned: list[Process] = []
-        self._kept: Optional[str] = None
+        self._kept = Kept(lives=False, told="")
         self._workspace: Optional[Folder] = None
         self._closed = False
 
@@ -207,16 +216,9 @@ class RecordedPlace:
             return "not kept: a machine of a test's own ends with it\n"
         if self._environment is None:
             return ""
-        if self._kept is None:
-            from testyard import _hold
-
-            try:
-                self._kept = _hold.keep(self.shown, seconds, test)
-                self._environment.keep(seconds)
-            except TestyardError as error:
-                self._kept = None
-                return f"not kept: {error}\n"
-        return kept(seconds, self._kept)
+        if not self._kept.lives:
+            self._kept = keep(self.shown, seconds, test, self._environment.keep)
+        return self._kept.told
 
     def close(self) -> None:
         """Ends it, unless it is kept. Fine to call twice, and when its machine is gone."""
@@ -228,10 +230,10 @@ class RecordedPlace:
             self._ports.release()
         try:
             if self._environment is not None:
-                if self._kept is None:
-                    self._environment.close()
-                else:
+                if self._kept.lives:
                     self._environment._let_go()
+                else:
+                    self._environment.close()
         finally:
             if self._own:
                 self._end_machine()
@@ -258,11 +260,19 @@ class Vm(RecordedPlace):
     """The fixture `vm`: machine-like, fresh for the test, root inside."""
 
 
-def kept(seconds: float, command: str) -> str:
-    """The line that says how to enter what is kept so long."""
+def keep(name: str, seconds: float, test: str, let_live: Callable[[float], object]) -> Kept:
+    """Keeps the environment of this name, `MACHINE/eNUMBER`, for so long; `let_live` has its machine do so."""
+    from testyard import _hold
+
+    try:
+        # Written down first: its machine lives on for what is written down.
+        command = _hold.keep(name, seconds, test)
+        let_live(seconds)
+    except TestyardError as error:
+        return Kept(lives=False, told=f"not kept: {error}\n")
     home = os.environ.get("TESTYARD_HOME")
     prefix = f"TESTYARD_HOME={home} " if home else ""
-    return f"kept for {seconds:g} s; look at it: {prefix}{command}\n"
+    return Kept(lives=True, told=f"kept for {seconds:g} s; look at it: {prefix}{command}\n")
 
 
 def unframed(action: Callable[[], Answer]) -> Answer:
