@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence
 
 from . import _given as given
-from .errors import BinaryNotFound, ProtocolMismatch, TestyardError, from_exit, from_problem
+from .errors import BinaryNotFound, ProtocolMismatch, from_exit, from_problem
 
 if TYPE_CHECKING:
     import subprocess
@@ -74,7 +74,7 @@ def call(
     if isinstance(answer, dict) and "error" in answer:
         raise from_problem(answer["error"])
     if done.returncode != 0 or not isinstance(answer, dict):
-        raise _failure(done.returncode, done.stderr)
+        raise from_exit(done.returncode, done.stderr.decode("utf-8", "replace"))
     return _Answer(answer)
 
 
@@ -89,18 +89,6 @@ class _Answer(Dict[str, Any]):
         )
 
 
-def text(arguments: Sequence[str]) -> str:
-    """What `testyard ARGUMENTS` prints for people.
-
-    Raises the error that the program told."""
-    import subprocess
-
-    done = _ran(arguments, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise _failure(done.returncode, done.stderr)
-    return done.stdout.decode("utf-8", "replace")
-
-
 def _ran(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
     import subprocess
 
@@ -110,7 +98,3 @@ def _ran(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProces
     except OSError as error:
         hint = "see what it is: file " + line[0]
         raise BinaryNotFound(f"{line[0]} does not start", causes=[error.strerror or str(error)], hints=[hint]) from None
-
-
-def _failure(code: int, stderr: bytes) -> TestyardError:
-    return from_exit(code, stderr.decode("utf-8", "replace"))

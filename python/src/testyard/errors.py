@@ -254,6 +254,4 @@ def from_exit(code: int, stderr: str) -> TestyardError:
     hints = [line.split(":", 1)[1].strip() for line in lines if line.startswith("hint:")]
     told = [line for line in lines if not line.startswith("hint:") and line.strip()]
     kind = {2: "usage", 69: "system", 70: "bug", 130: "interrupted"}.get(code, "system")
-    if told and told[0].startswith(("there is no machine", "there is no cluster")):
-        kind = "not-found"
     return from_problem({"kind": kind, "message": told[0] if told else text, "causes": told[1:4], "hints": hints})

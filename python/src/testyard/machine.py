@@ -229,7 +229,7 @@ class Machine(Place):
 
     def logs(self) -> str:
         """What its supervisor and agent wrote."""
-        return _binary.text(["logs", self.name])
+        return str(_binary.call(["logs", self.name])["log"])
 
     def status(self) -> dict[str, Any]:
         """What its agent is doing: clients, commands, environments, parked ones."""

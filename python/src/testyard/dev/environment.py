@@ -420,7 +420,7 @@ class DevEnvironment:
         try:
             done = exchange(found, "machine", line, heard, timeout=timeout, env=env, cwd=None)
         except InvalidInput as error:
-            if not error.message.startswith("cannot run `docker`"):
+            if error.kind != "command":
                 raise
             raise DevContainerError(
                 "docker is not installed on the developer's machine", command=command, image=image, causes=error.causes
