@@ -107,8 +107,8 @@ class Connection:
     def send_unawaited(self, request: Any) -> None:
         """Sends a request whose answer nobody waits for: it is dropped when it comes."""
         stream = self.stream()
-        self.owe(stream)
         self.send(stream, request)
+        self.owe(stream)
 
     def owe(self, stream: int) -> None:
         """Nobody waits for this stream's next message."""
@@ -279,7 +279,7 @@ class Exchange:
         """No more input."""
         self.connection.send_frame(protocol.END, 0, self.number, b"")
 
-    def pump(self, output: Callable[[int, bytes], None]) -> Optional[dict[str, Any]]:
+    def pump(self, output: Callable[[int, bytes], object]) -> Optional[dict[str, Any]]:
         """Takes one frame in: output is given away, its credit given back. The last event, once it came.
 
         Raises what `failed` tells."""
@@ -354,23 +354,13 @@ class Connections:
         for connection in resting:
             connection.close()
 
-    def tell(self, request: Any) -> None:
-        """A request whose answer nobody waits for, over one of them."""
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[Connection]:
+        """One of them for a while. It is at rest again afterwards, unless what went wrong leaves it in the middle of
+        something."""
         connection = self.take()
         try:
-            connection.send_unawaited(request)
-        except BaseException:
-            connection.close()
-            raise
-        self.give_back(connection)
-
-    def ask(
-        self, request: Any, descriptors: Sequence[int] = (), attached: Optional[list[int]] = None
-    ) -> dict[str, Any]:
-        """A request over one of them."""
-        connection = self.take()
-        try:
-            answer = connection.request(request, descriptors, attached)
+            yield connection
         except TestyardError as error:
             self._spare(connection, error)
             raise
@@ -378,7 +368,18 @@ class Connections:
             connection.close()
             raise
         self.give_back(connection)
-        return answer
+
+    def tell(self, request: Any) -> None:
+        """A request whose answer nobody waits for, over one of them."""
+        with self.lent() as connection:
+            connection.send_unawaited(request)
+
+    def ask(
+        self, request: Any, descriptors: Sequence[int] = (), attached: Optional[list[int]] = None
+    ) -> dict[str, Any]:
+        """A request over one of them."""
+        with self.lent() as connection:
+            return connection.request(request, descriptors, attached)
 
     def _spare(self, connection: Connection, error: TestyardError) -> None:
         """A refusal leaves the connection as it was; anything else does not."""

@@ -180,41 +180,32 @@ class Place:
     def _move(self, request: Any, move: Callable[[int], _Answer], *, ours_reads: bool) -> _Answer:
         from ._trees import local_error
 
-        connection = self._connections.take()
-        connection.require(3, "take files over a pipe")
-        reading, writing = os.pipe()
-        ours, theirs = (reading, writing) if ours_reads else (writing, reading)
         trouble: Optional[BaseException] = None
         answer: Any = None
-        try:
+        with self._connections.lent() as connection:
+            connection.require(3, "take files over a pipe")
             stream = connection.stream()
+            reading, writing = os.pipe()
+            ours, theirs = (reading, writing) if ours_reads else (writing, reading)
             try:
-                connection.send(stream, request, [theirs])
+                try:
+                    connection.send(stream, request, [theirs])
+                finally:
+                    os.close(theirs)
+                try:
+                    descriptor, ours = ours, -1
+                    answer = move(descriptor)
+                except (TestyardError, OSError, EOFError) as error:
+                    trouble = error
+                try:
+                    connection.event(stream)
+                except TestyardError:
+                    # What the machine says explains a broken pipe, but not what this side refused.
+                    if trouble is None or isinstance(trouble, (BrokenPipeError, EOFError)):
+                        raise
             finally:
-                os.close(theirs)
-                theirs = -1
-            try:
-                descriptor, ours = ours, -1
-                answer = move(descriptor)
-            except (TestyardError, OSError, EOFError) as error:
-                trouble = error
-            try:
-                connection.event(stream)
-            except TestyardError as told:
-                # What the machine says explains a broken pipe, but not what this side refused.
-                if trouble is None or isinstance(trouble, (BrokenPipeError, EOFError)):
-                    self._connections._spare(connection, told)
-                    raise told from None
-        except TestyardError:
-            raise
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            for descriptor in (ours, theirs):
-                if descriptor >= 0:
-                    os.close(descriptor)
-        self._connections.give_back(connection)
+                if ours >= 0:
+                    os.close(ours)
         if isinstance(trouble, OSError):
             raise local_error(trouble, str(trouble.filename or "the transfer"))
         if trouble is not None:

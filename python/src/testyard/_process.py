@@ -67,18 +67,12 @@ def run(
 ) -> Completed:
     """Runs a command to its end, over a connection at rest."""
     data = ready(request, input, quiet=True)
-    connection = connections.take()
     try:
-        done, _ = converse(Exchange(connection, request), command, data, text)
+        # Where nobody reads its end any more, closing ends the command.
+        with connections.lent() as connection:
+            done, _ = converse(Exchange(connection, request), command, data, text)
     except TestyardError as error:
-        connections._spare(connection, error)
         done = not_started(command, error, check, text)
-    except BaseException:
-        # Nobody reads its end any more; closing ends the command.
-        connection.close()
-        raise
-    else:
-        connections.give_back(connection)
     return checked(done, check, timeout)
 
 
@@ -102,6 +96,20 @@ def converse(
     def take(channel: int, part: bytes) -> None:
         parts[channel % 3].append(part)
 
+    told = follow(exchange, take, data, started)
+    out, err = (_text(b"".join(part)) if text else b"".join(part) for part in parts[1:])
+    code, timed_out = protocol.code_of(told["status"])
+    return Completed(command, code, out, err, told.get("usage", {}), timed_out), told
+
+
+def follow(
+    exchange: Exchange,
+    take: Callable[[int, bytes], object],
+    data: Optional[bytes] = None,
+    started: Callable[[Mapping[str, Any]], object] = lambda _: None,
+) -> Mapping[str, Any]:
+    """Follows a command to its end, its output given away as it comes: what was told of its end. Raises what `failed`
+    tells."""
     left = memoryview(data or b"")
     open_input = data is not None
     while True:
@@ -114,13 +122,9 @@ def converse(
         if event is None:
             continue
         if "exited" in event:
-            break
+            return event["exited"]  # type: ignore[no-any-return]
         if "started" in event:
             started(event["started"])
-    out, err = (_text(b"".join(part)) if text else b"".join(part) for part in parts[1:])
-    told = event["exited"]
-    code, timed_out = protocol.code_of(told["status"])
-    return Completed(command, code, out, err, told.get("usage", {}), timed_out), told
 
 
 def not_started(command: protocol.Command, error: TestyardError, check: bool, text: bool) -> Completed:

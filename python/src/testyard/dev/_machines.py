@@ -125,13 +125,17 @@ def is_missing(error: TestyardError) -> bool:
     return isinstance(error, MachineNotFound)
 
 
-def _seen(info: MachineInfo) -> Seen:
+def times_of(info: MachineInfo) -> tuple[datetime, datetime]:
+    """When a machine was created, and when it was last started: its socket was made then."""
     created = datetime.fromtimestamp(info.created_ms / 1000, timezone.utc)
     try:
-        started = datetime.fromtimestamp(os.stat(info.socket or "").st_mtime, timezone.utc)
+        return created, datetime.fromtimestamp(os.stat(info.socket or "").st_mtime, timezone.utc)
     except OSError:
-        started = created
-    return Seen(info.name, info.state, _instance_type(info), created, started)
+        return created, created
+
+
+def _seen(info: MachineInfo) -> Seen:
+    return Seen(info.name, info.state, _instance_type(info), *times_of(info))
 
 
 def _instance_type(info: MachineInfo) -> str:

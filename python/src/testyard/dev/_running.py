@@ -10,12 +10,11 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 from .. import _protocol as protocol
 from .._connection import Exchange
-from .._process import Completed
-from ..errors import ConnectionLost, ProtocolMismatch, TestyardError
+from .._process import Completed, follow
 from ..machine import Machine
 from ._containers import Containers
 
-Sink = Callable[[int, bytes], None]
+Sink = Callable[[int, bytes], object]
 
 #: A shell for who sits before it. An `exec` that fails ends `sh`: what is not there must not be tried.
 LOGIN_SHELL = 'shell="${SHELL:-bash}"; command -v "$shell" >/dev/null || shell=sh; exec "$shell" -l'
@@ -81,31 +80,11 @@ def exchange(
         stderr="frames",
         quiet=False,
     )
-    connections = found.machine._connections
-    connection = connections.take()
-    try:
-        exchange = Exchange(connection, request)
-        while True:
-            event = exchange.pump(sink)
-            if event is None:
-                continue
-            if "started" in event:
-                started(event["started"].get("environment"))
-            elif "exited" in event:
-                break
-    except (ConnectionLost, ProtocolMismatch):
-        connection.close()
-        raise
-    except TestyardError:
-        connections.give_back(connection)
-        raise
-    except BaseException:
-        # Nobody reads its end any more; closing ends the command.
-        connection.close()
-        raise
-    connections.give_back(connection)
-    code, timed_out = protocol.code_of(event["exited"]["status"])
-    return Completed(words, code, "", "", event["exited"].get("usage", {}), timed_out)
+    # Where nobody reads its end any more, closing ends the command.
+    with found.machine._connections.lent() as connection:
+        told = follow(Exchange(connection, request), sink, started=lambda told: started(told.get("environment")))
+    code, timed_out = protocol.code_of(told["status"])
+    return Completed(words, code, "", "", told.get("usage", {}), timed_out)
 
 
 class Printer:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, TypedDict, Union
 
 from .. import _binary
@@ -17,6 +17,7 @@ from .._process import Completed
 from ..errors import BinaryNotFound, ConnectionLost, InvalidInput, TestyardError, WrongState
 from ..machine import Machine, machine_info
 from ._containers import Containers
+from ._machines import times_of
 from ._running import LOGIN_SHELL, Found, Printer, Sink, exchange, fresh_name, run_contained
 from .errors import DevContainerError, DevError, DevVMNotFoundError, DevVMStartupError
 
@@ -115,7 +116,7 @@ class DevEnvironment:
             ) from None
         found = self._adopt(answer["machine"])
         info = found.machine._info
-        created = datetime.fromtimestamp(info.created_ms / 1000, timezone.utc)
+        created, started = times_of(info)
         self._task = DevTask(
             name=info.name,
             task_id=info.id,
@@ -124,7 +125,7 @@ class DevEnvironment:
             ssh_host=info.name,
             ssh_port=22,
             created_at=created,
-            started_at=_made(info.socket) or created,
+            started_at=started,
         )
         return self._task
 
@@ -463,10 +464,3 @@ def _check_command(command: Any) -> None:
 
 def _terminal() -> list[str]:
     return ["--terminal"] if sys.stdin is not None and sys.stdin.isatty() else []
-
-
-def _made(path: Optional[str]) -> Optional[datetime]:
-    try:
-        return datetime.fromtimestamp(os.stat(path or "").st_mtime, timezone.utc)
-    except OSError:
-        return None
