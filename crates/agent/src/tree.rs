@@ -11,7 +11,7 @@ use testyard_linux::namespace;
 use testyard_linux::process::{self, CloneFlags};
 use testyard_linux::signal::Signal;
 use testyard_linux::{Error, signal};
-use testyard_model::{Problem, ProblemKind};
+use testyard_model::{EnvironmentId, Problem, ProblemKind, UserSpec};
 use testyard_protocol::start::IdRange;
 use testyard_protocol::{Carrier, Transfer};
 use testyard_transfer::{Oversight, UnpackOptions};
@@ -93,7 +93,7 @@ impl Agent {
         self.enter_for_files(transfer)?;
         // Other clients' sockets must close when they do.
         process::close_range_from(3, &[pipe.as_fd(), control.as_fd()]).map_err(system)?;
-        let account = account::resolve(self.whom(transfer.user.as_ref()), Path::new("/"))?;
+        let account = account::resolve(self.whose(transfer), Path::new("/"))?;
         if !matches!(&self.place.kind, PlaceKind::Namespace(place) if place.ids == IdRange::Single) {
             process::become_user(&account.credentials, account.capable).map_err(system)?;
             if !account.capable {
@@ -124,6 +124,12 @@ impl Agent {
             testyard_transfer::pack(root.as_fd(), &path, &mut File::from(pipe))
         };
         moved.map(drop).map_err(|error| error.problem())
+    }
+
+    /// Whose files a transfer means: as a command in the same place would run, unless it says so itself.
+    fn whose<'t>(&'t self, transfer: &'t Transfer) -> &'t UserSpec {
+        let own = transfer.environment.and_then(|id| self.environments.get(&id)).map(|one| &one.spec.user);
+        self.whom(transfer.user.as_ref().or(own))
     }
 
     fn enter_for_files(&self, transfer: &Transfer) -> Result<(), Problem> {

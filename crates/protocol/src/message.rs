@@ -188,7 +188,8 @@ pub enum Carrier {
 pub struct Transfer {
     /// The path in the machine; relative ones are below the user's home.
     pub path: RawText,
-    /// Whom the files belong to and are read as.
+    /// Whom the files belong to and are read as; none means whom commands of the environment, or else of the machine,
+    /// run as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<UserSpec>,
     /// How the bytes travel.

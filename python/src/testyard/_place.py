@@ -87,7 +87,8 @@ class Place:
         )
 
     def write_file(self, path: Path, data: Text, *, mode: int = 0o644, user: User = None) -> None:
-        """Writes a file, whose folder must exist, whole or not at all. Relative paths are below the user's home."""
+        """Writes a file, whose folder must exist, whole or not at all. It belongs to `user`, else to whom commands run
+        as here; relative paths are below that one's home."""
         from ._trees import Sender
 
         content = given.content(data)

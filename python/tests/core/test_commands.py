@@ -134,6 +134,29 @@ def test_environments_are_apart_and_end(machine):
     assert machine.status()["environments"] == 0
 
 
+def test_files_of_an_environment_belong_to_its_user(machine, tmp_path):
+    # On backend `host` nobody else gets into a home of the tests.
+    user = 12345 if os.geteuid() == 0 and machine.info().backend != "host" else os.geteuid()
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("pushed")
+    with machine.environment(user=user) as one:
+        folder = one.workspace
+        one.run(["chmod", "777", folder])
+        one.write_file(f"{folder}/note", "mine", mode=0o600)
+        one.push(tmp_path / "tree", folder)
+        one.write_file(f"{folder}/other", "another's", user=os.geteuid())
+        seen = one.run(["stat", "-c", "%u", "note", "tree", "tree/file", "other"], cwd=folder).stdout.split()
+        assert seen == [str(user)] * 3 + [str(os.geteuid())]
+        assert one.run("cat note; echo more >> note; cat tree/file", cwd=folder).stdout == "minepushed"
+        # What only another may read is read as nobody else either.
+        one.write_file(f"{folder}/secret", "another's", mode=0o600, user=os.geteuid())
+        if user != os.geteuid():
+            with pytest.raises(testyard.PermissionRefused):
+                one.read_file(f"{folder}/secret")
+        assert one.read_text(f"{folder}/secret", user=os.geteuid()) == "another's"
+        one.run(["rm", "-f", f"{folder}/secret"])
+
+
 def test_an_environment_leases_ports_and_waits_for_them(machine):
     with machine.environment(ports=2, network="host") as one, machine.environment(ports=2, network="host") as other:
         assert not set(one.ports) & set(other.ports)

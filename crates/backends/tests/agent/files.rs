@@ -6,11 +6,11 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use testyard_machine::client::{TransferError, caller};
-use testyard_model::EnvironmentId;
+use testyard_model::{EnvironmentId, Isolation, UserSpec};
 use testyard_protocol::{Carrier, Place, Transfer};
 use testyard_transfer::UnpackOptions;
 
-use crate::fixture::{Machine, isolated, ordinary, run};
+use crate::fixture::{Machine, capture, isolated, ordinary, run, script, spec};
 
 fn transfer(path: &str, environment: Option<EnvironmentId>) -> Transfer {
     let user = Some(if environment.is_some() { ordinary() } else { caller() });
@@ -83,6 +83,37 @@ fn trees_go_in_and_come_out_over_frames_and_pipes() {
 }
 
 #[test]
+fn files_of_an_environment_belong_to_its_user_where_nobody_is_named() {
+    for machine in Machine::each() {
+        let isolation = if machine.is_host() { Isolation::Workspace } else { Isolation::Namespace };
+        let (UserSpec::Numbered { uid: own, .. }, UserSpec::Numbered { uid: of_machine, .. }) = (ordinary(), caller())
+        else {
+            unreachable!()
+        };
+        let mut connection = machine.connect();
+        let id = connection.environment(&spec(isolation, ordinary())).expect("an environment");
+        let place = Place::Environment(id);
+        let base = format!("/tmp/ty-owned-{}-{}", std::process::id(), machine.place.name);
+        run(&mut connection, place.clone(), &format!("mkdir {base} && chmod 777 {base}")).ok();
+        let tree = tree();
+        let root = open(tree.path());
+        for (name, user) in [("of-nobody-named", None), ("of-the-machine", Some(UserSpec::Machine))] {
+            let transfer = Transfer { user, ..transfer(&format!("{base}/{name}"), Some(id)) };
+            let pack = |out: &mut dyn std::io::Write| {
+                testyard_transfer::pack(root.as_fd(), Path::new("tree"), &mut { out }).map(drop)
+            };
+            connection.push(transfer, pack).expect("pushed");
+        }
+        let look = format!("cd {base} && stat -c %u of-nobody-named of-nobody-named/a/big of-the-machine");
+        let seen = run(&mut connection, place.clone(), &look).ok();
+        assert_eq!(seen, format!("{own}\n{own}\n{of_machine}"));
+        let mut removal = script(place, &format!("rm -r {base}"));
+        removal.user = Some(if testkit::user::is_host_root() { UserSpec::Root } else { ordinary() });
+        capture(&mut connection, removal).ok();
+    }
+}
+
+#[test]
 fn what_is_not_there_or_not_allowed_is_said() {
     for machine in Machine::each() {
         let session = machine.session();
@@ -100,7 +131,7 @@ fn what_is_not_there_or_not_allowed_is_said() {
         let tree = tree();
         let root = open(tree.path());
         let mut denied = transfer("/etc/of-nobody", None);
-        denied.user = Some(testyard_model::UserSpec::Numbered { uid: 4321, gid: 4321, groups: Vec::new() });
+        denied.user = Some(UserSpec::Numbered { uid: 4321, gid: 4321, groups: Vec::new() });
         if testkit::user::is_host_root() {
             let pushed = session
                 .push(denied, |out| testyard_transfer::pack(root.as_fd(), Path::new("tree"), &mut { out }).map(drop));
