@@ -301,6 +301,7 @@ impl Agent {
                 self.exec_in_environment(number, stream, id, exec, streams, false)
             }
             Place::Fresh(spec) if spec.isolation == Isolation::None && plain => {
+                self.check(spec)?;
                 exec.user.get_or_insert(spec.user.clone());
                 self.exec_on_machine(number, stream, exec, streams)
             }

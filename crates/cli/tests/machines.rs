@@ -183,6 +183,15 @@ fn an_environment_runs_one_command() {
     assert!(weaker.code != 0 && weaker.stderr.starts_with("error: "), "never weaker than asked for: {weaker}");
     let machine = home.run_cli(&["env", "run", "m", "--isolation", "machine", "--", "true"]);
     assert_eq!(machine.code, 2, "{machine}");
+    for isolation in ["none", "workspace"] {
+        let with = |network| home.run_cli(&["env", "run", "m", "-i", isolation, "-n", network, "--", "true"]);
+        with("host").expect_success();
+        for network in ["private", "outbound", "none"] {
+            let refused = with(network);
+            let told = "error: isolation `none` and `workspace` share the machine's network\nhint: leave out --network";
+            assert!(refused.code == 2 && refused.stderr.starts_with(told), "{refused}");
+        }
+    }
     home.finish();
 }
 

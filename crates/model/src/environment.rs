@@ -137,7 +137,8 @@ impl EnvironmentLimits {
 pub struct EnvironmentSpec {
     /// [`Isolation::Workspace`] or [`Isolation::Namespace`]; the others are not made by an agent.
     pub isolation: Isolation,
-    /// Its network.
+    /// Its network. Below [`Isolation::Namespace`] there is only the machine's: [`Network::Outbound`] and [`Network::None`]
+    /// are refused, and [`Network::Private`] means nothing, as older clients say it by default.
     #[serde(default)]
     pub network: Network,
     /// Whom its commands run as unless they say otherwise.
@@ -170,12 +171,12 @@ pub struct EnvironmentSpec {
 }
 
 impl EnvironmentSpec {
-    /// With a private network and nothing else asked for.
+    /// With nothing else asked for: a private network where there is one to be had, else the machine's.
     #[must_use]
     pub fn new(isolation: Isolation, user: UserSpec) -> Self {
         Self {
             isolation,
-            network: Network::Private,
+            network: if isolation >= Isolation::Namespace { Network::Private } else { Network::Host },
             user,
             limits: EnvironmentLimits::default(),
             host_name: None,

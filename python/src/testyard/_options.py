@@ -56,7 +56,7 @@ class ParkOptions(TypedDict, total=False):
     """Of `Machine.park`: what environments are that may be made ahead."""
 
     isolation: Optional[str]
-    network: str
+    network: Optional[str]
     user: User
     limits: Optional[Mapping[str, Any]]
     host_name: Optional[str]

@@ -51,7 +51,7 @@ class Change(NamedTuple):
 def environment_request(
     *,
     isolation: str = "namespace",
-    network: str = "private",
+    network: Optional[str] = None,
     user: User = None,
     limits: Optional[Mapping[str, Any]] = None,
     host_name: Optional[str] = None,
@@ -64,7 +64,14 @@ def environment_request(
 
     Raises InvalidInput."""
     given.one_of(isolation, ISOLATIONS, "isolation")
+    if network is None:
+        network = "private" if isolation == "namespace" else "host"
     given.one_of(network, NETWORKS, "network")
+    if isolation == "workspace" and network != "host":
+        raise InvalidInput(
+            f"isolation 'workspace' shares the machine's network, and cannot have network {network!r}",
+            hints=["ask for isolation='namespace', or leave the network out"],
+        )
     request: dict[str, Any] = {
         "isolation": isolation,
         "network": network,

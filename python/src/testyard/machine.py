@@ -239,7 +239,7 @@ class Machine(Place):
         self,
         *,
         isolation: Optional[str] = None,
-        network: str = "private",
+        network: Optional[str] = None,
         user: User = None,
         limits: Optional[Mapping[str, Any]] = None,
         host_name: Optional[str] = None,
@@ -254,7 +254,9 @@ class Machine(Place):
         `limits` are `memory` and `disk` in bytes, `pids`, `cpus`. `source` is a folder of this host, shown at its own
         path, copy-on-write. `layer` names one that `Environment.seal` made. `cgroups` mounts its own control groups at
         `/sys/fs/cgroup`, for container runtimes. `ports` leases so many ports of the host. Without `isolation` it gets
-        the strongest that this machine's backend gives: `namespace`, or `workspace` on backend `host`."""
+        the strongest that this machine's backend gives: `namespace`, or `workspace` on backend `host`. Its `network` is
+        `private` (the default), `outbound`, `host` or `none`; a workspace has the machine's, and asking for another one
+        raises InvalidInput, or NotSupported where the backend has no more than workspaces."""
         if ports != 0:
             given.whole(ports, "number of ports", 1, 10_000)
         request = self._environment_request(
@@ -289,9 +291,14 @@ class Machine(Place):
         given.options(options, environment_request, "an environment that is made ahead")
         return {"park": [self._environment_request(**options), count]}
 
-    def _environment_request(self, *, isolation: Optional[str] = None, **options: Any) -> dict[str, Any]:
+    def _environment_request(
+        self, *, isolation: Optional[str] = None, network: Optional[str] = None, **options: Any
+    ) -> dict[str, Any]:
         """What an environment of this machine is to be, in the protocol's words."""
-        return environment_request(isolation=self._strongest() if isolation is None else isolation, **options)
+        if isolation is None:
+            # What a workspace cannot have is not taken from it in silence.
+            isolation = self._strongest() if network in (None, "host") else "namespace"
+        return environment_request(isolation=isolation, network=network, **options)
 
     def hold(self) -> None:
         """Deletes it when the last process that holds it is gone, however that ended."""

@@ -180,6 +180,18 @@ def test_wrong_environments_are_told(machine):
         machine.environment(isolation="total")
 
 
+def test_a_network_that_an_environment_cannot_have_is_refused(machine):
+    for network in ("private", "outbound", "none"):
+        with pytest.raises(testyard.InvalidInput, match=f"'workspace' shares.*{network}"):
+            machine.environment(isolation="workspace", network=network)
+        if machine.info().backend == "host":
+            with pytest.raises(testyard.NotSupported, match="backend `host`"):
+                machine.environment(network=network)
+    with machine.environment(isolation="workspace") as one, machine.environment(network="host") as other:
+        seen = [place.run("readlink /proc/self/ns/net").stdout for place in (machine, one, other)]
+        assert len(set(seen)) == 1
+
+
 def test_changes_forks_and_snapshots(machine):
     with machine.environment() as one:
         if one.isolation != "namespace":

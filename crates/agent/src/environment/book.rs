@@ -10,10 +10,10 @@ use rustix::event::epoll::EventFlags;
 use testyard_linux::Result as LinuxResult;
 use testyard_linux::step;
 use testyard_model::step::Step;
-use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Problem, ProblemKind};
+use testyard_model::{EnvironmentId, EnvironmentSpec, Isolation, Network, Problem, ProblemKind};
 use testyard_protocol::{Exec, Linger, Place, Report};
 
-use super::init::{FirstCommand, ForkedFrom};
+use super::init::{FirstCommand, ForkedFrom, has_namespaces};
 use super::order::{self, Order};
 use super::source::{SourceMount, SourcePlace};
 use super::{Environment, HIGH, MACHINE, Made, PooledGroup, Request, State, make};
@@ -40,7 +40,7 @@ impl Agent {
                 ProblemKind::Unsupported,
                 "an environment inside a machine cannot be a machine of its own",
             )),
-            _ => self.check_layer(spec),
+            _ => check_network(spec).and_then(|()| self.check_layer(spec)),
         }
     }
 
@@ -406,4 +406,16 @@ pub(super) fn mount_of(source: &Source, spec: &EnvironmentSpec) -> Result<Option
 pub(super) fn place_of(source: &Source, spec: &EnvironmentSpec) -> SourcePlace {
     let target = spec.source.as_ref().unwrap_or(&source.path);
     SourcePlace { origin: source.path.as_path().into(), target: target.as_path().into(), layers: source.layers() }
+}
+
+/// Refuses a network that a weak isolation does not have. `private` is let pass there: clients say it by default.
+fn check_network(spec: &EnvironmentSpec) -> Result<(), Problem> {
+    if has_namespaces(spec.isolation) || matches!(spec.network, Network::Host | Network::Private) {
+        return Ok(());
+    }
+    let message = format!(
+        "isolation `{}` shares the machine's network, and cannot have network `{}`",
+        spec.isolation, spec.network
+    );
+    Err(Problem::new(ProblemKind::Usage, message).hint("ask for isolation `namespace`, or for no network"))
 }

@@ -1,6 +1,7 @@
 //! Workspace isolation: folders and a process tree of one's own.
 
-use testyard_model::{CommandStatus, Isolation};
+use testyard_machine::client::ClientError;
+use testyard_model::{CommandStatus, EnvironmentSpec, Isolation, Network, ProblemKind};
 
 use crate::fixture::{Machine, assert_status, capture, eventually, fresh, is_alive, ordinary, run, script, spec};
 
@@ -67,5 +68,25 @@ fn a_timeout_ends_it() {
         let mut exec = script(fresh(&workspace), "sleep 1000");
         exec.timeout_ms = Some(50);
         assert_status(&capture(&mut connection, exec), CommandStatus::TimedOut);
+    }
+}
+
+#[test]
+fn a_network_that_there_is_not_is_refused_and_never_taken_for_the_machines() {
+    for machine in Machine::each() {
+        let mut connection = machine.connect();
+        for isolation in [Isolation::None, Isolation::Workspace] {
+            for network in [Network::Outbound, Network::None] {
+                let wanted = EnvironmentSpec { network, ..spec(isolation, ordinary()) };
+                let refused = connection.capture(script(fresh(&wanted), "true"), &[]);
+                let Err(ClientError::Refused(problem)) = refused else { panic!("{refused:?}") };
+                assert_eq!(problem.kind, ProblemKind::Usage);
+                assert!(problem.message.contains(network.as_str()), "{problem:?}");
+                assert!(connection.environment(&wanted).is_err() && connection.park(&wanted, 1).is_err());
+            }
+        }
+        // What older clients say who leave it open.
+        let open = EnvironmentSpec { network: Network::Private, ..spec(Isolation::Workspace, ordinary()) };
+        assert_eq!(run(&mut connection, fresh(&open), "echo runs").ok(), "runs");
     }
 }

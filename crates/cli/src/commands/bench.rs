@@ -9,7 +9,7 @@ use testyard::Testyard;
 use testyard_machine::client::{Connection, caller};
 use testyard_measure::{Contender, Times, alternate, timed};
 use testyard_model::{
-    BackendName, EnvironmentSpec, Isolation, MachineInfo, MachineName, MachineSpec, Network, Problem, ProblemKind, Span,
+    BackendName, EnvironmentSpec, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
 };
 use testyard_protocol::{Exec, Place, RawText};
 
@@ -113,10 +113,7 @@ fn commands(machine: &MachineInfo, count: usize) -> Result<Vec<Times>, Problem> 
     let (mut one, mut other) = (yard::connect(&machine.name)?, yard::connect(&machine.name)?);
     let exec = |place: Place| Exec { argv: vec![RawText::from(PAYLOAD)], quiet: true, place, ..Exec::default() };
     let isolation = machine.spec.backend.most_isolation();
-    let spec = Box::new(EnvironmentSpec {
-        network: if isolation == Isolation::Namespace { Network::Private } else { Network::Host },
-        ..EnvironmentSpec::new(isolation, caller())
-    });
+    let spec = Box::new(EnvironmentSpec::new(isolation, caller()));
     let name = format!("environment ({isolation}): make, run, end");
     let on_machine = timed(|| run(one.connection(), exec(Place::Machine)));
     let in_environment = timed(|| run(other.connection(), exec(Place::Fresh(spec.clone()))));

@@ -63,12 +63,12 @@ impl Env {
 struct Run {
     /// The machine's name
     name: MachineName,
-    /// How far it is kept from others
+    /// How far it is kept from others; below `namespace` it shares the machine's network
     #[arg(long, short, value_name = "LEVEL", default_value = "namespace", value_parser = values::isolation())]
     isolation: Isolation,
-    /// Its network: its own loopback, that and a route out, the machine's, or nothing
-    #[arg(long, short, default_value = "private", value_parser = values::network())]
-    network: Network,
+    /// Its network: its own loopback, that and a route out, the machine's, or nothing [default: private]
+    #[arg(long, short, value_parser = values::network())]
+    network: Option<Network>,
     /// The most memory, page cache included, such as 512M
     #[arg(long, short, value_name = "SIZE")]
     memory: Option<ByteSize>,
@@ -152,6 +152,10 @@ impl Run {
                 Err(usage("without isolation there is nothing to limit, and no source to show")
                     .hint("leave out --isolation none"))
             }
+            Isolation::None | Isolation::Workspace if self.network.is_some_and(|network| network != Network::Host) => {
+                Err(usage("isolation `none` and `workspace` share the machine's network")
+                    .hint("leave out --network, or --isolation"))
+            }
             _ => Ok(()),
         }
     }
@@ -160,13 +164,14 @@ impl Run {
         if self.isolation == Isolation::None {
             return Place::Machine;
         }
+        let spec = EnvironmentSpec::new(self.isolation, self.user.clone().map_or(UserSpec::Machine, |user| user.0));
         Place::Fresh(Box::new(EnvironmentSpec {
-            network: self.network,
+            network: self.network.unwrap_or(spec.network),
             limits: EnvironmentLimits { memory: self.memory, pids: self.pids, cpus: self.cpus, disk: self.disk },
             source: self.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
             strict_limits: self.strict_limits,
             cgroups: self.cgroups,
-            ..EnvironmentSpec::new(self.isolation, self.user.clone().map_or(UserSpec::Machine, |user| user.0))
+            ..spec
         }))
     }
 
