@@ -26,6 +26,19 @@ PAGES = [TOP / "README.md", *sorted((TOP / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(?P<language>\w+) (?P<use>run|test|file=\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 # Words after a language that are none of ours, most likely misspelt.
 UNKNOWN = re.compile(r"^```(?:python|sh|toml|ini)[ \t]+(?!(?:run|test|file=\S+)$)(.*)$", re.MULTILINE)
+# Fences of what can be run.
+PLAIN = re.compile(r"^```(?:python|sh|toml|ini)$", re.MULTILINE)
+# Pages about Python: each block is run, so many of them by a test of their own.
+PYTHON_PAGES = {
+    "python.md": 0,
+    "python-client.md": 0,
+    "pytest.md": 0,
+    "isolate.md": 0,
+    "clusters-python.md": 0,
+    "dev.md": 3,  # tests/dev/test_document.py; what version 0.0.3 needs besides: tests/dev/drive_flow.py
+    "lifecycle.md": 4,  # tests/vms/test_moved_suite.py
+    "pyinfra.md": 4,  # tests/pyinfra/test_document.py
+}
 # What a page takes of the host.
 NEEDS = {"clusters-python.md": needs_cluster}
 # Seconds that one block may take; some make an image first.
@@ -77,6 +90,11 @@ def test_what_a_page_shows_works(page: Path, home: Home) -> None:
         assert done.returncode == 0, said
         # A skipped test has shown nothing.
         assert block.use != "test" or (" skipped" not in done.stdout and " passed" in done.stdout), said
+
+
+def test_every_block_of_pythons_pages_is_run() -> None:
+    plain = {name: len(PLAIN.findall((TOP / "docs" / name).read_text())) for name in PYTHON_PAGES}
+    assert plain == PYTHON_PAGES, "a fence that only shows: say `run` or `test`, or have a test of its own run it"
 
 
 def test_fences_are_understood() -> None:
