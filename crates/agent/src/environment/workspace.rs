@@ -12,6 +12,8 @@ use testyard_linux::process::{self, CloneFlags};
 use testyard_linux::{Error, Result, files, mount, namespace};
 use testyard_model::{EnvironmentSpec, UserSpec};
 
+use crate::account;
+
 /// Enters the machine's mounts, if it has any, and makes the folders.
 pub(super) fn set_up(folder: &Path, work: &Path, mounts: Option<BorrowedFd<'_>>, spec: &EnvironmentSpec) -> Result<()> {
     process::set_subreaper(true)?;
@@ -21,11 +23,19 @@ pub(super) fn set_up(folder: &Path, work: &Path, mounts: Option<BorrowedFd<'_>>,
         mount::make_all_private()?;
         mount::attach(mount::proc()?.as_fd(), Path::new("/proc"))?;
     }
+    let owner = match &spec.user {
+        UserSpec::Numbered { uid, gid, .. } => Some((*uid, *gid)),
+        // That nobody has this name is told by the first command.
+        UserSpec::Named(_) => account::resolve(&spec.user, Path::new("/"))
+            .ok()
+            .map(|known| (known.credentials.uid, known.credentials.gid)),
+        UserSpec::Root | UserSpec::Machine => None,
+    };
     for path in [folder, &folder.join("tmp"), work] {
         rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
             .map_err(|error| Error::new("make folder", path.display(), error))?;
-        if let UserSpec::Numbered { uid, gid, .. } = &spec.user {
-            give(path, *uid, *gid)?;
+        if let Some((uid, gid)) = owner {
+            give(path, uid, gid)?;
         }
     }
     Ok(())

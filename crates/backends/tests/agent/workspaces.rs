@@ -1,7 +1,7 @@
 //! Workspace isolation: folders and a process tree of one's own.
 
 use testyard_machine::client::ClientError;
-use testyard_model::{CommandStatus, EnvironmentSpec, Isolation, Network, ProblemKind};
+use testyard_model::{CommandStatus, EnvironmentSpec, Isolation, Network, ProblemKind, UserSpec};
 
 use crate::fixture::{Machine, assert_status, capture, eventually, fresh, is_alive, ordinary, run, script, spec};
 
@@ -21,6 +21,18 @@ fn it_has_its_own_folders_and_they_go() {
         eventually("the workspace is removed", || {
             run(&mut connection, testyard_protocol::Place::Machine, &look).ok() == "gone"
         });
+    }
+}
+
+#[test]
+fn its_folders_belong_to_its_user_also_by_name() {
+    if !testkit::user::is_host_root() {
+        testkit::skip!("folders of a user by name", host: "only root's machines have other users");
+    }
+    for machine in Machine::each() {
+        let workspace = spec(Isolation::Workspace, UserSpec::Named("daemon".to_owned()));
+        let said = run(&mut machine.connect(), fresh(&workspace), "touch file && stat -c %U . file \"$TMPDIR\"").ok();
+        assert_eq!(said, "daemon\ndaemon\ndaemon");
     }
 }
 
