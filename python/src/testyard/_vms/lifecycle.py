@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from testyard._retry import RETRY, is_transient, timeouts
@@ -108,15 +109,15 @@ def execute_with_retry(
     machine_name = str(name)
 
     def execute() -> Completed:
-        machine = _reached(machine_name)
-        try:
-            return machine.run(command, check=check, timeout=limit, cwd=cwd, env=env, user=user, input=input, text=text)
-        except ConnectionLost as error:
-            if repeatable:
-                raise
-            raise _Begun(error) from None
-        finally:
-            machine.close()
+        with closing(_reached(machine_name)) as machine:
+            try:
+                return machine.run(
+                    command, check=check, timeout=limit, cwd=cwd, env=env, user=user, input=input, text=text
+                )
+            except ConnectionLost as error:
+                if repeatable:
+                    raise
+                raise _Begun(error) from None
 
     def whole() -> Completed:
         try:
@@ -192,15 +193,13 @@ def _start(name: str) -> None:
     from testyard import Machine
 
     def start() -> None:
-        machine = Machine.get(name)
-        try:
-            # Also where it seems to run: fine then, and a supervisor that died is replaced.
-            machine.start()
-        except WrongState:
-            if machine.state != "running":
-                raise
-        finally:
-            machine.close()
+        with closing(Machine.get(name)) as machine:
+            try:
+                # Also where it seems to run: fine then, and a supervisor that died is replaced.
+                machine.start()
+            except WrongState:
+                if machine.state != "running":
+                    raise
 
     _retrying(f"start {name}", start)
     _wait_until_ready(name)
@@ -210,15 +209,13 @@ def _stop(name: str, force: bool) -> None:
     from testyard import Machine
 
     def stop() -> None:
-        machine = Machine.get(name)
-        try:
-            if machine.state != "stopped":
-                machine.stop(force=force)
-        except WrongState:
-            if machine.state != "stopped":
-                raise
-        finally:
-            machine.close()
+        with closing(Machine.get(name)) as machine:
+            try:
+                if machine.state != "stopped":
+                    machine.stop(force=force)
+            except WrongState:
+                if machine.state != "stopped":
+                    raise
 
     _retrying(f"stop {name}", stop)
 
@@ -231,10 +228,8 @@ def _delete(name: str, force: bool) -> None:
             machine = Machine.get(name)
         except MachineNotFound:
             return
-        try:
+        with closing(machine):
             machine.delete(force=force, missing_ok=True)
-        finally:
-            machine.close()
 
     _retrying(f"delete {name}", delete)
     forget(name)
@@ -251,11 +246,8 @@ def _wait_until_ready(name: str) -> None:
     """Until a command has run in it; `Timeouts.ready` bounds the attempts together."""
 
     def first() -> None:
-        machine = _reached(name)
-        try:
+        with closing(_reached(name)) as machine:
             machine.run(["/bin/sh", "-c", ":"], timeout=timeouts().ready)
-        finally:
-            machine.close()
 
     _retrying(f"run a first command in {name}", first, total=timeouts().ready)
 

@@ -64,19 +64,14 @@ class TestyardProvider(Tasks):
         chunk_size: Optional[int] = None,
         dryrun: bool = False,
     ) -> Any:
-        """The developer's machine of this name, running. What prepares a cloud's machine is left out."""
-        if not getattr(config, "dev_vm", False) and (config.env or {}).get("FLOW_DEV_VM") != "true":
-            raise ProviderError(
-                "the provider testyard makes developer's machines only",
-                suggestions=["use flow.dev", "run the task's command with flow.dev.exec(...)"],
-            )
-        if volume_ids or getattr(config, "volumes", None):
-            raise ProviderError("the provider testyard has no volumes", suggestions=["leave the volumes out"])
+        """The developer's machine of this name, running."""
         if dryrun:
             raise ProviderError(
                 "the provider testyard has no dry run", suggestions=["start the machine: it costs nothing"]
             )
-        return self._ensure(config.name, instance_type, config)
+        is_dev = bool(getattr(config, "dev_vm", False))
+        volumes = volume_ids or getattr(config, "volumes", None)
+        return self._submitted(instance_type, config, is_dev, volumes)
 
     def pause_task(self, task_id: str) -> bool:
         """Stops it; its files stay."""

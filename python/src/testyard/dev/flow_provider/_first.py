@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Iterator, Optional
 
 from flow.api.models import AvailableInstance, Task, TaskStatus
-from flow.errors import ProviderError, RemoteExecutionError
+from flow.errors import RemoteExecutionError
 from flow.errors import TimeoutError as FlowTimeoutError
 from flow.providers.base import ProviderCapabilities
 
@@ -34,15 +34,8 @@ class TestyardProvider(Tasks):
         return config
 
     def submit_task(self, instance_type: str, config: Any, volume_ids: Optional[list[str]] = None, **_: Any) -> Any:
-        """The developer's machine of this name, running. What prepares a cloud's machine is left out."""
-        if (config.env or {}).get("FLOW_DEV_VM") != "true":
-            raise ProviderError(
-                "the provider testyard makes developer's machines only",
-                suggestions=["use flow.dev", "run the task's command with flow.dev.exec(...)"],
-            )
-        if volume_ids:
-            raise ProviderError("the provider testyard has no volumes", suggestions=["leave the volumes out"])
-        return self._ensure(config.name, instance_type, config)
+        """The developer's machine of this name, running."""
+        return self._submitted(instance_type, config, is_dev=False, volumes=volume_ids)
 
     def cancel_task(self, task_id: str) -> bool:
         """Deletes it, with its files, as a cloud would."""

@@ -44,9 +44,17 @@ class Tasks:
         tasks = [self._task(seen) for seen in self.machines.all()]
         return [task for task in tasks if wanted is None or task.status.value in wanted][:limit]
 
-    def _ensure(self, name: str, instance_type: str, config: Any) -> Any:
+    def _submitted(self, instance_type: str, config: Any, is_dev: bool, volumes: Any) -> Any:
+        """The developer's machine that a task is, running. What prepares a cloud's machine is left out."""
+        if not is_dev and (config.env or {}).get("FLOW_DEV_VM") != "true":
+            raise ProviderError(
+                "the provider testyard makes developer's machines only",
+                suggestions=["use flow.dev", "run the task's command with flow.dev.exec(...)"],
+            )
+        if volumes:
+            raise ProviderError("the provider testyard has no volumes", suggestions=["leave the volumes out"])
         try:
-            return self._task(self.machines.ensure(name, instance_type), config)
+            return self._task(self.machines.ensure(config.name, instance_type), config)
         except TestyardError as error:
             raise ProviderError(str(error)) from error
 
