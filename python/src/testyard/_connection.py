@@ -15,7 +15,8 @@ from . import _protocol as protocol
 from .errors import ConnectionLost, InvalidInput, NotSupported, ProtocolMismatch, TestyardError, from_problem
 
 _WELCOME_SECONDS = 20.0
-_READ = 256 * 1024
+# Below what an allocator maps and unmaps for each read.
+_READ = 64 * 1024
 
 
 class Frame(NamedTuple):

@@ -92,7 +92,7 @@ class Session:
 
     def turn_of(self, machine: str, options: dict[str, Any]) -> int:
         """How many places of this kind were asked for, with this one."""
-        kind = f"{machine} {sorted(options.items(), key=str)}"
+        kind = f"{machine} {options}"
         self._kinds[kind] = self._kinds.get(kind, 0) + 1
         return self._kinds[kind]
 
