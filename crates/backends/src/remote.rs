@@ -16,6 +16,8 @@ use crate::agent_process;
 
 /// How long making a connection may take, without what is delivered.
 const CONNECT_MS: u64 = 20_000;
+/// The file in a home with the sums of programs that are delivered.
+const SUMS: &str = "programs.json";
 /// A link is dead when nothing was heard for so long.
 const ALIVE_MS: u64 = 30_000;
 
@@ -162,7 +164,11 @@ pub(crate) fn near(
         session: session(),
         remote,
         spec,
-        programs: Programs { testyard: testyard.clone(), agent: place.agent.clone() },
+        programs: Programs {
+            testyard: testyard.clone(),
+            agent: place.agent.clone(),
+            sums: place.images.parent().map(|state| state.join(SUMS)),
+        },
         plain,
         notes,
         connect_ms: milliseconds("TESTYARD_CONNECT_MS", CONNECT_MS),

@@ -6,13 +6,16 @@
 //! `full FOLDER`, `damaged`.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use testyard_model::{Problem, ProblemKind};
 
+use crate::sums::{Sums, hexadecimal};
+
+/// How the folder is called in which programs are kept; the user's number may follow. [`SCRIPT`] knows it, too.
+pub(crate) const FOLDER: &str = "testyard-programs";
 /// Versions of the programs that stay in the cache of a host, the newest and this one among them.
 const KEPT: u32 = 4;
 
@@ -21,8 +24,9 @@ const KEPT: u32 = 4;
 ///
 /// A folder of ours is 0700 and ours, so that what is in it was put there by us; a program in it is known by the folder's
 /// name, which is made from both programs' contents, and by its length: it was moved there whole, after its sum was checked.
-/// Other hosts may share the folder, so that a process number says nothing of who is still at it: what was begun a day
-/// ago is given up.
+/// Where that is there and may be run (which a file system without programs denies), nothing is tried: each command is a
+/// process more, before anything of ours runs. Other hosts may share the folder, so that a process number says nothing of
+/// who is still at it: what was begun a day ago is given up.
 const SCRIPT: &str = concat!(
     "umask 077; n=@N@; h=@H@; a=@A@; b=@B@; s=@S@; t=@T@; : ${HOME:=/nonexistent}; ",
     "say() { echo \"$n $*\"; }; ",
@@ -35,13 +39,15 @@ const SCRIPT: &str = concat!(
     "gone() { rm -rf \"$u\"; }; ",
     "take() { head -c $2 > \"$u/$1\" && file \"$u/$1\" $2 || { gone; say full \"$d\"; exit 75; }; ",
     "chmod 700 \"$u/$1\"; sum \"$u/$1\" $3 || { gone; say damaged; exit 76; }; }; ",
-    "d=; w=; for c in \"${XDG_CACHE_HOME:-$HOME/.cache}/testyard-programs\" /var/tmp/testyard-programs-$(id -u) ",
-    "/dev/shm/testyard-programs-$(id -u); do ",
-    "{ mkdir -p \"${c%/*}\"; mkdir \"$c\"; } 2> /dev/null; ",
-    "if ours \"$c\"; then if runs \"$c\" 2> /dev/null; then d=$c; break; fi; w=\"$w noexec:$c\"; ",
+    "d=; k=; w=; i=$(id -u); for c in \"${XDG_CACHE_HOME:-$HOME/.cache}/testyard-programs\" ",
+    "/var/tmp/testyard-programs-$i /dev/shm/testyard-programs-$i; do ",
+    "case $c in /dev/null/*) continue;; esac; ",
+    "[ -d \"$c\" ] || { mkdir -p \"${c%/*}\"; mkdir \"$c\"; } 2> /dev/null; ",
+    "if ours \"$c\"; then if whole \"$c/$h\" && [ -x \"$c/$h/testyard\" ]; then d=$c; k=1; break; fi; ",
+    "if runs \"$c\" 2> /dev/null; then d=$c; break; fi; w=\"$w noexec:$c\"; ",
     "elif [ -e \"$c\" ] || [ -h \"$c\" ]; then w=\"$w foreign:$c\"; else w=\"$w closed:$c\"; fi; done; ",
     "[ -n \"$d\" ] || { say nowhere $w; exit 77; }; p=$d/$h; ",
-    "if whole \"$p\"; then touch \"$p\"; else say want $(uname -s) $(uname -m); ",
+    "if [ -n \"$k\" ]; then touch \"$p\"; else say want $(uname -s) $(uname -m); ",
     "find \"$d\" -maxdepth 1 -name \".new.*\" -mtime +0 -exec rm -rf {} + 2> /dev/null; ",
     "u=$d/.new.$n.$$; mkdir \"$u\" || { say full \"$d\"; exit 75; }; trap gone EXIT HUP TERM; ",
     "take testyard $a $s; say one; take testyard-agent $b $t; ",
@@ -58,6 +64,18 @@ pub struct Programs {
     pub testyard: PathBuf,
     /// `testyard-agent`.
     pub agent: PathBuf,
+    /// Where their sums are kept; none sums them each time.
+    #[serde(default)]
+    pub sums: Option<PathBuf>,
+}
+
+/// The folder that holds this program, where it was delivered: it stays between sessions, and goes with the program.
+#[must_use]
+pub fn programs_folder() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    let name = folder.parent()?.file_name()?.to_str()?;
+    name.starts_with(FOLDER).then(|| folder.to_owned())
 }
 
 /// The programs as they are delivered: opened, so that an update meanwhile changes nothing.
@@ -75,9 +93,11 @@ struct Delivered {
 }
 
 impl Bundle {
-    /// Opens and sums both.
+    /// Opens both, and sums what has changed since it was summed last.
     pub fn load(programs: &Programs) -> Result<Self, Problem> {
-        let files = [load(&programs.testyard)?, load(&programs.agent)?];
+        let mut sums = Sums::load(programs.sums.as_deref());
+        let files = [load(&programs.testyard, &mut sums)?, load(&programs.agent, &mut sums)?];
+        sums.keep();
         let name = hexadecimal(&Sha256::digest(format!("{} {}", files[0].sum, files[1].sum).as_bytes()));
         Ok(Self { files, name: name[..32].to_owned() })
     }
@@ -108,27 +128,15 @@ impl Bundle {
     }
 }
 
-fn load(path: &Path) -> Result<Delivered, Problem> {
+fn load(path: &Path, sums: &mut Sums) -> Result<Delivered, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(ProblemKind::NotFound, format!("the program {} cannot be delivered", path.display()))
             .because(error)
             .hint("install it: cargo xtask install")
     };
     let mut file = File::open(path).map_err(failed)?;
-    let (mut hash, mut length, mut buffer) = (Sha256::new(), 0, vec![0; 256 * 1024]);
-    loop {
-        let count = file.read(&mut buffer).map_err(failed)?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&buffer[..count]);
-        length += count as u64;
-    }
-    Ok(Delivered { file, length, sum: hexadecimal(&hash.finalize()) })
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let (length, sum) = sums.of(path, &mut file).map_err(failed)?;
+    Ok(Delivered { file, length, sum })
 }
 
 /// What the shell said.
@@ -170,6 +178,11 @@ mod tests {
     #[test]
     fn any_login_shell_passes_the_script_on() {
         assert!(!SCRIPT.contains(['\'', '\n', '!', '\\']), "{SCRIPT}");
+    }
+
+    #[test]
+    fn programs_are_kept_where_they_are_looked_for() {
+        assert_eq!(SCRIPT.matches(FOLDER).count(), 3);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod plain;
 mod promptly;
 pub mod shell;
 mod ssh;
+mod sums;
 mod transport;
 pub mod wire;
 
