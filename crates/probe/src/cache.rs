@@ -110,6 +110,16 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The same for answers that no control group decides: each job of a cluster runs in another.
+    pub(crate) fn deciding(host: &HostFacts) -> Self {
+        let mut key = Self::now(host);
+        let switches = SWITCHES.iter().zip(&mut key.switches);
+        switches.filter(|(name, _)| **name == "/proc/self/cgroup").for_each(|(_, value)| *value = None);
+        key
+    }
+}
+
 /// Mounts that cover parts of `/proc` and `/sys`, and the file systems that those and the root are.
 fn covers() -> Vec<(PathBuf, String)> {
     let table = mount_table(None).unwrap_or_default();
@@ -168,6 +178,8 @@ mod tests {
         store(folder.path(), &key, &report.probes).expect("written");
         assert_eq!(load(folder.path(), &key).as_ref(), Some(&report.probes));
         assert_eq!(load(folder.path(), &Key::now(&report.host)).as_ref(), Some(&report.probes), "nothing changed");
+        let deciding = Key::deciding(&report.host);
+        assert!(deciding != key && deciding == Key::deciding(&report.host), "its control group is left out");
         let other = Key { boot_id: "another".to_owned(), ..key.clone() };
         assert_eq!(load(folder.path(), &other), None);
         std::fs::write(folder.path().join(FILE), "{\"key\":").expect("written");

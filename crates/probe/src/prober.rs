@@ -92,19 +92,24 @@ impl Prober {
         Ok(complete(host, &probes))
     }
 
-    /// The backend that `auto` is, without probing what says nothing about that: for a home that is used once. From the
-    /// kept answers where there are such; none are kept.
+    /// The backend that `auto` is, without probing what says nothing about that: for a home that is used once. Where the
+    /// answers make it a container, they are kept in this folder for the boot, if one is named.
     ///
     /// # Errors
     /// When the probing program cannot be started.
-    pub fn backend(&self) -> Result<BackendName, ProbeError> {
+    pub fn backend(&self, kept: Option<&Path>) -> Result<BackendName, ProbeError> {
         let host = HostFacts::collect(&self.state);
-        let key = cache::Key::now(&host);
-        let probes = match cache::load(&self.state, &key) {
-            Some(probes) => probes,
-            None => self.probe_those(decides)?,
-        };
-        Ok(choose_tier(&complete(host, &probes)).backend)
+        let key = cache::Key::deciding(&host);
+        if let Some(probes) = kept.and_then(|folder| cache::load(folder, &key)) {
+            return Ok(choose_tier(&complete(host, &probes)).backend);
+        }
+        let probes = self.probe_those(decides)?;
+        let backend = choose_tier(&complete(host, &probes)).backend;
+        // What is missing may have been missing for a moment, and nobody could ask again.
+        if let Some(folder) = kept.filter(|_| backend != BackendName::host()) {
+            let _ = cache::store(folder, &key, &probes);
+        }
+        Ok(backend)
     }
 
     /// Probes now, whatever is stored, and keeps the answers.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_link::SESSIONS;
+use testyard_link::bootstrap::programs_folder;
 use testyard_link::far::{self, Keeper, LISTENING, Made, TOLD};
 use testyard_link::message::FarStart;
 use testyard_linux::files::in_memory;
@@ -89,7 +90,7 @@ fn make(home: &Path, start: &FarStart) -> Result<Made, Problem> {
     let idle = std::time::Duration::from_millis(start.grace_ms) + ORPHANED;
     let backend = match start.spec.backend.as_str() {
         // A session's home is new: probing all that this host can would take longer than the machine.
-        "auto" => yard.prober().backend().map_err(|error| error.problem())?,
+        "auto" => yard.prober().backend(programs_folder().as_deref()).map_err(|error| error.problem())?,
         _ => start.spec.backend.clone(),
     };
     let spec = MachineSpec { idle: Some(Span(idle)), backend, ..start.spec.clone() };
