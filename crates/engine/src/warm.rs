@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_machine::client::{Awaited, ClientError, Connection, Finished, RunningCommand};
@@ -171,9 +170,10 @@ pub(crate) fn exec_of(run: EnvironmentRun<'_>, place: Place, source: Option<u32>
         argv: run.argv,
         cwd: run.cwd.map(RawText::from),
         env: run.env,
-        stdin: StreamTarget::Attached(0),
-        stdout: StreamTarget::Attached(1),
-        stderr: StreamTarget::Attached(2),
+        // Not attached: on the way to another host each descriptor is a channel with an end of its own.
+        stdin: StreamTarget::Null,
+        stdout: StreamTarget::Attached(0),
+        stderr: StreamTarget::Attached(1),
         timeout_ms: run.timeout.map(milliseconds),
         place,
         source,
@@ -240,14 +240,12 @@ pub(crate) struct Piped<'c> {
 impl<'c> Piped<'c> {
     /// Starts a command made by [`exec_of`].
     pub(crate) fn start(connection: &'c mut Connection, exec: Exec) -> Result<Self, ClientError> {
-        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(local("open /dev/null"))?;
         let (out, out_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
         let (err, err_inside) = pipe_with(PipeFlags::CLOEXEC).map_err(local("make a pipe"))?;
         for pipe in [&out, &err] {
             rustix::io::ioctl_fionbio(pipe, true).map_err(local("prepare a pipe"))?;
         }
-        let command = connection.exec(exec, &[null.as_fd(), out_inside.as_fd(), err_inside.as_fd()])?;
+        let command = connection.exec(exec, &[out_inside.as_fd(), err_inside.as_fd()])?;
         Ok(Self { command, pipes: Pipes { open: [Some(out), Some(err)], buffer: vec![0; 64 * 1024] } })
     }
 }

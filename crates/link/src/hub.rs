@@ -68,10 +68,10 @@ impl Hub {
         &mut self.outbox
     }
 
-    /// Whether a frame waits for the connection.
+    /// What waits for the connection, to be looked at.
     #[must_use]
-    pub fn has_more(&self) -> bool {
-        self.outbox.has_more()
+    pub fn waiting(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// How much has come.
@@ -83,12 +83,6 @@ impl Hub {
     #[must_use]
     pub fn clients(&self) -> usize {
         self.channels.values().filter(|channel| channel.is_connection()).count()
-    }
-
-    /// Whether everything that was read has been given to the outbox.
-    #[must_use]
-    pub fn has_channels(&self) -> bool {
-        !self.channels.is_empty()
     }
 
     /// Says something on channel 0.
@@ -324,7 +318,8 @@ impl Hub {
             None => {}
             Some(bytes) if bytes.is_empty() => {
                 channel.stop_reading();
-                self.outbox.push(end(id), &[]);
+                // A command's outputs end just before it is told that it has ended: both go in one piece.
+                self.outbox.push_hurried(end(id), &[], self.side == Side::Near);
             }
             Some(bytes) => {
                 channel.credit -= bytes.len() as u64;

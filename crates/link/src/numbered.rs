@@ -37,16 +37,26 @@ pub struct Outbox {
     /// How many any connection was given, of all there ever were: one that came late may have begun again before what
     /// an earlier one took was told.
     sent: u64,
+    /// The number behind the last frame that is to be sent at once.
+    hurried: u64,
     bytes: usize,
 }
 
 impl Outbox {
     /// Adds a frame.
     pub fn push(&mut self, header: FrameHeader, payload: &[u8]) {
+        self.push_hurried(header, payload, true);
+    }
+
+    /// Adds a frame, which may wait a moment for others where it is in no hurry.
+    pub fn push_hurried(&mut self, header: FrameHeader, payload: &[u8], hurried: bool) {
         let mut bytes = Vec::with_capacity(frame::HEADER + payload.len());
         frame::encode(header, payload, &mut bytes);
         self.bytes += bytes.len();
         self.frames.push_back(bytes);
+        if hurried {
+            self.hurried = self.first + self.frames.len() as u64;
+        }
     }
 
     /// Whether sources may add more.
@@ -67,6 +77,12 @@ impl Outbox {
     #[must_use]
     pub fn has_more(&self) -> bool {
         self.given < self.frames.len()
+    }
+
+    /// Whether one that is to be sent at once waits for a connection.
+    #[must_use]
+    pub fn is_hurried(&self) -> bool {
+        self.hurried > self.first + self.given as u64
     }
 
     /// The other side has all frames before this number.
@@ -152,6 +168,22 @@ mod tests {
         outbox.push(FrameHeader::message(3), b"{}");
         assert!(outbox.give().is_some());
         outbox.acknowledge(4).expect("it was given");
+    }
+
+    #[test]
+    fn what_is_in_no_hurry_hurries_nobody() {
+        let mut outbox = Outbox::default();
+        outbox.push_hurried(FrameHeader::message(0), b"{}", false);
+        assert!(outbox.has_more() && !outbox.is_hurried());
+        outbox.push(FrameHeader::message(1), b"{}");
+        outbox.push_hurried(FrameHeader::message(2), b"{}", false);
+        assert!(outbox.is_hurried());
+        while outbox.give().is_some() {}
+        assert!(!outbox.is_hurried());
+        outbox.resume(0).expect("nothing was acknowledged");
+        assert!(outbox.is_hurried());
+        outbox.resume(2).expect("both were given");
+        assert!(outbox.has_more() && !outbox.is_hurried());
     }
 
     proptest! {

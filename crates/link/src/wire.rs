@@ -23,6 +23,9 @@ const PINGS: u32 = 3;
 /// After so long the other side is told that something came, where nothing else was to be said.
 const ANSWER: Duration = Duration::from_millis(2);
 
+/// So long what is in no hurry waits for something that is.
+const COMPANY: Duration = Duration::from_millis(2);
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Cut {
@@ -61,6 +64,8 @@ pub struct Wire {
     /// Whether what comes is answered at once, and until when it is to be.
     answers: bool,
     owed: Option<Instant>,
+    /// Until when what there is to send waits for more.
+    idles: Option<Instant>,
 }
 
 impl Wire {
@@ -83,6 +88,7 @@ impl Wire {
             pinged: now,
             answers: false,
             owed: None,
+            idles: None,
         })
     }
 
@@ -96,7 +102,8 @@ impl Wire {
 
     /// What to wait for.
     pub fn interests(&self, hub: &Hub) -> [(BorrowedFd<'_>, PollFlags); 2] {
-        let writes = self.at < self.out.len() || !self.words.is_empty() || hub.has_more();
+        let waiting = self.idles.is_none() || hub.waiting().is_hurried();
+        let writes = self.at < self.out.len() || !self.words.is_empty() || (hub.waiting().has_more() && waiting);
         let out = if writes { PollFlags::OUT } else { PollFlags::empty() };
         [(self.input.as_fd(), PollFlags::IN), (self.output.as_fd(), out)]
     }
@@ -104,14 +111,14 @@ impl Wire {
     /// Whether all was sent that there was to say.
     #[must_use]
     pub fn is_done(&self, hub: &Hub) -> bool {
-        self.at == self.out.len() && self.words.is_empty() && !hub.has_more()
+        self.at == self.out.len() && self.words.is_empty() && !hub.waiting().has_more()
     }
 
     /// When [`Wire::keep_alive`] has something to do next.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         let sign = (self.pinged + self.alive / PINGS).min(self.heard + self.alive);
-        self.owed.map_or(sign, |owed| owed.min(sign))
+        self.owed.into_iter().chain(self.idles).fold(sign, Instant::min)
     }
 
     /// Asks for a sign of life, or finds that none came.
@@ -143,6 +150,9 @@ impl Wire {
         loop {
             if self.at == self.out.len() {
                 self.answer(hub);
+                if self.waits_for_company(hub) {
+                    return Ok(());
+                }
                 self.fill(hub);
             }
             if self.at == self.out.len() {
@@ -157,6 +167,21 @@ impl Wire {
                 Err(errno) => return Err(Cut::Broken(errno.into())),
             }
         }
+    }
+
+    /// Whether all that there is to send may wait a moment: each small word of its own is carried through several
+    /// processes, and Slurm's sockets hold back the one after it.
+    fn waits_for_company(&mut self, hub: &Hub) -> bool {
+        if !self.words.is_empty() || hub.waiting().is_hurried() || !hub.waiting().has_more() {
+            self.idles = None;
+            return false;
+        }
+        let now = Instant::now();
+        let until = *self.idles.get_or_insert(now + COMPANY);
+        if now >= until {
+            self.idles = None;
+        }
+        now < until
     }
 
     fn fill(&mut self, hub: &mut Hub) {
@@ -277,5 +302,31 @@ mod tests {
             wire.receive(&mut hub, |_, _| ()).expect("it is there");
             assert!(wire.deadline() > soon + ANSWER);
         }
+    }
+
+    #[test]
+    fn the_end_of_an_output_goes_with_what_follows_it_or_alone_after_a_moment() {
+        let (mut wire, told, _tells) = connection();
+        let mut hub = Hub::new(Side::Far);
+        let frames = || {
+            let mut buffer = [0; 4096];
+            rustix::io::ioctl_fionbio(&told, true).expect("it is ours");
+            rustix::io::read(&told, &mut buffer).unwrap_or(0)
+        };
+        let end = FrameHeader { kind: FrameKind::End, channel: 0, attached: 0, stream: 7 };
+        hub.outbox().push_hurried(end, &[], false);
+        wire.send(&mut hub).expect("a pipe has room");
+        assert_eq!(frames(), 0, "it waits");
+        let [_, (_, wanted)] = wire.interests(&hub);
+        assert!(wanted.is_empty() && !wire.is_done(&hub) && wire.deadline() <= Instant::now() + COMPANY);
+        hub.say(&LinkMessage::Ended);
+        wire.send(&mut hub).expect("a pipe has room");
+        assert!(frames() > 0 && wire.is_done(&hub), "both go at once");
+        hub.outbox().push_hurried(end, &[], false);
+        let sent = testkit::wait_until(Duration::from_secs(20), || {
+            wire.send(&mut hub).expect("a pipe has room");
+            wire.is_done(&hub)
+        });
+        assert!(sent && frames() > 0);
     }
 }
