@@ -191,7 +191,7 @@ fn an_allocation_is_a_machine_that_ends_with_its_job() {
     // Where there is no Slurm, and where it does not answer.
     let mut without = cluster.testyard(&["create", "g1", "--backend", "slurm-allocation"]);
     let without = Output::of(without.env("PATH", cluster.home.work()), DEADLINE);
-    assert!(without.code != 0 && without.stderr.contains("there is no `squeue` here"), "{without}");
+    assert!(without.code != 0 && without.stderr.contains("there is no `sbatch` here"), "{without}");
     cluster.must("pkill", &["-KILL", "slurmctld"]);
     let silent = cluster.run(&["create", "g1", "--backend", "slurm-allocation"]);
     assert!(silent.code != 0 && silent.stderr.contains("Slurm's controller does not answer"), "{silent}");

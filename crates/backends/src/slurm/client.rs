@@ -13,10 +13,19 @@ use super::job::{self, Job};
 
 /// How long a command of Slurm's may take: its own clients try for some time to reach a controller that restarts.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Between two looks at a job that waits.
-const LOOKS: [Duration; 2] = [Duration::from_millis(40), Duration::from_secs(2)];
+/// Between two looks at a job that waits: at first, and at most. The first look is taken at once, since a free node is
+/// given while the job is asked for.
+const LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(2)];
 /// How long a cancelled job may take to be gone: until then its node is killing it.
 const GONE: Duration = Duration::from_secs(60);
+
+/// Why there is no job.
+#[derive(Debug)]
+pub(super) struct Unsubmitted {
+    pub(super) problem: Problem,
+    /// Whether there is certainly none: else the answer may have been lost.
+    pub(super) certain: bool,
+}
 
 /// A command line that leads to another host, and the variables that it wants.
 type Way = (Vec<OsString>, Vec<(OsString, OsString)>);
@@ -95,7 +104,7 @@ impl Slurm {
     ///
     /// # Errors
     /// The way to the host with Slurm's commands cannot be written as one.
-    pub fn step(&self, job: &Job) -> Result<Vec<String>, Problem> {
+    pub(super) fn step(&self, job: &Job) -> Result<Vec<String>, Problem> {
         let step = job::step(job.id, job.cpus);
         let Some((way, variables)) = &self.way else { return Ok(step) };
         let text = |word: &OsString| {
@@ -113,70 +122,66 @@ impl Slurm {
         Ok(words)
     }
 
+    /// Whether Slurm's commands are on this host, so that nothing but Slurm itself can be in the way.
+    #[must_use]
+    pub(super) fn is_here(&self) -> bool {
+        self.way.is_none()
+    }
+
     /// Asks for a job; its number. It ends by itself once nobody was linked to it for `grace`.
     ///
     /// # Errors
     /// Slurm is not there or refuses.
-    pub fn submit(
+    pub(super) fn submit(
         &self,
         name: &str,
         job: &SlurmJob,
         cpus: Option<f64>,
         memory: Option<ByteSize>,
         grace: Duration,
-    ) -> Result<u64, Problem> {
-        let said = self.run(&job::submission(name, job, cpus, memory), &job::guard(grace.as_secs().max(1)))?;
+    ) -> Result<u64, Unsubmitted> {
+        let words = job::submission(name, job, cpus, memory);
+        let said = self.run(&words, &job::guard(grace.as_secs().max(1))).map_err(|problem| {
+            // A program that is not there has asked for nothing.
+            Unsubmitted { certain: problem.kind == ProblemKind::Unsupported, problem }
+        })?;
         let number = said.output.trim().split(';').next().and_then(|number| number.parse().ok());
-        number.filter(|_| said.success).ok_or_else(|| job::not_submitted(job, &said.errors))
+        number.filter(|_| said.success).ok_or_else(|| Unsubmitted {
+            problem: job::not_submitted(job, &said.errors),
+            certain: !said.success && said.code.is_some() && job::is_certain(&said.errors),
+        })
     }
 
-    /// The newest job of this name that is not over.
-    ///
-    /// # Errors
-    /// Slurm does not answer.
-    pub fn find(&self, name: &str) -> Result<Option<Job>, Problem> {
-        Ok(self.all(name)?.into_iter().filter(|job| !job.is_over()).max_by_key(|job| job.id))
-    }
-
-    /// The same, with the memory that it has.
-    ///
-    /// # Errors
-    /// As [`Slurm::find`].
-    pub fn look(&self, name: &str) -> Result<Option<Job>, Problem> {
-        Ok(self.find(name)?.map(|job| self.with_limits(job)))
-    }
-
-    /// `squeue` tells what was asked for, be it for each processor or for the node; what a job was given is told of it
-    /// alone.
-    fn with_limits(&self, job: Job) -> Job {
-        // Where that is not told, what was asked for stands.
-        match self.run(&shown(job.id), "").ok().and_then(|said| job::allocated_memory(&said.output)) {
-            Some(memory) => Job { memory: Some(memory), ..job },
-            None => job,
-        }
-    }
-
-    fn all(&self, name: &str) -> Result<Vec<Job>, Problem> {
+    /// Whether a job of this name is not over.
+    fn is_any_left(&self, name: &str) -> Result<bool, Problem> {
         let name = format!("--name={name}");
-        let words = ["squeue", "--noheader", "--me", &name, "-o", job::FORMAT].map(str::to_owned);
+        let words = ["squeue", "--noheader", "--me", &name, "-o", "%T"].map(str::to_owned);
         let said = self.run(&words, "")?;
         if !said.success {
             return Err(job::unreachable(&said.errors));
         }
-        Ok(said.output.lines().filter_map(Job::read).collect())
+        Ok(said.output.lines().any(|state| !job::is_over(state.trim())))
+    }
+
+    /// A job as it is now; none where Slurm does not know it any more.
+    fn look(&self, id: u64) -> Result<Option<Job>, Problem> {
+        let said = self.run(&shown(id), "")?;
+        match Job::read(&said.output) {
+            None if !said.success && job::is_unreachable(&said.errors) => Err(job::unreachable(&said.errors)),
+            job => Ok(job),
+        }
     }
 
     /// Waits until a job has its node.
     ///
     /// # Errors
     /// It has none in time, and why; it is over.
-    pub fn await_node(&self, machine: &str, name: &str, id: u64, patience: Duration) -> Result<Job, Problem> {
+    pub(super) fn await_node(&self, machine: &str, id: u64, patience: Duration) -> Result<Job, Problem> {
         let until = Instant::now() + patience;
         let mut look = LOOKS[0];
         loop {
-            let job = self.all(name)?.into_iter().find(|job| job.id == id);
-            match job {
-                Some(job) if job.is_running() => return Ok(self.with_limits(job)),
+            match self.look(id)? {
+                Some(job) if job.is_running() => return Ok(job),
                 Some(job) if !job.is_over() => {
                     if Instant::now() >= until {
                         return Err(job::pending(&job, patience.as_secs()));
@@ -192,26 +197,25 @@ impl Slurm {
         }
     }
 
-    /// Cancels every job of this name, and waits until none is left. None there is no error.
+    /// Cancels every job of this name, and waits until none is left. None there is no error. `known` is the number of one
+    /// that is likely still there.
     ///
     /// # Errors
     /// Slurm does not answer, or does not end them.
-    pub fn cancel(&self, name: &str) -> Result<(), Problem> {
+    pub fn cancel(&self, name: &str, known: Option<u64>) -> Result<(), Problem> {
         let until = Instant::now() + GONE;
         let mut look = LOOKS[0];
         let mut asked = false;
+        if let Some(id) = known {
+            self.end(&[id.to_string()])?;
+        }
         // What is completing is Slurm's own matter, which may wait long for a node that does not answer.
-        while self.find(name)?.is_some() {
+        while self.is_any_left(name)? {
             if !asked {
-                let name = format!("--name={name}");
-                // What it runs is of no use to anybody any more: its guard and its steps need no time to end.
-                for words in [["--full", "--signal=KILL", "--me", &name].as_slice(), &["--me", &name]] {
-                    let words: Vec<String> =
-                        std::iter::once(&"scancel").chain(words).map(|word| (*word).to_owned()).collect();
-                    // Whether they are gone is looked at.
-                    self.run(&words, "")?;
-                }
+                self.end(&["--me".to_owned(), format!("--name={name}")])?;
                 asked = true;
+                // Most are gone once that has been said.
+                continue;
             }
             if Instant::now() >= until {
                 let message = format!("Slurm does not end the jobs {name}");
@@ -219,6 +223,16 @@ impl Slurm {
             }
             pause(look);
             look = (look * 3 / 2).min(LOOKS[1]);
+        }
+        Ok(())
+    }
+
+    /// Ends the jobs that these words name. What they run is of no use to anybody any more: their guards and their steps
+    /// need no time to end. Whether they are gone is to be looked at.
+    fn end(&self, which: &[String]) -> Result<(), Problem> {
+        for how in [["scancel", "--full", "--signal=KILL"].as_slice(), &["scancel"]] {
+            let words: Vec<String> = how.iter().map(|word| (*word).to_owned()).chain(which.iter().cloned()).collect();
+            self.run(&words, "")?;
         }
         Ok(())
     }

@@ -2,36 +2,55 @@
 
 use testyard_model::{ByteSize, MachineId, Problem, ProblemKind, SlurmJob};
 
-/// A job's state, as `squeue` tells it.
+/// A job, as `scontrol show job -o` tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
+pub(super) struct Job {
     /// Its number.
-    pub id: u64,
+    pub(super) id: u64,
     /// `PENDING`, `RUNNING`, `COMPLETING` …
-    pub state: String,
+    pub(super) state: String,
     /// Why it is in that state: `Resources`, `Priority`, `None` …
-    pub reason: String,
+    pub(super) reason: String,
     /// Its node, once it has one.
-    pub node: String,
+    pub(super) node: String,
     /// Its processors.
-    pub cpus: u32,
+    pub(super) cpus: u32,
     /// The memory that it has on its node; none where Slurm counts none.
-    pub memory: Option<ByteSize>,
+    pub(super) memory: Option<ByteSize>,
 }
 
-/// What `squeue` is asked for: one line a job, which [`Job::read`] reads.
-pub(super) const FORMAT: &str = "%A|%T|%r|%N|%C|%m";
-
 impl Job {
-    /// Reads a line; none where it is no such line.
-    pub(super) fn read(line: &str) -> Option<Self> {
-        let mut fields = line.trim().split('|');
-        let mut next = || fields.next().map(str::to_owned);
-        let id = next()?.parse().ok()?;
-        let (state, reason, node) = (next()?, next()?, next()?);
-        let cpus = next()?.parse().ok()?;
-        let memory = next()?.parse::<ByteSize>().ok().filter(|memory| memory.0 > 0);
-        Some(Self { id, state, reason, node, cpus, memory })
+    /// Reads what is shown of one; none where that is no job.
+    pub(super) fn read(shown: &str) -> Option<Self> {
+        let text = |name| field(shown, name).filter(|text| *text != "(null)").unwrap_or_default().to_owned();
+        let number = |name| field(shown, name)?.split('-').next()?.parse::<u32>().ok();
+        let id = field(shown, "JobId")?.parse().ok()?;
+        let cpus = number("NumCPUs")?;
+        let asked = |name| field(shown, name)?.parse::<ByteSize>().ok().filter(|memory| memory.0 > 0);
+        // Where it is not told what it was given, what it asked for stands, for the node or for each processor.
+        let memory = allocated_memory(shown).or_else(|| asked("MinMemoryNode")).or_else(|| {
+            let each: ByteSize = asked("MinMemoryCPU")?;
+            Some(ByteSize(each.0.saturating_mul(u64::from(cpus))))
+        });
+        Some(Self { id, state: text("JobState"), reason: text("Reason"), node: text("NodeList"), cpus, memory })
+    }
+
+    /// As its machine's folder keeps it: see [`Job::kept_number`] and [`Job::kept_room`].
+    pub(super) fn kept(&self) -> String {
+        let memory = self.memory.map_or_else(String::new, |memory| format!(" {}", memory.0));
+        format!("{} {}{memory}\n", self.id, self.cpus)
+    }
+
+    /// The number of a job, as it was kept.
+    pub(super) fn kept_number(text: &str) -> Option<u64> {
+        text.split_ascii_whitespace().next()?.parse().ok()
+    }
+
+    /// The processors and the memory of a job, as they were kept.
+    pub(super) fn kept_room(text: &str) -> Option<(u32, Option<ByteSize>)> {
+        let mut words = text.split_ascii_whitespace().skip(1);
+        let cpus = words.next()?.parse().ok()?;
+        Some((cpus, words.next().and_then(|bytes| bytes.parse().ok()).map(ByteSize)))
     }
 
     /// Whether its node is there.
@@ -39,23 +58,33 @@ impl Job {
         self.state == "RUNNING"
     }
 
-    /// Whether it is over, or ending: Slurm has many words for one that is not.
+    /// Whether it is over, or ending.
     pub(super) fn is_over(&self) -> bool {
-        matches!(
-            self.state.as_str(),
-            "COMPLETED"
-                | "COMPLETING"
-                | "CANCELLED"
-                | "FAILED"
-                | "TIMEOUT"
-                | "DEADLINE"
-                | "NODE_FAIL"
-                | "BOOT_FAIL"
-                | "PREEMPTED"
-                | "OUT_OF_MEMORY"
-                | "REVOKED"
-        )
+        is_over(&self.state)
     }
+}
+
+/// Whether a state is that of a job which is over, or ending: Slurm has many words for one that is not.
+pub(super) fn is_over(state: &str) -> bool {
+    matches!(
+        state,
+        "COMPLETED"
+            | "COMPLETING"
+            | "CANCELLED"
+            | "FAILED"
+            | "TIMEOUT"
+            | "DEADLINE"
+            | "NODE_FAIL"
+            | "BOOT_FAIL"
+            | "PREEMPTED"
+            | "OUT_OF_MEMORY"
+            | "REVOKED"
+    )
+}
+
+/// What `scontrol show job -o` tells under a name.
+fn field<'s>(shown: &'s str, name: &str) -> Option<&'s str> {
+    shown.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// The name of a machine's job: nobody else has it, so that it is found and cancelled from the machine's row alone.
@@ -141,6 +170,11 @@ pub(super) fn not_submitted(job: &SlurmJob, said: &str) -> Problem {
     Problem::new(ProblemKind::Usage, "Slurm refused the job").because(said)
 }
 
+/// Whether what `sbatch` said means that there is certainly no job: not that its answer may have been lost.
+pub(super) fn is_certain(said: &str) -> bool {
+    !said.contains("timed out") && !said.contains("onnection reset")
+}
+
 /// Whether a command says that the controller does not answer.
 pub(super) fn is_unreachable(said: &str) -> bool {
     ["contact", "Unable to contact", "onnection", "onfiguration file", "Socket timed out", "uthentication"]
@@ -179,10 +213,7 @@ pub(super) fn pending(job: &Job, seconds: u64) -> Problem {
 /// which way.
 pub(super) fn allocated_memory(shown: &str) -> Option<ByteSize> {
     // Older ones tell what was given and what was asked for as one.
-    let given = ["AllocTRES=", "TRES="].iter().find_map(|name| {
-        let mut words = shown.split_ascii_whitespace();
-        words.find_map(|word| word.strip_prefix(name))
-    })?;
+    let given = field(shown, "AllocTRES").or_else(|| field(shown, "TRES"))?;
     let memory = given.split(',').find_map(|one| one.strip_prefix("mem="))?;
     memory.parse().ok()
 }
@@ -190,11 +221,7 @@ pub(super) fn allocated_memory(shown: &str) -> Option<ByteSize> {
 /// How a job ended, from `scontrol show job -o`; none while it has not.
 #[must_use]
 pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
-    let field = |name: &str| {
-        let start = shown.find(name)? + name.len();
-        shown[start..].split_ascii_whitespace().next()
-    };
-    let (id, state) = (field("JobId=").unwrap_or_default(), field("JobState=")?);
+    let (id, state) = (field(shown, "JobId").unwrap_or_default(), field(shown, "JobState")?);
     let (why, hint) = match state.split('+').next().unwrap_or(state) {
         "TIMEOUT" | "DEADLINE" => ("its time limit has passed", "ask for more: --time"),
         "PREEMPTED" => ("another job was given its node", "use a partition whose jobs are not preempted"),
@@ -240,17 +267,52 @@ mod tests {
     }
 
     #[test]
-    fn what_squeue_says_is_read() {
-        let job = Job::read("42|RUNNING|None|n2|2|4000M\n").expect("a job");
+    fn what_is_shown_of_a_job_is_read() {
+        let shown = "JobId=42 JobName=testyard-x UserId=me(1000) JobState=RUNNING Reason=None Dependency=(null) \
+                     ReqNodeList=(null) ExcNodeList=(null) NodeList=n2 BatchHost=n2 NumNodes=1 NumCPUs=2 NumTasks=1 \
+                     TRES=cpu=2,mem=4000M,node=1 MinCPUsNode=2 MinMemoryCPU=2000M MinTmpDiskNode=0\n";
+        let job = Job::read(shown).expect("a job");
         assert!(job.is_running() && !job.is_over());
         assert_eq!((job.id, job.node.as_str(), job.cpus), (42, "n2", 2));
         assert_eq!(job.memory, Some(ByteSize(4000 << 20)));
-        let waits = Job::read("43|PENDING|Resources||1|0").expect("a job");
+        let waits = waiting("Resources");
         assert_eq!((waits.memory, waits.is_running(), waits.is_over()), (None, false, false));
-        assert!(Job::read("44|COMPLETING|None|n1|1|0").is_some_and(|job| job.is_over()));
-        for bad in ["", "x|RUNNING|None|n|1|1", "42|RUNNING", "slurm_load_jobs error: …"] {
+        assert_eq!((waits.cpus, waits.reason.as_str(), waits.node.as_str()), (1, "Resources", ""));
+        assert!(Job::read(&shown.replace("RUNNING", "COMPLETING")).is_some_and(|job| job.is_over()));
+        for (asked, memory) in [("MinMemoryNode=100M", 100 << 20), ("MinMemoryCPU=100M", 200 << 20)] {
+            let job = Job::read(&format!("JobId=1 JobState=RUNNING NumCPUs=2 TRES=cpu=2,node=1 {asked}"));
+            assert_eq!(job.and_then(|job| job.memory), Some(ByteSize(memory)), "{asked}");
+        }
+        for bad in ["", "JobId=x JobState=RUNNING NumCPUs=1", "JobId=42", "slurm_load_jobs error: …"] {
             assert_eq!(Job::read(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_machine_keeps_of_its_job_is_read_again() {
+        let job = Job { cpus: 2, memory: Some(ByteSize(1 << 30)), ..waiting("None") };
+        let kept = job.kept();
+        assert_eq!((Job::kept_number(&kept), Job::kept_room(&kept)), (Some(43), Some((2, job.memory))));
+        let kept = Job { memory: None, ..job }.kept();
+        assert_eq!(Job::kept_room(&kept), Some((2, None)));
+        // One that is asked for, and one of an earlier version.
+        for (kept, number) in [("", None), ("7\n", Some(7))] {
+            assert_eq!((Job::kept_number(kept), Job::kept_room(kept)), (number, None));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_may_be_lost_is_no_refusal() {
+        let failed = "sbatch: error: Batch job submission failed: ";
+        assert!(is_certain(&format!("{failed}Unable to contact slurm controller (connect failure)")));
+        assert!(is_certain(&format!("{failed}Invalid partition name specified")));
+        assert!(!is_certain(&format!("{failed}Socket timed out on send/recv operation")));
+    }
+
+    /// A job that has no node yet.
+    fn waiting(reason: &str) -> Job {
+        let shown = format!("JobId=43 JobState=PENDING Reason={reason} NodeList=(null) NumCPUs=1-2 MinMemoryNode=0");
+        Job::read(&shown).expect("a job")
     }
 
     #[test]
@@ -280,8 +342,7 @@ mod tests {
         assert!(not_submitted(&job, said).hints[0].contains("--memory"));
         let said = "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)";
         assert_eq!(not_submitted(&job, said).kind, ProblemKind::Unavailable);
-        let waits = Job::read("43|PENDING|BadConstraints||1|0").expect("a job");
-        let problem = pending(&waits, 5);
+        let problem = pending(&waiting("BadConstraints"), 5);
         assert_eq!(problem.kind, ProblemKind::TimedOut);
         assert_eq!(problem.causes, ["Slurm's reason: BadConstraints (no node has what it asks for)"]);
     }

@@ -12,15 +12,20 @@ mod ask;
 mod client;
 mod job;
 
+use std::path::Path;
 use std::time::Duration;
 
 use testyard_machine::backend::{AgentLink, Backend, BackendError, MachinePlace, Recorder};
-use testyard_model::{BackendName, ImageReference, Inside, MachineSpec, Problem, Remote, SlurmJob, Span, Transport};
+use testyard_model::{
+    BackendName, ByteSize, ImageReference, Inside, MachineSpec, Problem, Remote, SlurmJob, Span, Transport,
+};
 
 use crate::remote;
 
 pub use client::Slurm;
-pub use job::{Job, job_name};
+pub use job::job_name;
+
+use job::Job;
 
 /// How long a job may wait for its node where nobody says.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
@@ -28,8 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(5 * 60);
 const GUARD: Duration = Duration::from_secs(60);
 /// How long the link is tried again: a step that has ended does not come back with its job.
 const GRACE: Span = Span(Duration::from_secs(5));
-/// The file with the number of a machine's job; empty while it is asked for.
-const NUMBER: &str = "slurm-job";
+/// The file with the number of a machine's job and what that has; empty while it is asked for, and gone once it is
+/// certain that there is none.
+const JOB: &str = "slurm-job";
 
 /// Machines that are allocations.
 pub struct SlurmAllocation;
@@ -68,10 +74,10 @@ impl SlurmAllocation {
     fn cancel(place: &MachinePlace) -> Result<(), BackendError> {
         let (_, job) = Self::job(&place.spec)?;
         // What was never asked for is not looked for either, where nobody may answer. A lost folder says nothing.
-        if place.folder.is_dir() && !place.folder.join(NUMBER).exists() {
+        if place.folder.is_dir() && !place.folder.join(JOB).exists() {
             return Ok(());
         }
-        Ok(Slurm::of(job)?.cancel(&job_name(&place.id))?)
+        cancel(&Slurm::of(job)?, place)
     }
 }
 
@@ -107,14 +113,24 @@ impl Backend for SlurmAllocation {
     fn start(&self, place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<AgentLink, BackendError> {
         let (remote, job) = Self::job(&place.spec)?;
         let slurm = Slurm::of(job)?;
-        let name = job_name(&place.id);
-        // One of an earlier start, whose supervisor was killed; and where nobody answers, nothing was asked for yet.
-        slurm.cancel(&name)?;
+        // One of an earlier start, whose supervisor was killed. And where a host that is reached cannot be, nothing was
+        // asked for yet.
+        if !slurm.is_here() || place.folder.join(JOB).exists() {
+            cancel(&slurm, place)?;
+        }
         note(place, "")?;
-        let id = slurm.submit(&name, job, place.spec.cpus, place.spec.memory, GUARD)?;
+        let id = match slurm.submit(&job_name(&place.id), job, place.spec.cpus, place.spec.memory, GUARD) {
+            Ok(id) => id,
+            Err(unsubmitted) => {
+                if unsubmitted.certain {
+                    forget(place)?;
+                }
+                return Err(unsubmitted.problem.into());
+            }
+        };
         let begun = slurm
-            .await_node(place.name.as_str(), &name, id, job.patience.map_or(PATIENCE, |span| span.0))
-            .and_then(|job| note(place, &format!("{id}\n")).map(|()| job))
+            .await_node(place.name.as_str(), id, job.patience.map_or(PATIENCE, |span| span.0))
+            .and_then(|job| note(place, &job.kept()).map(|()| job))
             .map_err(BackendError::from)
             .and_then(|job| {
                 let way = Transport::Command(slurm.step(&job)?);
@@ -123,7 +139,7 @@ impl Backend for SlurmAllocation {
             });
         if begun.is_err() {
             // Where Slurm does not answer any more, the job's guard ends it.
-            let _ = slurm.cancel(&name);
+            let _ = cancel(&slurm, place);
         }
         begun
     }
@@ -147,15 +163,45 @@ impl Backend for SlurmAllocation {
 
     fn ending(&self, place: &MachinePlace) -> Option<Problem> {
         let (_, job) = Self::job(&place.spec).ok()?;
-        let id = std::fs::read_to_string(place.folder.join(NUMBER)).ok()?.trim().parse().ok()?;
+        let id = Job::kept_number(&kept(&place.folder)?)?;
         Slurm::of(job).ok()?.ending(place.name.as_str(), id)
     }
 }
 
-fn note(place: &MachinePlace, number: &str) -> Result<(), Problem> {
-    std::fs::write(place.folder.join(NUMBER), number).map_err(|error| {
+/// The processors and the memory of the job that the machine with this folder is; none where it has none, or they were
+/// not written down. No memory means that Slurm counts none.
+#[must_use]
+pub fn room_of(folder: &Path) -> Option<(u32, Option<ByteSize>)> {
+    Job::kept_room(&kept(folder)?)
+}
+
+/// What was written down of a machine's job.
+fn kept(folder: &Path) -> Option<String> {
+    std::fs::read_to_string(folder.join(JOB)).ok()
+}
+
+fn note(place: &MachinePlace, text: &str) -> Result<(), Problem> {
+    std::fs::write(place.folder.join(JOB), text).map_err(|error| {
         Problem::new(testyard_model::ProblemKind::System, "cannot write down the job's number").because(error)
     })
+}
+
+/// There is no job any more: nobody needs to look for it.
+fn forget(place: &MachinePlace) -> Result<(), Problem> {
+    match std::fs::remove_file(place.folder.join(JOB)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Problem::new(testyard_model::ProblemKind::System, "cannot write down that there is no job")
+                .because(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Cancels a machine's jobs, and waits until none is left.
+fn cancel(slurm: &Slurm, place: &MachinePlace) -> Result<(), BackendError> {
+    let known = kept(&place.folder).and_then(|text| Job::kept_number(&text));
+    slurm.cancel(&job_name(&place.id), known)?;
+    Ok(forget(place)?)
 }
 
 /// What `info` says of the job.

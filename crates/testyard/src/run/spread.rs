@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use testyard_backends::slurm::{self, Slurm, job_name};
+use testyard_backends::slurm;
 use testyard_engine::{Copies, WarmMachine};
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{
-    BackendName, CommandStatus, ImageReference, Isolation, MachineInfo, MachineName, Problem, ProblemKind, Transport,
+    BackendName, CommandStatus, ImageReference, Isolation, MachineInfo, MachineName, Problem, ProblemKind,
 };
 use testyard_probe::Report;
 use testyard_runner::cancel::Cancel;
@@ -79,8 +79,9 @@ impl Spread {
                 return Err(Problem::new(ProblemKind::Usage, format!("--on names machine {name} twice"))
                     .hint("name each machine once; --jobs says how many tests run on each at once"));
             }
-            let info = answering(yard, name)?;
-            let room = room_of(&info);
+            // Of one that was made for this run, its keeper has just said that it answers.
+            let info = if allocations.is_some() { yard.machines().info(name)? } else { answering(yard, name)? };
+            let room = room_of(yard, &info);
             let backend = info.spec.backend.clone();
             let machine = Box::new(OneMachine { yard: yard.clone(), info, copies: Arc::clone(copies) });
             let executor = MachineExecutor::new(machine, report.clone(), Arc::clone(trees), Arc::clone(care))?;
@@ -112,12 +113,12 @@ fn answering(yard: &Testyard, name: &MachineName) -> Result<MachineInfo, Problem
 }
 
 /// A slot a processor, of those that the machine has.
-fn room_of(info: &MachineInfo) -> Room {
+fn room_of(yard: &Testyard, info: &MachineInfo) -> Room {
     let mut room = room_of_host();
-    if let Some(job) = job_of(info) {
-        room.jobs = job.cpus.max(1) as usize;
-        room.capacity.milli_cpus = u64::from(job.cpus) * 1_000;
-        room.capacity.memory = job.memory.map_or(u64::MAX, |memory| memory.0);
+    if let Some((cpus, memory)) = slurm::room_of(&yard.place_of_info(info).folder) {
+        room.jobs = cpus.max(1) as usize;
+        room.capacity.milli_cpus = u64::from(cpus) * 1_000;
+        room.capacity.memory = memory.map_or(u64::MAX, |memory| memory.0);
         return room;
     }
     if let Some(cpus) = info.spec.cpus {
@@ -128,12 +129,6 @@ fn room_of(info: &MachineInfo) -> Room {
         room.capacity.memory = room.capacity.memory.min(memory.0);
     }
     room
-}
-
-/// The job that a machine is; none where it is no job, or Slurm does not say.
-fn job_of(info: &MachineInfo) -> Option<slurm::Job> {
-    let Some(Transport::Slurm(job)) = info.spec.remote.as_ref().map(|remote| &remote.transport) else { return None };
-    Slurm::of(job).ok()?.look(&job_name(&info.id)).ok().flatten()
 }
 
 /// Whether a test ended as those do whose machine is being ended.
