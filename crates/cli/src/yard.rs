@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use testyard::run::{SourceMode, TestBench, Where};
 use testyard::{Machine, Options, Testyard};
@@ -86,7 +86,8 @@ pub(crate) fn test_bench(
     yard: &Testyard,
     source: SourceMode,
     place: &Where,
+    suite: Option<&Path>,
     stop: BorrowedFd<'_>,
 ) -> Result<TestBench, Problem> {
-    TestBench::prepare(yard, source, place, Some(stop))
+    TestBench::prepare(yard, source, place, suite, Some(stop))
 }

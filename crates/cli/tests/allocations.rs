@@ -235,8 +235,9 @@ fn two_hundred_tests_over_three_nodes_of_which_one_dies_have_two_hundred_results
     let cluster = Cluster::new();
     let mut tests = String::from("prepare = \"echo made > made\"\n");
     for index in 0..200 {
-        // Those that tell the time of the kill wait until they are tried again.
-        let held = if index < 3 { "if test $TESTYARD_ATTEMPT = 1; then sleep 4; fi; " } else { "" };
+        // Those that tell the time of the kill wait until they are tried again: more than there are slots, since a node
+        // takes tests as soon as it is there.
+        let held = if index < 12 { "if test $TESTYARD_ATTEMPT = 1; then sleep 4; fi; " } else { "" };
         let code = if index % 10 == 0 { 3 } else { 0 };
         tests.push_str(&format!(
             "[[test]]\nname = \"t{index}\"\ncommand = \"grep -q made made && {held}exit {code}\"\nisolation = \"namespace\"\n"
@@ -250,9 +251,11 @@ fn two_hundred_tests_over_three_nodes_of_which_one_dies_have_two_hundred_results
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
     let began = wait_until(DEADLINE, || {
         let events = std::fs::read_to_string(&events).unwrap_or_default();
-        let running =
-            |index: &i32| events.contains(&format!("\"test-environment\",\"suite\":\"s\",\"name\":\"t{index}\""));
-        (0..3).all(|index| running(&index))
+        let running = |node: i32| {
+            let named = |line: &str| line.contains("\"test-environment\"") && line.contains(&format!("-{node}\""));
+            events.lines().any(named)
+        };
+        (1..=3).all(running)
     });
     if began {
         cluster.kill_node("n2");
@@ -313,6 +316,27 @@ fn a_run_that_is_interrupted_ends_with_its_jobs() {
     assert!(queue.lines().count() == 1 && !queue.contains("testyard-") && machines.is_empty(), "{queue}{machines}");
 }
 
+/// A node that somebody else has is not waited for: the others do it all, and its job is taken back.
+#[test]
+fn a_run_begins_on_the_nodes_that_are_there() {
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    cluster.must("sbatch", &["--nodelist=n3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1000"]);
+    assert!(wait_until(DEADLINE, || cluster.queue().contains("RUNNING")), "{}", cluster.queue());
+    let tests = (0..20).map(|index| format!("[[test]]\nname = \"t{index}\"\ncommand = \"true\"\n"));
+    cluster.suite(&tests.collect::<String>());
+    let spread = ["run", "suite", "--on", "slurm", "--nodes", "3", "--jobs", "2", "--json"];
+    let output = cluster.run(&[&spread[..], &["--wait", "30m"]].concat());
+    let results = output.json()["results"].as_array().cloned().unwrap_or_default();
+    let passed = results.iter().filter(|result| result["result"] == "passed").count();
+    assert_eq!((output.code, passed), (0, 20), "{output}");
+    let queue = cluster.queue();
+    assert!(queue.lines().count() == 1 && !queue.contains("testyard-"), "{queue}");
+    assert_eq!(cluster.must_run(&["list", "--names"]), "");
+}
+
 #[test]
 fn an_ordinary_user_spreads_a_run_over_nodes() {
     if let Some(lacks) = lacks() {
@@ -322,8 +346,10 @@ fn an_ordinary_user_spreads_a_run_over_nodes() {
     let cluster = Cluster::of(User::ordinary().expect("just required"));
     let mut tests = String::from("prepare = \"echo made > made\"\n");
     for index in 0..60 {
+        // So much that no node can do it all before another has joined.
+        let span = if index < 12 { "4" } else { "0.1" };
         tests.push_str(&format!(
-            "[[test]]\nname = \"t{index}\"\ncommand = \"grep -q made made && touch here && sleep 0.1\"\n\
+            "[[test]]\nname = \"t{index}\"\ncommand = \"grep -q made made && touch here && sleep {span}\"\n\
              isolation = \"namespace\"\n"
         ));
     }

@@ -102,7 +102,8 @@ fn an_allocation(ground: &Ground) {
 }
 
 fn a_run(ground: &Ground) {
-    ground.suite("quick", 30, "test -f testyard.toml && sleep 0.1");
+    // Long enough that no node can do them all before another has joined.
+    ground.suite("quick", 30, "test -f testyard.toml && sleep 1");
     let run = ["run", "quick", "--on", "slurm:debug", "--nodes", "3", "--jobs", "2", "--json"];
     let output = ground.home.run_cli(&ground.words(&run));
     let results = output.json()["results"].as_array().cloned().unwrap_or_default();

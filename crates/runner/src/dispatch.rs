@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A node that is lost is taken out, and what ran there waits again, as after an infrastructure error but before all
-//! others; where no node is left, the run stops.
+//! others; where no node is left, the run stops. One that is awaited is given tests once it has joined.
 //!
 //! It knows no thread, no channel and no clock: [`Dispatch::step`] is given what happened and when, and says what
 //! to do. Each test gives exactly one [`Command::Result`], whatever an executor does.
@@ -99,8 +99,10 @@ impl Dispatch {
     pub fn new(tests: Vec<Dispatched>, order: Vec<usize>, policy: Policy) -> Self {
         let demands = tests.iter().map(|test| test.demand.clone()).collect();
         let slot = |test| Slot { test, attempts: Vec::new(), place: Place::Waiting };
+        let mut schedule = Schedule::new(demands, order, policy.nodes.clone());
+        policy.awaited.iter().for_each(|node| schedule.await_node(*node));
         Self {
-            schedule: Schedule::new(demands, order, policy.nodes.clone()),
+            schedule,
             random: Random::seeded(policy.seed),
             tests: tests.into_iter().map(slot).collect(),
             policy,
@@ -144,6 +146,12 @@ impl Dispatch {
         match input {
             Input::Tick => {}
             Input::Interrupt => self.interrupt(now, &mut commands),
+            Input::Joined { node, room } => self.schedule.join(node, room),
+            Input::Missed { node, problem } => {
+                self.schedule.lose(node);
+                commands.push(Command::Missed { node, problem });
+                self.stop_without_node(now, &mut commands);
+            }
             Input::Job { test, attempt, event } => {
                 let Dispatched { timeout, slow_after, .. } = self.tests[test].test;
                 if let Some(running) = self.running_attempt(test, attempt)
@@ -268,6 +276,10 @@ impl Dispatch {
             let again = (again && self.stop.is_none() && self.schedule.has_node()).then_some(Duration::ZERO);
             self.conclude(now, test, verdict, again, commands);
         }
+        self.stop_without_node(now, commands);
+    }
+
+    fn stop_without_node(&mut self, now: Moment, commands: &mut Vec<Command>) {
         if !self.schedule.has_node() && self.stop.is_none() {
             self.stop(now, Stop::NoMachineLeft, commands);
         }

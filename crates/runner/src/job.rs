@@ -212,8 +212,10 @@ pub struct SourceTree {
 pub struct Node {
     /// As people name it.
     pub name: String,
-    /// What it gives to tests.
+    /// What it gives to tests; a guess while it is awaited.
     pub room: Room,
+    /// It is not there yet: [`Executor::await_node`] says when it is.
+    pub awaited: bool,
 }
 
 /// Runs jobs. Called from many threads at once.
@@ -222,6 +224,16 @@ pub trait Executor: Send + Sync {
     /// [`crate::run::RunOptions`] gives. Called once for a run, before anything is started.
     fn nodes(&self) -> Vec<Node> {
         Vec::new()
+    }
+
+    /// Waits until a node is there that was awaited when the run began, or until `over` is requested; what it gives to
+    /// tests. Called once for each such node in a run, in a thread of its own.
+    ///
+    /// # Errors
+    /// It cannot be had; nobody needs it any more.
+    fn await_node(&self, node: usize, over: &Cancel) -> Result<Room, Problem> {
+        let _ = over;
+        Err(Problem::new(testyard_model::ProblemKind::Bug, format!("nobody awaits node {node}")))
     }
 
     /// Whether this host can do each of these, in their order. Called once for a run, before anything is started.

@@ -5,6 +5,7 @@
 //! so that a terminal that is stopped stops nothing else.
 
 mod attempts;
+mod joining;
 mod look;
 mod prepare;
 mod quarantine;
@@ -33,6 +34,7 @@ use crate::schedule::{Capacity, Room};
 use crate::suite::RunSettings;
 
 use attempts::PastAttempts;
+use joining::Joining;
 use look::Looker;
 use prepare::Prepared;
 use worker::{Assignment, Payload, Workers};
@@ -177,6 +179,8 @@ pub(crate) enum Event {
     Interrupt,
     /// The user asked what runs.
     Ask,
+    /// A node that was awaited is there, or does not come.
+    Joined { node: usize, room: Result<Room, Problem> },
     /// News of a running job.
     Job { test: usize, attempt: u32, event: crate::job::JobEvent },
     /// What a running job's processes were doing.
@@ -272,6 +276,7 @@ pub fn run(
         trees: &trees,
         reporting,
         looker: Looker::new(control.sender.clone()),
+        joining: Joining::begin(&around.executor, &nodes, &control.sender),
         workers: Workers::new(around.executor.clone(), control.sender, options.step),
         cancels: vec![Cancel::new(); plan.tests.len()],
         payloads: (0..plan.tests.len()).map(|_| None).collect(),
@@ -304,6 +309,7 @@ struct Driver<'a> {
     nodes: Vec<Node>,
     past: PastAttempts,
     looker: Looker,
+    joining: Joining,
     slow: BTreeSet<usize>,
     quarantined: Vec<Option<QuarantineMark>>,
     expired: Vec<ExpiredQuarantine>,
@@ -331,6 +337,7 @@ impl Driver<'_> {
                     Input::Tick
                 }
                 Some(Event::Interrupt) => Input::Interrupt,
+                Some(Event::Joined { node, room }) => joining::input(node, room, self.options),
                 Some(Event::Job { test, attempt, event }) => {
                     self.reporting.announce(Announcement::TestProgress { test, event: event.clone() });
                     Input::Job { test, attempt, event }
@@ -368,7 +375,10 @@ impl Driver<'_> {
         for command in commands {
             match command {
                 Command::Start { test, attempt, node } => self.start(test, attempt, node),
-                Command::Lost { node, problem } => self.lost(node, problem),
+                Command::Lost { node, problem } => {
+                    self.without(node, "is lost: what ran there is tried elsewhere", problem);
+                }
+                Command::Missed { node, problem } => self.without(node, "does not come", problem),
                 Command::Cancel { test, reason } => self.cancels[test].request(reason),
                 Command::Abandon { test } => self.workers.abandon(test),
                 Command::Retry { test, mut attempt, after } => {
@@ -402,10 +412,10 @@ impl Driver<'_> {
         self.ran_by[test].push(RanBy { worker, node });
     }
 
-    fn lost(&mut self, node: usize, problem: Problem) {
+    fn without(&mut self, node: usize, what: &str, problem: Problem) {
         let name = self.nodes.get(node).map(|node| node.name.as_str()).unwrap_or_default();
         let causes = std::iter::once(problem.message).chain(problem.causes).collect();
-        let message = format!("machine {name} is lost: what ran there is tried elsewhere");
+        let message = format!("machine {name} {what}");
         self.reporting.announce(Announcement::Warning(Problem { message, causes, ..problem }));
     }
 
@@ -447,6 +457,7 @@ impl Driver<'_> {
         // What passed tests had put there is gone; a folder that holds something stays.
         let _ = std::fs::remove_dir(&self.options.output);
         (self.options.step)(Step::RunnerReporting);
+        self.joining.end();
         if !self.killed {
             self.workers.join();
             problems.extend(self.around.executor.finish());

@@ -44,6 +44,7 @@ struct Node {
     running: usize,
     milli_cpus: u64,
     memory: u64,
+    awaited: bool,
     lost: bool,
 }
 
@@ -63,7 +64,7 @@ impl Schedule {
     /// All tests wait, in this order, for one of these nodes.
     #[must_use]
     pub fn new(demands: Vec<Demand>, order: Vec<usize>, rooms: Vec<Room>) -> Self {
-        let node = |room| Node { room, running: 0, milli_cpus: 0, memory: 0, lost: false };
+        let node = |room| Node { room, running: 0, milli_cpus: 0, memory: 0, awaited: false, lost: false };
         Self {
             overtaken: vec![0; demands.len()],
             placed: vec![0; demands.len()],
@@ -129,12 +130,23 @@ impl Schedule {
         self.waiting.push_front(test);
     }
 
+    /// Nothing is placed on this node before it [joins](Self::join).
+    pub fn await_node(&mut self, node: usize) {
+        self.nodes[node].awaited = true;
+    }
+
+    /// A node that was awaited is there, with this room.
+    pub fn join(&mut self, node: usize, room: Room) {
+        self.nodes[node].awaited = false;
+        self.nodes[node].room = room;
+    }
+
     /// Nothing is placed on this node any more.
     pub fn lose(&mut self, node: usize) {
         self.nodes[node].lost = true;
     }
 
-    /// Whether there is a node left.
+    /// Whether there is a node left, or one to come.
     #[must_use]
     pub fn has_node(&self) -> bool {
         self.nodes.iter().any(|node| !node.lost)
@@ -157,14 +169,15 @@ impl Schedule {
 
     /// The node that is kept for a test which waits for too long: always the same one, while that is there.
     fn kept_for(&self, test: usize) -> Option<usize> {
-        let left: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.nodes[*node].lost).collect();
+        let there = |node: &usize| !self.nodes[*node].lost && !self.nodes[*node].awaited;
+        let left: Vec<usize> = (0..self.nodes.len()).filter(there).collect();
         left.get(test % left.len().max(1)).copied()
     }
 }
 
 impl Node {
     fn is_open(&self) -> bool {
-        !self.lost && self.running < self.room.jobs
+        !self.lost && !self.awaited && self.running < self.room.jobs
     }
 
     /// Whether it fits; alone it always does, else a test that asks for more than there is would never run.
@@ -236,6 +249,18 @@ mod tests {
         schedule.release(3);
         assert!(schedule.take().is_none() && !schedule.has_node());
         assert_eq!(schedule.drain().count(), 3);
+    }
+
+    #[test]
+    fn a_node_that_is_awaited_takes_nothing_until_it_joins() {
+        let rooms = vec![Room { jobs: 1, capacity: CAPACITY }; 2];
+        let mut schedule = Schedule::new(vec![Demand::default(); 4], (0..4).collect(), rooms);
+        schedule.await_node(1);
+        assert_eq!((schedule.take(), schedule.take()), (Some((0, 0)), None));
+        schedule.lose(0);
+        assert!(schedule.has_node(), "one is to come");
+        schedule.join(1, Room { jobs: 2, capacity: CAPACITY });
+        assert_eq!([schedule.take(), schedule.take(), schedule.take()], [Some((1, 1)), Some((2, 1)), None]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::schedule::{Demand, Room};
 pub struct Policy {
     /// The nodes on which tests run, at least one.
     pub nodes: Vec<Room>,
+    /// Those of them that are not there yet.
+    pub awaited: Vec<usize>,
     /// Start nothing more after a failure.
     pub fail_fast: bool,
     /// A skip for want of something is a failure.
@@ -57,6 +59,20 @@ pub enum Input {
     Tick,
     /// The user asked to stop.
     Interrupt,
+    /// A node that was awaited is there.
+    Joined {
+        /// Which.
+        node: usize,
+        /// What it gives.
+        room: Room,
+    },
+    /// A node that was awaited does not come.
+    Missed {
+        /// Which.
+        node: usize,
+        /// Why.
+        problem: Problem,
+    },
     /// News of a running job.
     Job {
         /// Of which test.
@@ -113,6 +129,13 @@ pub enum Command {
     },
     /// A node is lost: nothing is started there any more, and what ran there is tried elsewhere. At most once a node.
     Lost {
+        /// Which node.
+        node: usize,
+        /// Why.
+        problem: Problem,
+    },
+    /// A node that was awaited does not come: nothing was started there. At most once a node.
+    Missed {
         /// Which node.
         node: usize,
         /// Why.

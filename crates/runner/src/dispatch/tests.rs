@@ -4,7 +4,8 @@ use super::*;
 use crate::schedule::{Capacity, Demand, Room};
 
 const CAPACITY: Capacity = Capacity { milli_cpus: 2_000, memory: 1 << 30 };
-const POLICY: Policy = Policy { nodes: Vec::new(), fail_fast: false, no_skip: false, attempts: 3, seed: 0 };
+const POLICY: Policy =
+    Policy { nodes: Vec::new(), awaited: Vec::new(), fail_fast: false, no_skip: false, attempts: 3, seed: 0 };
 
 fn at(seconds: u64) -> Moment {
     Moment { since: Duration::from_secs(seconds), unix_ms: 0 }
@@ -266,6 +267,31 @@ fn a_test_that_takes_its_node_down_does_not_get_all_of_them() {
     assert!(dispatch.is_done());
 }
 
+#[test]
+fn a_run_begins_on_the_nodes_that_are_there_and_goes_on_without_one_that_does_not_come() {
+    let policy = Policy { nodes: nodes([1, 1, 1]), awaited: vec![1, 2], ..POLICY };
+    let mut dispatch = dispatch(tests(4), policy);
+    assert_eq!(starts(&dispatch.step(at(0), Input::Tick)), [(0, 1, 0)]);
+    let room = nodes([2])[0];
+    assert_eq!(starts(&dispatch.step(at(1), Input::Joined { node: 2, room })), [(1, 1, 2), (2, 1, 2)]);
+    // Nothing is lost of one on which nothing ran.
+    let problem = Problem::new(ProblemKind::TimedOut, "job 7 had no node");
+    let commands = dispatch.step(at(2), Input::Missed { node: 1, problem: problem.clone() });
+    assert_eq!(commands, [Command::Missed { node: 1, problem }]);
+    assert_eq!(starts(&dispatch.step(at(3), ended(0, 1, gone()))), []);
+    assert_eq!(starts(&dispatch.step(at(4), exited(1, 0))), [(0, 2, 2)]);
+}
+
+#[test]
+fn without_a_node_nothing_is_lost_while_one_is_awaited() {
+    let mut dispatch = dispatch(tests(2), Policy { nodes: nodes([1, 1]), awaited: vec![1], ..POLICY });
+    dispatch.step(at(0), Input::Tick);
+    assert_eq!(verdicts(&dispatch.step(at(1), ended(0, 1, gone()))), []);
+    let problem = Problem::new(ProblemKind::TimedOut, "job 7 had no node");
+    let commands = dispatch.step(at(2), Input::Missed { node: 1, problem });
+    assert!(commands.contains(&Command::Stopping(Stop::NoMachineLeft)) && dispatch.is_done(), "{commands:?}");
+}
+
 /// An executor without threads: what it does and when is decided by a seed.
 struct Simulation {
     random: Random,
@@ -276,6 +302,7 @@ struct Simulation {
     results: Vec<usize>,
     killed: bool,
     lost: BTreeSet<usize>,
+    awaited: BTreeSet<usize>,
 }
 
 impl Simulation {
@@ -296,10 +323,20 @@ impl Simulation {
                 slow_after: (random.below(2) == 0).then(|| Duration::from_secs(random.below(9))),
             });
         }
+        let rooms = (0..1 + random.below(4)).map(|_| Room { jobs: 1 + random.below(4) as usize, capacity: CAPACITY });
+        let rooms: Vec<Room> = rooms.collect();
+        let awaited: Vec<usize> = (0..rooms.len()).filter(|_| random.below(4) == 0).collect();
+        let mut due = BTreeMap::new();
+        for node in &awaited {
+            let problem = Problem::new(ProblemKind::TimedOut, "no node");
+            let (node, room) = (*node, rooms[*node]);
+            let comes =
+                if random.below(3) > 0 { Input::Joined { node, room } } else { Input::Missed { node, problem } };
+            due.insert((Duration::from_millis(random.below(9_000)), usize::MAX - node, 0), comes);
+        }
         let policy = Policy {
-            nodes: (0..1 + random.below(4))
-                .map(|_| Room { jobs: 1 + random.below(4) as usize, capacity: CAPACITY })
-                .collect(),
+            nodes: rooms,
+            awaited: awaited.clone(),
             fail_fast: random.below(4) == 0,
             no_skip: random.below(4) == 0,
             attempts: 1 + random.below(4) as u32,
@@ -310,10 +347,11 @@ impl Simulation {
             random,
             dispatch,
             now: Duration::ZERO,
-            due: BTreeMap::new(),
+            due,
             results: vec![0; count],
             killed: false,
             lost: BTreeSet::new(),
+            awaited: awaited.into_iter().collect(),
         }
     }
 
@@ -342,9 +380,12 @@ impl Simulation {
         match command {
             Command::Start { test, attempt, node } => {
                 assert!(!self.lost.contains(&node), "node {node} is lost");
+                assert!(!self.awaited.contains(&node), "node {node} is not there");
                 self.run(test, attempt);
             }
-            Command::Lost { node, .. } => assert!(self.lost.insert(node), "node {node} is lost twice"),
+            Command::Lost { node, .. } | Command::Missed { node, .. } => {
+                assert!(self.lost.insert(node), "node {node} is lost twice");
+            }
             Command::Cancel { test, reason } => self.cancel(test, reason),
             Command::Result { test, .. } => self.results[test] += 1,
             Command::Kill => self.killed = true,
@@ -395,7 +436,11 @@ impl Simulation {
         }
         self.now = self.now.max(next);
         if due.is_some_and(|due| due <= self.now) {
-            return self.due.pop_first().expect("there is one").1;
+            let input = self.due.pop_first().expect("there is one").1;
+            if let Input::Joined { node, .. } = &input {
+                self.awaited.remove(node);
+            }
+            return input;
         }
         Input::Tick
     }

@@ -81,6 +81,7 @@ pub(super) fn policy(options: &RunOptions, nodes: &[Node]) -> Policy {
     let here = Room { jobs: options.jobs.max(1), capacity: options.capacity };
     Policy {
         nodes: if nodes.is_empty() { vec![here] } else { nodes.iter().map(|node| node.room).collect() },
+        awaited: (0..nodes.len()).filter(|node| nodes[*node].awaited).collect(),
         fail_fast: options.fail_fast,
         no_skip: options.no_skip,
         attempts: options.attempts.max(1),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -34,7 +35,7 @@ pub struct SlurmNodes {
 pub(super) struct Allocations {
     yard: Testyard,
     job: SlurmJob,
-    held: Vec<Held>,
+    held: Vec<Mutex<Held>>,
 }
 
 #[derive(Debug)]
@@ -59,30 +60,43 @@ impl Allocations {
             let name = format!("slurm-{run}-{number}");
             let name: MachineName = name.parse().map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
             let held = start(yard, name, &arguments(&all.job, nodes.cpus))?;
-            all.held.push(held);
+            all.held.push(Mutex::new(held));
         }
         Ok(all)
     }
 
-    /// Waits until all of them answer.
+    /// Waits until the first of them answers; its number.
     ///
     /// # Errors
     /// One could not be had; `stop` became readable. All are to be dropped then.
-    pub(super) fn wait(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
-        for at in 0..self.held.len() {
-            self.held[at].await_answer(stop)?;
-        }
-        Ok(())
+    pub(super) fn wait_for_first(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<usize, Problem> {
+        let mut held: Vec<&mut Held> = self.held.iter_mut().map(held_in).collect();
+        let answers = held.iter().filter_map(|one| Some(one.answers.as_ref()?.get_ref().as_fd()));
+        let answered = first_readable(answers, stop)?;
+        held[answered].take_answer()?;
+        Ok(answered)
+    }
+
+    /// Waits until this one answers.
+    ///
+    /// # Errors
+    /// It could not be had; `stop` became readable.
+    pub(super) fn wait_for(&self, number: usize, stop: BorrowedFd<'_>) -> Result<(), Problem> {
+        let mut held = self.held[number].lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(answers) = &held.answers else { return Ok(()) };
+        first_readable(std::iter::once(answers.get_ref().as_fd()), Some(stop))?;
+        held.take_answer()
     }
 
     pub(super) fn names(&self) -> Vec<MachineName> {
-        self.held.iter().map(|held| held.name.clone()).collect()
+        let name = |held: &Mutex<Held>| held.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
+        self.held.iter().map(name).collect()
     }
 
     /// Takes back what still waits in Slurm's queue: whoever creates those machines then hears that there is no job.
-    fn call_off(&self) {
+    fn call_off(&mut self) {
         let Ok(slurm) = Slurm::of(&self.job) else { return };
-        for held in self.held.iter().filter(|held| held.answers.is_some()) {
+        for held in self.held.iter_mut().map(held_in).filter(|held| held.answers.is_some()) {
             if let Ok(info) = self.yard.machines().info(&held.name) {
                 // Where Slurm does not answer, the keepers and the jobs' guards do it.
                 let _ = slurm.cancel(&job_name(&info.id), None);
@@ -94,14 +108,14 @@ impl Allocations {
 impl Drop for Allocations {
     fn drop(&mut self) {
         // All at once: each keeper deletes its machine when its input ends, and then ends.
-        self.held.iter_mut().for_each(|held| drop(held.keeper.stdin.take()));
+        self.held.iter_mut().map(held_in).for_each(|held| drop(held.keeper.stdin.take()));
         let begun = Instant::now();
         // One that waits for its node hears of the end only when its job is gone, which may be submitted just now.
-        while self.held.iter_mut().any(Held::is_unanswered) && begun.elapsed() < PATIENCE {
+        while self.held.iter_mut().map(held_in).any(Held::is_unanswered) && begun.elapsed() < PATIENCE {
             self.call_off();
             testyard_linux::pause(Duration::from_millis(100));
         }
-        for held in &mut self.held {
+        for held in self.held.iter_mut().map(held_in) {
             // What a keeper cannot delete, the next command's reaper does.
             let _ = held.keeper.wait();
         }
@@ -173,31 +187,40 @@ fn start(yard: &Testyard, name: MachineName, arguments: &[String]) -> Result<Hel
     Ok(Held { name, keeper, answers })
 }
 
+fn held_in(held: &mut Mutex<Held>) -> &mut Held {
+    held.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until one of these can be read, and says which; `stop` comes before them.
+fn first_readable<'fd>(
+    answers: impl Iterator<Item = BorrowedFd<'fd>>,
+    stop: Option<BorrowedFd<'fd>>,
+) -> Result<usize, Problem> {
+    let mut polled: Vec<PollFd<'_>> =
+        answers.chain(stop).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    loop {
+        match poll(&mut polled, None) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Problem::new(ProblemKind::System, "cannot wait for allocations").because(errno)),
+            Ok(_) => break,
+        }
+    }
+    let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    match polled.iter().position(ready) {
+        Some(first) if stop.is_none() || !polled.last().is_some_and(ready) => Ok(first),
+        _ => Err(Problem::new(ProblemKind::Interrupted, "the allocations were called off")),
+    }
+}
+
 impl Held {
     /// Whether its keeper lives and has not told yet what became of its machine.
     fn is_unanswered(&mut self) -> bool {
         self.answers.is_some() && matches!(self.keeper.try_wait(), Ok(None))
     }
 
-    /// Waits until the machine is there; then there are no answers any more.
-    fn await_answer(&mut self, stop: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
+    /// Reads what became of the machine; then there are no answers any more.
+    fn take_answer(&mut self) -> Result<(), Problem> {
         let Some(answers) = &mut self.answers else { return Ok(()) };
-        {
-            let mut polled = vec![PollFd::from_borrowed_fd(answers.get_ref().as_fd(), PollFlags::IN)];
-            polled.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop, PollFlags::IN)));
-            loop {
-                match poll(&mut polled, None) {
-                    Err(Errno::INTR) => {}
-                    Err(errno) => {
-                        return Err(Problem::new(ProblemKind::System, "cannot wait for allocations").because(errno));
-                    }
-                    Ok(_) => break,
-                }
-            }
-            if polled.get(1).is_some_and(|stop| !stop.revents().is_empty()) {
-                return Err(Problem::new(ProblemKind::Interrupted, "the allocations were called off"));
-            }
-        }
         let mut line = String::new();
         let read = answers.read_line(&mut line);
         let answer: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();

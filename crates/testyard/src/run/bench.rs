@@ -1,6 +1,7 @@
 //! Everything that a run needs of a home, put together.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use testyard_engine::{CopiedTrees, Copies};
@@ -16,7 +17,7 @@ use super::clusters::Clusters;
 use super::files::{Journal, recover_all};
 use super::frozen::prune as prune_frozen;
 use super::keeper::Keeper;
-use super::spread::{Spread, Where};
+use super::spread::{Footing, Spread, Where};
 use super::{KeptRuns, MachineExecutor, RegistryHistory, SourceMode, Trees, WarmMachines};
 use crate::sync::{secrets, sent_lists};
 use crate::yard::Testyard;
@@ -34,7 +35,8 @@ pub struct TestBench {
 }
 
 impl TestBench {
-    /// Of this home. Where `stop` becomes readable meanwhile, what is waited for is called off.
+    /// Of this home. `suite` is a folder whose tree will be asked for; while anything is waited for, it is looked at. Where
+    /// `stop` becomes readable meanwhile, what is waited for is called off.
     ///
     /// # Errors
     /// This host could not be probed, or gives no ports, or a machine does not run over which tests are to be spread.
@@ -42,6 +44,7 @@ impl TestBench {
         yard: &Testyard,
         source: SourceMode,
         place: &Where,
+        suite: Option<&Path>,
         stop: Option<BorrowedFd<'_>>,
     ) -> Result<Self, Problem> {
         // While Slurm looks for nodes, everything else is made ready.
@@ -66,19 +69,24 @@ impl TestBench {
         recover_all(home);
         let care = Care { journal: Journal::of(home), runs: home.runs_folder(), keeper: Keeper::new(yard.clone()) };
         let care = Arc::new(care);
+        // What is wrong with it is told when it is needed.
+        let _ = suite.map(|suite| trees.look(suite));
         let executor: Arc<dyn Executor> = match place {
             Where::Here => {
                 let machines = WarmMachines::new(yard.clone(), auto, copies);
                 let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
                 Arc::new(executor.with_clusters(Clusters::new(yard.clone())))
             }
-            Where::Machines(names) => Arc::new(Spread::over(yard, names, None, &report, (&trees, &copies), &care)?),
+            Where::Machines(names) => {
+                let footing = Footing { yard: yard.clone(), report, trees: Arc::clone(&trees), copies, care };
+                Arc::new(Spread::over(footing, names)?)
+            }
             Where::Slurm(_) => {
                 let mut allocations =
                     allocations.ok_or_else(|| Problem::new(ProblemKind::Bug, "allocations were not asked for"))?;
-                allocations.wait(stop)?;
-                let names = allocations.names();
-                Arc::new(Spread::over(yard, &names, Some(allocations), &report, (&trees, &copies), &care)?)
+                let first = allocations.wait_for_first(stop)?;
+                let footing = Footing { yard: yard.clone(), report, trees: Arc::clone(&trees), copies, care };
+                Arc::new(Spread::over_allocations(footing, allocations, first)?)
             }
         };
         Ok(Self { executor, history: Arc::new(RegistryHistory::new(home)), kept: KeptRuns::of(home), trees })

@@ -1,12 +1,13 @@
 //! A run over several machines, each with an executor of its own: so machines, layers, services and sources are made
-//! ready once a machine, whatever the tests are and whoever comes first.
+//! ready once a machine, whatever the tests are and whoever comes first. Those that are made for the run take part once
+//! they are there: the run begins with the first.
 //!
 //! A machine is lost when an attempt there met trouble that may pass, and the machine then does not answer a new
 //! connection, not even with another supervisor. What runs beside it is the dispatcher's business.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use testyard_backends::slurm;
@@ -44,20 +45,46 @@ pub enum Where {
     Slurm(Box<SlurmNodes>),
 }
 
+/// What the executors of all machines stand on.
+pub(super) struct Footing {
+    pub(super) yard: Testyard,
+    pub(super) report: Report,
+    pub(super) trees: Arc<Trees>,
+    pub(super) copies: Arc<Copies>,
+    pub(super) care: Arc<Care>,
+}
+
 /// Runs each job on the machine that the dispatcher chose.
 pub(super) struct Spread {
-    yard: Testyard,
+    footing: Footing,
     parts: Vec<Part>,
     /// The machines, where they are this run's own: gone with it.
-    _allocations: Option<Allocations>,
+    allocations: Option<Allocations>,
 }
 
 /// One of the machines.
 struct Part {
     name: MachineName,
+    /// Nothing until it is there.
+    seat: OnceLock<Seat>,
+    lost: AtomicBool,
+}
+
+/// A machine that is there.
+struct Seat {
     room: Room,
     executor: MachineExecutor,
-    lost: AtomicBool,
+}
+
+impl Footing {
+    fn seat(&self, info: MachineInfo) -> Result<Seat, Problem> {
+        let room = room_of(&self.yard, &info);
+        let backend = info.spec.backend.clone();
+        let machine = Box::new(OneMachine { yard: self.yard.clone(), info, copies: Arc::clone(&self.copies) });
+        let (trees, care) = (Arc::clone(&self.trees), Arc::clone(&self.care));
+        let executor = MachineExecutor::new(machine, self.report.clone(), trees, care)?;
+        Ok(Seat { room, executor: executor.on_given(backend) })
+    }
 }
 
 impl Spread {
@@ -65,44 +92,62 @@ impl Spread {
     ///
     /// # Errors
     /// There is no such machine, or it does not answer.
-    pub(super) fn over(
-        yard: &Testyard,
-        names: &[MachineName],
-        allocations: Option<Allocations>,
-        report: &Report,
-        (trees, copies): (&Arc<Trees>, &Arc<Copies>),
-        care: &Arc<Care>,
-    ) -> Result<Self, Problem> {
+    pub(super) fn over(footing: Footing, names: &[MachineName]) -> Result<Self, Problem> {
         let mut parts: Vec<Part> = Vec::with_capacity(names.len());
         for name in names {
             if parts.iter().any(|part| part.name == *name) {
                 return Err(Problem::new(ProblemKind::Usage, format!("--on names machine {name} twice"))
                     .hint("name each machine once; --jobs says how many tests run on each at once"));
             }
-            // Of one that was made for this run, its keeper has just said that it answers.
-            let info = if allocations.is_some() { yard.machines().info(name)? } else { answering(yard, name)? };
-            let room = room_of(yard, &info);
-            let backend = info.spec.backend.clone();
-            let machine = Box::new(OneMachine { yard: yard.clone(), info, copies: Arc::clone(copies) });
-            let executor = MachineExecutor::new(machine, report.clone(), Arc::clone(trees), Arc::clone(care))?;
-            let executor = executor.on_given(backend);
-            parts.push(Part { name: name.clone(), room, executor, lost: AtomicBool::new(false) });
+            let seat = footing.seat(answering(&footing.yard, name)?)?;
+            parts.push(Part { name: name.clone(), seat: OnceLock::from(seat), lost: AtomicBool::new(false) });
         }
-        Ok(Self { yard: yard.clone(), parts, _allocations: allocations })
+        Ok(Self { footing, parts, allocations: None })
+    }
+
+    /// Over machines of this run's own, of which the one with this number is there and the others are awaited.
+    ///
+    /// # Errors
+    /// Nothing can be run on the first.
+    pub(super) fn over_allocations(footing: Footing, allocations: Allocations, first: usize) -> Result<Self, Problem> {
+        let part = |name| Part { name, seat: OnceLock::new(), lost: AtomicBool::new(false) };
+        let parts = allocations.names().into_iter().map(part).collect();
+        let spread = Self { footing, parts, allocations: Some(allocations) };
+        spread.take_seat(first)?;
+        Ok(spread)
+    }
+
+    /// A machine of this run's own is there, as its keeper has just said.
+    fn take_seat(&self, number: usize) -> Result<&Seat, Problem> {
+        let Some(part) = self.parts.get(number) else { return Err(unknown(number)) };
+        if let Some(seat) = part.seat.get() {
+            return Ok(seat);
+        }
+        let seat = self.footing.seat(self.footing.yard.machines().info(&part.name)?)?;
+        Ok(part.seat.get_or_init(|| seat))
+    }
+
+    /// The executor of one that is there: what they all know, each of them knows.
+    fn any(&self) -> Option<&MachineExecutor> {
+        self.parts.iter().find_map(|part| Some(&part.seat.get()?.executor))
     }
 
     /// Why a machine counts as lost; none while it answers.
     fn loss_of(&self, part: &Part) -> Option<Problem> {
-        let asked = answering(&self.yard, &part.name);
+        let asked = answering(&self.footing.yard, &part.name);
         let problem = asked.err()?;
         part.lost.store(true, Ordering::Relaxed);
         // Whatever it is that became of it, the test has nothing to do with it.
         Some(Problem { kind: ProblemKind::Unavailable, ..problem })
     }
 
-    fn left(&self) -> impl Iterator<Item = &Part> {
-        self.parts.iter().filter(|part| !part.lost.load(Ordering::Relaxed))
+    fn left(&self) -> impl Iterator<Item = &Seat> {
+        self.parts.iter().filter(|part| !part.lost.load(Ordering::Relaxed)).filter_map(|part| part.seat.get())
     }
+}
+
+fn unknown(number: usize) -> Problem {
+    Problem::new(ProblemKind::Bug, format!("there is no machine number {number}"))
 }
 
 /// A machine that answers a new connection; where only its supervisor died, with another one.
@@ -143,32 +188,42 @@ fn may_be_cut_off(outcome: &JobOutcome) -> bool {
 
 impl Executor for Spread {
     fn nodes(&self) -> Vec<Node> {
-        self.parts.iter().map(|part| Node { name: part.name.to_string(), room: part.room }).collect()
+        let guess = self.parts.iter().find_map(|part| Some(part.seat.get()?.room)).unwrap_or_else(room_of_host);
+        let node = |part: &Part| {
+            let seat = part.seat.get();
+            Node { name: part.name.to_string(), room: seat.map_or(guess, |seat| seat.room), awaited: seat.is_none() }
+        };
+        self.parts.iter().map(node).collect()
+    }
+
+    fn await_node(&self, node: usize, over: &Cancel) -> Result<Room, Problem> {
+        let Some(allocations) = &self.allocations else { return Err(unknown(node)) };
+        let stop = over.descriptor().map_err(|error| Problem::from_error(ProblemKind::Exhausted, &error))?;
+        allocations.wait_for(node, stop)?;
+        self.take_seat(node).map(|seat| seat.room)
     }
 
     fn abilities(&self, needs: &[String]) -> Vec<Ability> {
-        self.parts.first().map(|part| part.executor.abilities(needs)).unwrap_or_default()
+        self.any().map(|executor| executor.abilities(needs)).unwrap_or_default()
     }
 
     fn source_tree(&self, root: &Path) -> Result<SourceTree, Problem> {
-        let first = self.parts.first().ok_or_else(|| Problem::new(ProblemKind::Usage, "no machine was named"))?;
-        first.executor.source_tree(root)
+        let first = self.any().ok_or_else(|| Problem::new(ProblemKind::Usage, "no machine was named"))?;
+        first.source_tree(root)
     }
 
     fn source_changed(&self, root: &Path) -> bool {
-        self.parts.first().is_some_and(|part| part.executor.source_changed(root))
+        self.any().is_some_and(|executor| executor.source_changed(root))
     }
 
     fn finish(&self) -> Vec<Problem> {
-        self.left().flat_map(|part| part.executor.finish()).collect()
+        self.left().flat_map(|seat| seat.executor.finish()).collect()
     }
 
     fn run(&self, job: &Job, cancel: &Cancel, events: &dyn Fn(JobEvent)) -> JobOutcome {
-        let Some(part) = self.parts.get(job.node) else {
-            let message = format!("there is no machine number {}", job.node);
-            return JobOutcome::Infrastructure(Problem::new(ProblemKind::Bug, message));
-        };
-        let outcome = part.executor.run(job, cancel, events);
+        let part = self.parts.get(job.node).and_then(|part| Some((part, part.seat.get()?)));
+        let Some((part, seat)) = part else { return JobOutcome::Infrastructure(unknown(job.node)) };
+        let outcome = seat.executor.run(job, cancel, events);
         let suspicious = match &outcome {
             JobOutcome::Infrastructure(problem) | JobOutcome::Unserved { problem, .. } => problem.kind.is_transient(),
             outcome => may_be_cut_off(outcome) && cancel.wait(LAST_BREATH).is_none(),

@@ -173,9 +173,7 @@ impl Ground {
         });
         let work = move || {
             let yard = yard::open()?;
-            let bench = yard::test_bench(&yard, source, &place, stop.as_fd())?;
-            // What is wrong with it is told when it is needed.
-            let _ = suite.map(|suite| bench.trees.look(&suite));
+            let bench = yard::test_bench(&yard, source, &place, suite.as_deref(), stop.as_fd())?;
             Ok((yard, bench))
         };
         let thread = std::thread::Builder::new().name("ground".to_owned()).spawn(work);
