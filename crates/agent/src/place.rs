@@ -56,6 +56,8 @@ pub(crate) struct NamespacePlace {
     pub(crate) mounts: Option<OwnedFd>,
     /// The machine's user namespace; none where it shares the host's.
     pub(crate) user: Option<OwnedFd>,
+    /// The user and group id that whoever made the machine has outside of it.
+    pub(crate) maker: (u32, u32),
     /// How roots are put together.
     pub(crate) roots: Roots,
 }

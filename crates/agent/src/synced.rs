@@ -79,6 +79,38 @@ impl Presented {
     }
 }
 
+/// Whether this is the user of a machine that has one id: its root, under which number whoever made it is known outside,
+/// or whom its commands run as.
+fn is_the_only_one(user: &UserSpec, usual: &UserSpec, maker: (u32, u32)) -> bool {
+    match user {
+        UserSpec::Machine | UserSpec::Root => true,
+        UserSpec::Named(_) => user == usual,
+        UserSpec::Numbered { uid, gid, .. } => {
+            let usual = match usual {
+                UserSpec::Numbered { uid, gid, .. } => Some((*uid, *gid)),
+                _ => None,
+            };
+            // A user's number alone stands for the group of the same number, too.
+            let is = |(user, group): (u32, u32)| user == *uid && (group == *gid || uid == gid);
+            [Some((0, 0)), Some(maker), usual].into_iter().flatten().any(is)
+        }
+    }
+}
+
+/// What is said where the files of a tree are to be somebody's who is not there.
+fn nobodys(user: &UserSpec) -> Problem {
+    let whom = match user {
+        UserSpec::Named(name) => format!("`{name}`"),
+        UserSpec::Numbered { uid, gid, .. } => format!("user {uid} and group {gid}"),
+        UserSpec::Machine | UserSpec::Root => "its root".to_owned(),
+    };
+    let message = format!("the files of a tree cannot belong to {whom} on this machine");
+    Problem::new(ProblemKind::Unsupported, message)
+        .because("the machine has one user id, and every file on it is that user's")
+        .hint("leave --user out: they then belong to the machine's user")
+        .hint("a machine with many: `testyard create --network private`, once `testyard doctor` says yes to user-namespace-range")
+}
+
 /// The folder of a machine's trees; none where it could not show any.
 fn store_folder(place: &Place) -> Result<PathBuf, Problem> {
     match &place.kind {
@@ -155,8 +187,12 @@ impl Agent {
     /// Whose the files of a tree are inside.
     fn owner_of(&self, user: Option<&UserSpec>) -> Result<Owner, Problem> {
         let own = Owner { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
-        if !matches!(&self.place.kind, PlaceKind::Namespace(place) if place.ids != IdRange::Single) {
-            return Ok(own);
+        let PlaceKind::Namespace(place) = &self.place.kind else { return Ok(own) };
+        if place.ids == IdRange::Single {
+            return match user.filter(|user| !is_the_only_one(user, &self.user, place.maker)) {
+                None => Ok(own),
+                Some(other) => Err(nobodys(other)),
+            };
         }
         // Names are looked up by those who are in the machine's root; who syncs sends numbers.
         let account = account::resolve(self.whom(user), Path::new("/nonexistent"))?;
@@ -328,4 +364,25 @@ fn sweep(folder: &Path) -> Result<(), Problem> {
     };
     let swept = Store::at(folder).sweep(&remove);
     swept.map_err(|error| Error::new("sweep", "the store of trees", error).problem())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_with_one_id_has_one_user_under_several_numbers() {
+        let number = |uid, gid| UserSpec::Numbered { uid, gid, groups: vec![4, 27] };
+        let is = |user: UserSpec| is_the_only_one(&user, &number(33, 34), (1001, 100));
+        let own = [number(0, 0), number(1001, 100), number(1001, 1001), number(33, 34), UserSpec::Root];
+        for user in own.into_iter().chain([UserSpec::Machine]) {
+            assert!(is(user.clone()), "{user:?}");
+        }
+        let others = [number(1000, 1000), number(1001, 5), number(100, 1001), UserSpec::Named("www-data".to_owned())];
+        for user in others {
+            assert!(!is(user.clone()) && !nobodys(&user).hints.is_empty(), "{user:?}");
+        }
+        let app = UserSpec::Named("app".to_owned());
+        assert!(is_the_only_one(&app, &app, (1001, 100)));
+    }
 }

@@ -20,6 +20,7 @@ use crate::route::Router;
 /// Enters. The machine's init comes next.
 pub(crate) fn enter(start: &NamespaceStart, router: &mut Router) -> std::result::Result<NamespacePlace, Problem> {
     let system = |error: Error| error.problem();
+    let maker = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let above = if start.network.is_some() { router.join_network()? } else { None };
     let outbound = start.network.as_ref().is_some_and(|network| network.outbound);
     // While the host's own files are still seen.
@@ -32,11 +33,16 @@ pub(crate) fn enter(start: &NamespaceStart, router: &mut Router) -> std::result:
         let (own, machine) = namespaces().map_err(system)?;
         router.plug(own.as_fd(), machine.as_fd())?;
     }
-    settle(start, user, resolvers).map_err(system)
+    settle(start, user, maker, resolvers).map_err(system)
 }
 
 /// Makes the staging area the root, and what is left to be the machine's own.
-fn settle(start: &NamespaceStart, user: Option<OwnedFd>, resolvers: Option<String>) -> Result<NamespacePlace> {
+fn settle(
+    start: &NamespaceStart,
+    user: Option<OwnedFd>,
+    maker: (u32, u32),
+    resolvers: Option<String>,
+) -> Result<NamespacePlace> {
     let own = CloneFlags::NEWNS.union(CloneFlags::NEWIPC).union(CloneFlags::NEWUTS);
     namespace::unshare(own)?;
     // Version 1 hosts may lack cgroup namespaces; the machine then sees its own paths, which hide nothing.
@@ -74,7 +80,7 @@ fn settle(start: &NamespaceStart, user: Option<OwnedFd>, resolvers: Option<Strin
     };
     // Everything that runs here descends from this process and inherits its filter, which the kernel then compiles once.
     seccomp::install_default(profile_of(start.ids))?;
-    Ok(NamespacePlace { ids: start.ids, mounts: None, user, roots })
+    Ok(NamespacePlace { ids: start.ids, mounts: None, user, maker, roots })
 }
 
 /// What a machine's processes may ask of the kernel: less, unless its root is the host's.

@@ -290,6 +290,49 @@ fn an_ordinary_user_has_the_tree_as_their_own() {
     assert_eq!(ground.inside("cat value; ls"), "twomore\nother\nvalue\n");
 }
 
+/// A machine with one id: whoever else is to have the files is refused, and nothing is sent. Runs name nobody.
+#[test]
+fn a_tree_belongs_to_nobody_who_is_not_there() {
+    if !testkit::programs::are_built() {
+        testkit::skip!(module_path!(), "the agent is not built: cargo build -p testyard-agent");
+    }
+    testkit::require!(Ability::UserNamespaces);
+    testkit::require!(Ability::OrdinaryUser);
+    let ground = Ground::of(User::ordinary().expect("just required"));
+    let home = &ground.home;
+    home.must_run(&["create", "far", "--backend", "command", "--through", "env", "--inside", "namespace"]);
+    ground.write("value", "one");
+    let own = home.user().uid.to_string();
+    for machine in ["m", "far"] {
+        let sync = |user: &[&str]| home.run_cli(&[&["sync", machine, "tree", "--json"], user].concat());
+        // Before the machine has the tree, and when it has it.
+        for known in [false, true] {
+            for user in ["4242", "www-data", &format!("{own}:4242")] {
+                let refused = sync(&["--user", user]);
+                assert_ne!(refused.code, 0, "{machine}, {user}: {refused}");
+                assert!(refused.stderr.contains("the machine has one user id"), "{machine}, {user}: {refused}");
+                assert!(refused.stderr.contains("hint: leave --user out"), "{machine}, {user}: {refused}");
+            }
+            for user in [&[][..], &["--user", own.as_str()], &["--user", "root"]] {
+                let told = sync(user).expect_success().json()["sync"].clone();
+                assert!(known || !user.is_empty() || told["sent_files"] == 1, "nothing was sent before: {told}");
+            }
+        }
+        let value = ground.tree.join("value").display().to_string();
+        let looked = home.must_run(&["exec", machine, "--", "sh", "-c", &format!("cat {value}; test -O {value}")]);
+        assert_eq!(looked, "one");
+    }
+    let folder = suite(home, "always = true", "[[test]]\nname = \"t\"\ncommand = \"test -O value\"");
+    std::fs::write(folder.join("value"), "one").expect("a file");
+    for path in [folder.clone(), folder.join("testyard.toml"), folder.join("value")] {
+        home.give(&path);
+    }
+    for place in [&[][..], &["--on", "m"], &["--on", "far"]] {
+        let report = home.run_cli(&[&["run", "suite", "--json"], place].concat()).json();
+        assert_eq!(report["results"][0]["result"], "passed", "{place:?}: {report}");
+    }
+}
+
 /// Keys of who runs this lie in the tree, where git ignores none of them.
 #[test]
 fn secrets_of_this_host_stay_here() {
