@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use testkit::{Ability, TestHome};
+use testkit::{Ability, Output, TestHome, wait_until};
+
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Skips where only this crate was built, or a tool is missing.
 macro_rules! home {
@@ -400,7 +403,7 @@ fn the_pages_commands_work_as_written() {
         let mut command = home.command(program);
         command.args([flag, block]).env("PATH", &path).env("TESTYARD_BINARY", &programs);
         command.env("PYTHONPATH", sources.join("python/src")).env("PYTHONDONTWRITEBYTECODE", "1");
-        let output = testkit::Output::of(&mut command, Duration::from_secs(120));
+        let output = Output::of(&mut command, Duration::from_secs(120));
         assert_eq!(output.code, 0, "{block}: {output}");
         said += &output.stdout;
     }
@@ -421,5 +424,87 @@ fn the_pages_commands_work_as_written() {
     }
     home.must_run(&["delete", "web", "other"]);
     server.stop();
+    home.finish();
+}
+
+/// In the place of mmdebstrap: it mounts as that does, and starts what would outlive it.
+const TOOL: &str = r#"#!/bin/sh
+set -e
+made=$(mktemp -d)
+mkdir "$made/proc" "$made/dev"
+: > "$made/dev/null"
+mount -t proc proc "$made/proc"
+mount --bind /dev/null "$made/dev/null"
+head -c 100000 /dev/zero > "$made/file"
+tail -f /dev/null &
+setsid tail -f /dev/null &
+echo "unpacked in $made" >&2
+wait
+"#;
+
+/// A build that came to where its tool waits, and where that unpacks.
+fn begin_build(home: &TestHome) -> (Child, String) {
+    let bin = home.work().join("bin");
+    if !bin.exists() {
+        std::fs::create_dir(&bin).expect("the home is ours");
+        std::fs::write(bin.join("mmdebstrap"), TOOL).expect("the home is ours");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(bin.join("mmdebstrap"), mode).expect("ours");
+    }
+    let log = home.state().join("images/bookworm.log");
+    // That of an earlier one.
+    let _ = std::fs::remove_file(&log);
+    let path = format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", text(&bin));
+    let mut command = home.cli(&["image", "build", "debian:12"]);
+    let child = command.env("PATH", path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut made = String::new();
+    let came = wait_until(DEADLINE, || {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        made = log.trim_end().strip_prefix("unpacked in ").unwrap_or_default().to_owned();
+        !made.is_empty()
+    });
+    assert!(came, "the tool is started");
+    (child, made)
+}
+
+/// The processes of a home that have this program's name.
+fn processes(home: &TestHome, name: &str) -> Vec<Pid> {
+    let mark = format!("TESTYARD_HOME={}", text(&home.state()));
+    let of_home = |pid: &i32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let named = String::from_utf8_lossy(&read("comm")).trim_end() == name;
+        named && read("environ").split(|byte| *byte == 0).any(|one| one == mark.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").expect("it is mounted").flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(of_home).filter_map(Pid::from_raw).collect()
+}
+
+/// Whoever is killed: the tool, or the build itself.
+#[test]
+fn nothing_stays_of_a_build_that_is_killed() {
+    let home = home!();
+    testkit::require!(Ability::Root);
+    for name in ["mmdebstrap", "testyard"] {
+        let (mut child, made) = begin_build(&home);
+        assert!(wait_until(DEADLINE, || processes(&home, "tail").len() == 2), "what it has started runs");
+        let mounts = || std::fs::read_to_string("/proc/mounts").expect("it is mounted");
+        assert!(!mounts().contains(&made), "the host does not see what it mounts");
+        for pid in processes(&home, name) {
+            kill_process(pid, Signal::KILL).expect("it runs");
+        }
+        let ended = Output::of_child(&mut child, "a build", DEADLINE);
+        if name == "mmdebstrap" {
+            assert!(ended.code == 69 && ended.stderr.contains("mmdebstrap could not build bookworm"), "{ended}");
+        } else {
+            assert_ne!(ended.code, 0, "{ended}");
+        }
+        let gone = || ["mmdebstrap", "unshare", "tail"].iter().all(|name| processes(&home, name).is_empty());
+        assert!(wait_until(DEADLINE, gone), "what it has started ends");
+        assert!(!mounts().contains(&made) && !Path::new(&made).exists(), "{made}");
+        home.must_run(&["reap"]);
+        let left = std::fs::read_dir(home.state().join("images/temporary")).expect("the store's").count();
+        assert_eq!(left, 0, "after {name} was killed");
+    }
     home.finish();
 }

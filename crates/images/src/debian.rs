@@ -3,20 +3,20 @@
 //! The tool picks mirror, keys and proxy by its own defaults. It writes a tar archive to a pipe, and the importer
 //! reads that: one way into the store, and the tree appears only when the tool has ended well.
 
-use std::collections::VecDeque;
+mod tool;
+
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use sha2::{Digest as _, Sha256};
 use testyard_linux::Error as SystemError;
 use testyard_model::{ImageReference, Problem, ProblemKind};
 
+use self::tool::{EndedWell, Workplace, follow, installed};
 use crate::import::{ImportError, ImportOptions};
-use crate::store::{Image, Origin, Staged, Store, StoreError, hexadecimal};
-use crate::tree::TreeCache;
+use crate::store::{Image, Origin, Store, StoreError, hexadecimal};
 
 /// A release that can be built: `debian:12`, `debian:bookworm`, `debian:stable`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +55,6 @@ const RECIPE: u32 = 2;
 /// Where Ubuntu's keys are, on its own hosts and where their package is installed.
 const UBUNTU_KEYS: [&str; 2] =
     ["/usr/share/keyrings/ubuntu-archive-keyring.gpg", "/etc/apt/trusted.gpg.d/ubuntu-keyring-2018-archive.gpg"];
-/// Lines of the log that an error carries.
-const TAIL: usize = 12;
 
 impl Release {
     /// The release that a reference names; none where it is no distribution's name at all.
@@ -220,6 +218,8 @@ impl Store {
         }
         require_tools()?;
         require_keys(&release)?;
+        // What stays is told by whoever prunes.
+        let _ = self.sweep();
         let log = self.path().join(format!("{release}.log"));
         let import = ImportOptions { name: Some((name.clone(), tag.clone())), ..options.import.clone() };
         let image = self.run(&release, &key, &log, &import, progress)?;
@@ -236,11 +236,11 @@ impl Store {
         import: &ImportOptions,
         progress: &mut dyn FnMut(BuildProgress),
     ) -> Result<Image, BuildError> {
-        let staged = self.tool_folder()?;
-        let mut child = match start(release, staged.as_ref().map(Staged::path).as_deref()) {
+        let place = Workplace::find(&self.staging())?;
+        let mut child = match place.start(release) {
             Ok(child) => child,
             Err(error) => {
-                staged.map_or(Ok(()), Staged::discard)?;
+                place.clear()?;
                 return Err(error);
             }
         };
@@ -254,7 +254,7 @@ impl Store {
                 let source = EndedWell { output, child: &mut child, status: &mut ended };
                 self.import_as(source, import, origin)
             });
-            let tail = follow(errors, log, progress);
+            let tail = follow(errors, log, &mut |line| progress(BuildProgress::Line(line)));
             (importer.join(), tail)
         });
         let status = match ended {
@@ -262,8 +262,7 @@ impl Store {
             // The importer stopped reading, so the tool's next write fails; it has closed its log already.
             None => child.wait().map_err(BuildError::Start)?,
         };
-        staged.map_or(Ok(()), Staged::discard)?;
-        TreeCache::leave_memory();
+        place.clear()?;
         let imported = match imported {
             Ok(imported) => imported,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -274,37 +273,6 @@ impl Store {
             Err(error) if status.success() || !matches!(error, ImportError::Archive(_)) => Err(error.into()),
             Err(_) => Err(BuildError::Tool { release: release.clone(), status, log: log.to_owned(), tail }),
         }
-    }
-
-    /// Where the tool unpacks: in memory where there is plenty, for a file costs a tenth there. None for ordinary
-    /// users, whose tool runs as ids that may not enter our closed folders: it then picks a place itself.
-    fn tool_folder(&self) -> Result<Option<Staged>, SystemError> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(None);
-        }
-        let staging = if memory_is_plenty() { TreeCache::in_memory()? } else { self.staging() };
-        staging.create().map(Some)
-    }
-}
-
-/// The tool's output, whose end is an error unless the tool ended well.
-struct EndedWell<'a> {
-    output: std::process::ChildStdout,
-    child: &'a mut Child,
-    status: &'a mut Option<ExitStatus>,
-}
-
-impl Read for EndedWell<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.output.read(buffer)?;
-        if read == 0 && !buffer.is_empty() {
-            let status = self.child.wait()?;
-            *self.status = Some(status);
-            if !status.success() {
-                return Err(std::io::Error::other(format!("mmdebstrap failed ({status})")));
-            }
-        }
-        Ok(read)
     }
 }
 
@@ -354,72 +322,6 @@ fn require_keys(release: &Release) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn installed(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-}
-
-fn start(release: &Release, temporary: Option<&Path>) -> Result<Child, BuildError> {
-    // The tool cleans up when it is terminated, so it is when we are killed.
-    let mut command = if installed("setpriv") {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "--", "mmdebstrap"]);
-        command
-    } else {
-        Command::new("mmdebstrap")
-    };
-    if let Some(temporary) = temporary {
-        command.env("TMPDIR", temporary);
-    }
-    command
-        .args(["--variant=minbase", "--format=tar", "--include", INCLUDED])
-        .args((!release.packages.is_empty()).then(|| format!("--include={}", release.packages)))
-        .env("LC_ALL", "C.UTF-8")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .arg(&release.suite)
-        .arg("-")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => BuildError::NoTool,
-            _ => BuildError::Start(error),
-        })
-}
-
-/// Keeps the log and tells its lines; its last ones come back.
-fn follow(errors: impl Read, log: &Path, progress: &mut dyn FnMut(BuildProgress)) -> Vec<String> {
-    let mut file = fs::File::create(log).ok();
-    let mut tail = VecDeque::new();
-    let mut lines = BufReader::new(errors);
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-        if let Some(open) = &mut file
-            && open.write_all(&line).is_err()
-        {
-            // The log is a courtesy: a full disk is reported by the import.
-            file = None;
-        }
-        let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
-        line.clear();
-        if tail.len() == TAIL {
-            tail.pop_front();
-        }
-        tail.push_back(text.clone());
-        progress(BuildProgress::Line(text));
-    }
-    tail.into()
-}
-
-/// Whether a tmpfs may take some hundred megabytes for a minute.
-fn memory_is_plenty() -> bool {
-    const WANTED: u64 = 2 << 30;
-    let space = rustix::fs::statvfs("/dev/shm");
-    let on_tmpfs = space.is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) > WANTED);
-    on_tmpfs && crate::tree::available_memory() > (2 * WANTED) >> 10
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,19 +354,6 @@ mod tests {
         assert_eq!(release("host"), None);
         let refused = release("debian:99").expect("a distribution").expect_err("no release");
         assert_eq!(refused, "debian:99 is not a release; known are 10, 11, 12, 13, 14 and their code names");
-    }
-
-    #[test]
-    fn a_tool_that_fails_late_spoils_its_archive() {
-        let mut child =
-            Command::new("sh").args(["-c", "printf whole; exit 3"]).stdout(Stdio::piped()).spawn().expect("a shell");
-        let output = child.stdout.take().expect("piped");
-        let mut status = None;
-        let mut source = EndedWell { output, child: &mut child, status: &mut status };
-        let mut text = Vec::new();
-        assert!(source.read_to_end(&mut text).is_err());
-        assert_eq!(text, b"whole");
-        assert_eq!(status.and_then(|status| status.code()), Some(3));
     }
 
     #[test]

@@ -15,7 +15,10 @@
 //! A machine that belongs to a run (it has a lease of kind `run`) is removed when the run has died, whatever its state;
 //! one that was held, when nobody holds it any more and no environment in it is kept.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use testyard_images::store::Store;
 use testyard_linux::identity::ProcessIdentity;
 use testyard_machine::supervisor::{self, Records as _};
 use testyard_model::{MachineId, MachineName, MachineState, Problem, ProblemKind};
@@ -46,6 +49,9 @@ pub struct ReapReport {
     /// Outputs and artifacts that killed runs had not finished.
     #[serde(default)]
     pub files: usize,
+    /// Images that killed builds and imports had not finished.
+    #[serde(default)]
+    pub images: usize,
 }
 
 /// One machine that had been left in the middle of something.
@@ -130,7 +136,8 @@ impl<'y> Reaper<'y> {
         } else {
             registry.forget_abandoned_leases().map_err(|error| error.problem())?.len()
         };
-        Ok(ReapReport { clusters, machines, leases, environments, files })
+        let images = if dry_run { 0 } else { sweep_images(&home.images_folder())? };
+        Ok(ReapReport { clusters, machines, leases, environments, files, images })
     }
 
     fn pass_machines(&self, registry: &Registry, dry_run: bool) -> Result<Vec<ReapedMachine>, Problem> {
@@ -254,6 +261,14 @@ impl<'y> Reaper<'y> {
         }
         .map_err(|error| error.problem())
     }
+}
+
+/// Removes what is unfinished in the store of images, where there is one.
+fn sweep_images(folder: &Path) -> Result<usize, Problem> {
+    if !folder.is_dir() {
+        return Ok(0);
+    }
+    Store::open(folder).and_then(|store| store.sweep()).map_err(|error| error.problem())
 }
 
 /// Whether a machine was made for a run that has died.

@@ -35,6 +35,7 @@ impl Reap {
                 "leases": report.leases,
                 "environments": report.environments,
                 "files": report.files,
+                "images": report.images,
             }))?;
         } else {
             output.data(&told(&report, self.dry_run))?;
@@ -76,6 +77,9 @@ fn told(report: &ReapReport, dry_run: bool) -> String {
     }
     if report.files > 0 {
         text.push_str(&format!("{} tests' outputs or artifacts on their way: finished or undone\n", report.files));
+    }
+    if report.images > 0 {
+        text.push_str(&format!("{} images that were not finished: removed\n", report.images));
     }
     if text.is_empty() {
         text.push_str("nothing was left behind\n");

@@ -251,6 +251,16 @@ impl Store {
         Ok(true)
     }
 
+    /// Removes what builds, imports and deletions left that died; how many of them.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed.
+    pub fn sweep(&self) -> Result<usize, StoreError> {
+        let mut pruned = Pruned::default();
+        self.staging().prune(&mut pruned)?;
+        Ok(pruned.temporary)
+    }
+
     /// Removes images that neither a name nor a machine needs, and what builds and deletions left that died.
     ///
     /// # Errors

@@ -72,16 +72,6 @@ impl TreeCache {
         Self { folders }
     }
 
-    /// Temporary folders in memory, which [`TreeCache::prune`] clears after a death.
-    pub(crate) fn in_memory() -> Result<Staging, SystemError> {
-        Ok(Folder::open(&shared_memory())?.staging())
-    }
-
-    /// After the last use of [`TreeCache::in_memory`].
-    pub(crate) fn leave_memory() {
-        Folder { path: shared_memory() }.vanish();
-    }
-
     /// The tree for this view of the host, built if it is not there; others who want it wait meanwhile.
     ///
     /// # Errors
