@@ -1,10 +1,11 @@
 //! Where the agent's commands run: the handles that [`crate::start`] leaves behind.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use testyard_linux::cgroup::{Group, Hierarchy};
+use testyard_linux::cgroup::{Controller, Group, Hierarchy};
 use testyard_linux::process::{OpenFiles, SingleThreaded};
 use testyard_protocol::start::{IdRange, SubmountStart};
 
@@ -16,6 +17,8 @@ pub(crate) struct Place {
     pub(crate) token: SingleThreaded,
     /// The machine's cgroup, or none where this host gives no writable one.
     pub(crate) group: Option<Rc<Group>>,
+    /// Where there is none: that of somebody else, in which the machine is.
+    pub(crate) around: Option<Around>,
     /// The host's cgroup hierarchies, seen before the staging area hid them.
     pub(crate) hierarchy: Hierarchy,
     /// Container or plain processes.
@@ -28,6 +31,27 @@ pub(crate) struct Place {
     pub(crate) open_files: Option<OpenFiles>,
     /// Where commands start that do not say, before their homes.
     pub(crate) folder: Option<PathBuf>,
+}
+
+/// Somebody else's control group, whose memory may be limited.
+pub(crate) struct Around {
+    group: Group,
+    /// How many of its processes had been killed when it was looked at last.
+    seen: Cell<u64>,
+}
+
+impl Around {
+    /// The one in which this process is.
+    pub(crate) fn find(hierarchy: &Hierarchy) -> Option<Self> {
+        let group = Group::base(hierarchy).ok()?.narrowed(Controller::Memory);
+        Some(Self { seen: Cell::new(group.oom_kills()?), group })
+    }
+
+    /// Whether a process was killed for want of memory since this was asked last.
+    pub(crate) fn has_killed(&self) -> bool {
+        let now = self.group.oom_kills().unwrap_or(0);
+        now > self.seen.replace(now)
+    }
 }
 
 impl Place {

@@ -178,6 +178,7 @@ fn an_allocation_is_a_machine_that_ends_with_its_job() {
     assert!(info.contains("2 processors, 400M memory"), "{info}");
     cluster.must_run(&["delete", "g1"]);
 
+    preemption(&cluster);
     endings(&cluster);
     for (arguments, message) in [
         (&["--partition", "nope"][..], "the Slurm cluster has no partition nope"),
@@ -198,6 +199,44 @@ fn an_allocation_is_a_machine_that_ends_with_its_job() {
     assert!(!cluster.run(&["list"]).stdout.contains("g1"));
 }
 
+/// A field of the job of a machine, as [`Cluster::queue`] has it.
+fn job_of(cluster: &Cluster, name: &str, field: usize) -> String {
+    let info = cluster.run(&["info", name, "--json"]).expect_success().json();
+    let id = info["machine"]["id"].as_str().unwrap_or_else(|| panic!("{info}")).to_owned();
+    let queue = cluster.queue();
+    let line = queue.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("{id}: {queue}"));
+    line.split(' ').nth(field).expect("four fields").to_owned()
+}
+
+/// Waits until a machine has failed for this reason, and deletes it.
+fn await_ending(cluster: &Cluster, name: &str, causes: &[&str]) {
+    let mut info = String::new();
+    let told = format!("the allocation of machine {name} has ended: {}", causes[0]);
+    let ended = wait_until(DEADLINE, || {
+        info = cluster.run(&["info", name]).stdout;
+        info.contains("failed") && info.contains(&told)
+    });
+    assert!(ended && causes.iter().all(|cause| info.contains(cause)), "{causes:?}: {info}");
+    cluster.must_run(&["delete", name]);
+}
+
+/// Somebody whose partition comes first takes the node, while a command runs there.
+fn preemption(cluster: &Cluster) {
+    let create = ["create", "g1", "--backend", "slurm-allocation", "--exclusive", "--time", "30m"];
+    cluster.must_run(&[&create[..], &["--partition", "debug"]].concat());
+    let (job, node) = (job_of(cluster, "g1", 0), job_of(cluster, "g1", 3));
+    let mut command = cluster.testyard(&["exec", "g1", "--", "sleep", "1000"]);
+    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let urgent = ["--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1000"];
+    let nodes = format!("--nodelist={node}");
+    cluster.must("sbatch", &[&urgent[..], &["--job-name=urgent", &nodes]].concat());
+    let told = Output::of_child(&mut running, "a command whose node is taken", DEADLINE);
+    assert!(told.code != 0, "{told}");
+    await_ending(cluster, "g1", &["another job was given its node", &format!("job {job} is PREEMPTED")]);
+    cluster.must("scancel", &["--name=urgent"]);
+    assert!(wait_until(DEADLINE, || cluster.queue().is_empty()), "{}", cluster.queue());
+}
+
 /// A job that somebody else ends is the machine's end, and the cause is Slurm's. One of each on a node of its own.
 fn endings(cluster: &Cluster) {
     let (cut, failed, over) = ("it was cancelled", "its node failed", "its time limit has passed");
@@ -205,25 +244,11 @@ fn endings(cluster: &Cluster) {
     for (name, _) in machines {
         cluster.must_run(&["create", name, "--backend", "slurm-allocation", "--exclusive", "--time", "30m"]);
     }
-    let job = |name: &str, field: usize| {
-        let info = cluster.run(&["info", name, "--json"]).expect_success().json();
-        let id = info["machine"]["id"].as_str().unwrap_or_else(|| panic!("{info}")).to_owned();
-        let queue = cluster.queue();
-        let line = queue.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("{id}: {queue}"));
-        line.split(' ').nth(field).expect("four fields").to_owned()
-    };
-    cluster.must("scontrol", &["update", &format!("JobId={}", job("g1", 0)), "EndTime=now"]);
-    cluster.kill_node(&job("g2", 3));
-    cluster.must("scancel", &[&job("g3", 0)]);
+    cluster.must("scontrol", &["update", &format!("JobId={}", job_of(cluster, "g1", 0)), "EndTime=now"]);
+    cluster.kill_node(&job_of(cluster, "g2", 3));
+    cluster.must("scancel", &[&job_of(cluster, "g3", 0)]);
     for (name, cause) in machines.into_iter().rev() {
-        let mut info = String::new();
-        let told = format!("the allocation of machine {name} has ended: {cause}");
-        let ended = wait_until(DEADLINE, || {
-            info = cluster.run(&["info", name]).stdout;
-            info.contains("failed") && info.contains(&told)
-        });
-        assert!(ended, "{told}: {info}");
-        cluster.must_run(&["delete", name]);
+        await_ending(cluster, name, &[cause]);
     }
 }
 

@@ -324,7 +324,8 @@ impl Near {
         let host = self.start.remote.transport.name();
         let mut problem =
             Problem::new(ProblemKind::Unavailable, format!("the connection to {host} is lost")).because(cause.message);
-        problem.causes.extend(cause.causes);
+        let said = self.lost.iter().flat_map(|(_, first)| &first.causes).filter(|one| !cause.causes.contains(one));
+        problem.causes.extend(said.chain(&cause.causes).cloned());
         problem
             .because(
                 "how commands ended there that were running is not known; whatever runs there is ended by its own side",
@@ -456,10 +457,11 @@ impl Near {
     fn cut(&mut self, cut: &Cut) {
         let said = match std::mem::replace(&mut self.phase, Phase::Lost { again: Instant::now() }) {
             Phase::Up { child, errors, mut said, .. } => {
+                connect::end(child);
+                // Why it ends is what it says last.
                 if let Some(errors) = &errors {
                     connect::hear(errors.as_fd(), &mut said);
                 }
-                connect::end(child);
                 said
             }
             _ => Vec::new(),

@@ -286,7 +286,8 @@ pub trait Backend: Send + Sync {
     fn remove(&self, place: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError>;
 
     /// Why a machine has ended that nobody asked to end, where somebody else knows; asked before [`Backend::stopped`].
-    fn ending(&self, _place: &MachinePlace) -> Option<Problem> {
+    /// `said` is what its agent said of it, where that could.
+    fn ending(&self, _place: &MachinePlace, _said: Option<&Problem>) -> Option<Problem> {
         None
     }
 

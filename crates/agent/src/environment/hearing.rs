@@ -12,6 +12,7 @@ use super::order::Answer;
 use super::{DelayedCommand, Environment, MACHINE, PooledGroup, State, Waiting};
 use crate::agent::{Agent, Token, rewatch, unwatch};
 use crate::command::channels_of;
+use crate::place::Around;
 
 use crate::request::attach_terminal;
 
@@ -187,7 +188,11 @@ impl Agent {
         usage.unavailable = missing.into_iter().map(str::to_owned).collect();
         match &environment.group {
             Some(group) => group.add_usage(usage),
-            None => usage.unavailable.push("io".to_owned()),
+            None => {
+                usage.unavailable.push("io".to_owned());
+                // Whose process it was is not told: one that ended meanwhile, if there was one.
+                usage.out_of_memory = self.place.around.as_ref().is_some_and(Around::has_killed);
+            }
         }
     }
 }

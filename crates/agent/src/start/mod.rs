@@ -13,7 +13,7 @@ use testyard_linux::{Error, Result};
 use testyard_model::Problem;
 use testyard_protocol::start::{AgentMode, AgentStart, IdRange};
 
-use crate::place::{Place, PlaceKind};
+use crate::place::{Around, Place, PlaceKind};
 use crate::route;
 
 /// Enters the machine's place. From here on the process cannot go back.
@@ -28,6 +28,7 @@ pub(crate) fn enter(start: &AgentStart) -> std::result::Result<Place, Problem> {
         // The router, which is about to be forked, is none of the machine's processes.
         groups.all.child("outside").and_then(|outside| outside.attach_self()).map_err(system)?;
     }
+    let around = if groups.is_some() { None } else { Around::find(&hierarchy) };
     let join = || groups.as_ref().map_or(Ok(()), |groups| groups.machine.attach_self()).map_err(system);
     let mut network = false;
     let (kind, router) = match &start.mode {
@@ -50,7 +51,7 @@ pub(crate) fn enter(start: &AgentStart) -> std::result::Result<Place, Problem> {
     };
     let folder = start.folder.as_ref().map(|folder| folder.as_path().to_owned());
     let group = groups.map(|groups| Rc::new(groups.all));
-    Ok(Place { token, group, hierarchy, kind, router, network, open_files: OpenFiles::raise(), folder })
+    Ok(Place { token, group, around, hierarchy, kind, router, network, open_files: OpenFiles::raise(), folder })
 }
 
 /// The machine's control groups.

@@ -222,17 +222,44 @@ pub(super) fn allocated_memory(shown: &str) -> Option<ByteSize> {
 #[must_use]
 pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
     let (id, state) = (field(shown, "JobId").unwrap_or_default(), field(shown, "JobState")?);
+    // Until its node has done with it, only that is its state; why it ends may be told already.
+    let state = match (state, field(shown, "Reason")) {
+        ("COMPLETING", Some("TimeLimit")) => "TIMEOUT",
+        ("COMPLETING", Some("OutOfMemory")) => "OUT_OF_MEMORY",
+        ("COMPLETING", _) if field(shown, "PreemptTime").is_some_and(|time| time != "None") => "PREEMPTED",
+        (state, _) => state,
+    };
     let (why, hint) = match state.split('+').next().unwrap_or(state) {
         "TIMEOUT" | "DEADLINE" => ("its time limit has passed", "ask for more: --time"),
         "PREEMPTED" => ("another job was given its node", "use a partition whose jobs are not preempted"),
         "NODE_FAIL" | "BOOT_FAIL" => ("its node failed", "see the node: sinfo -R"),
-        "OUT_OF_MEMORY" => ("it used more memory than it was given", "ask for more: --memory"),
+        "OUT_OF_MEMORY" => OF_MEMORY,
         "CANCELLED" => ("it was cancelled", "create it anew"),
         "COMPLETED" | "COMPLETING" | "FAILED" => ("it was over", "create it anew"),
         _ => return None,
     };
+    Some(ended(name, why, &format!("job {id} is {state}"), hint))
+}
+
+/// How a step ended whose job may go on.
+pub(super) fn out_of_memory(name: &str, id: u64) -> Problem {
+    let (why, hint) = OF_MEMORY;
+    ended(name, why, &format!("the machine's step of job {id} is OUT_OF_MEMORY"), hint)
+}
+
+/// What is said of a job that took too much, and the next step.
+const OF_MEMORY: (&str, &str) = ("it used more memory than it was given", "ask for more: --memory");
+
+fn ended(name: &str, why: &str, cause: &str, hint: &str) -> Problem {
     let message = format!("the allocation of machine {name} has ended: {why}");
-    Some(Problem::new(ProblemKind::Unavailable, message).because(format!("job {id} is {state}")).hint(hint))
+    Problem::new(ProblemKind::Unavailable, message).because(cause).hint(hint)
+}
+
+/// Whether Slurm's last words on a step are that the kernel killed processes of it for want of memory: `srun` hands on
+/// those of the node, and has its own.
+pub(super) fn is_of_memory(said: &Problem) -> bool {
+    let words = ["oom_kill event", "oom-kill event"];
+    said.causes.iter().any(|line| line.ends_with("Out Of Memory") || words.iter().any(|word| line.contains(word)))
 }
 
 pub(super) fn last_line(said: &str) -> String {
@@ -356,5 +383,24 @@ mod tests {
             assert!(problem.message.contains(word) && problem.causes == [format!("job 7 is {state}")], "{problem:?}");
         }
         assert_eq!(ending("gpu", "slurm_load_jobs error: Invalid job id specified"), None);
+        for (rest, word) in [
+            ("Reason=TimeLimit PreemptTime=None", "time limit"),
+            ("Reason=None PreemptTime=2026-01-01T00:00:00", "another job"),
+            ("Reason=None PreemptTime=None", "it was over"),
+        ] {
+            let problem = ending("gpu", &format!("JobId=7 JobState=COMPLETING {rest}")).expect("it is ending");
+            assert!(problem.message.contains(word), "{problem:?}");
+        }
+        let lost = |line: &str| Problem::new(ProblemKind::Unavailable, "the connection broke").because(line);
+        for line in [
+            "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+            "slurmstepd-n1: error: Detected 3 oom-kill event(s) in StepId=7.0. Some of your processes may have been killed",
+            "srun: error: n1: task 0: Out Of Memory",
+        ] {
+            assert!(is_of_memory(&lost(line)), "{line}");
+        }
+        assert!(!is_of_memory(&lost("srun: error: n1: task 0: Killed")));
+        let problem = out_of_memory("gpu", 7);
+        assert!(problem.message.contains("more memory") && problem.causes[0].contains("OUT_OF_MEMORY"), "{problem:?}");
     }
 }

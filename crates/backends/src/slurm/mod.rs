@@ -161,10 +161,13 @@ impl Backend for SlurmAllocation {
         self.create(to, recorder)
     }
 
-    fn ending(&self, place: &MachinePlace) -> Option<Problem> {
+    fn ending(&self, place: &MachinePlace, said: Option<&Problem>) -> Option<Problem> {
         let (_, job) = Self::job(&place.spec).ok()?;
         let id = Job::kept_number(&kept(&place.folder)?)?;
-        Slurm::of(job).ok()?.ending(place.name.as_str(), id)
+        let name = place.name.as_str();
+        // The step may have ended, and the job not yet.
+        let of_step = || said.filter(|said| job::is_of_memory(said)).map(|_| job::out_of_memory(name, id));
+        Slurm::of(job).ok()?.ending(name, id).or_else(of_step)
     }
 }
 

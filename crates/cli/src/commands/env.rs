@@ -8,8 +8,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use testyard_model::{
-    ByteSize, CommandStatus, EnvironmentLimits, EnvironmentSpec, Isolation, MachineName, Network, Problem, ProblemKind,
-    Span, Usage, UserSpec,
+    ByteSize, EnvironmentLimits, EnvironmentSpec, Isolation, MachineName, Network, Problem, ProblemKind, Span, Usage,
+    UserSpec,
 };
 use testyard_protocol::{Exec, Place, RawText};
 
@@ -134,10 +134,8 @@ impl Run {
         let finished = attend::run(connection, request)?;
         if self.usage {
             output.say(described(&finished.usage));
-        } else if finished.usage.out_of_memory && finished.status == CommandStatus::Signalled(9) {
-            // Else a killed command is a riddle.
-            let limit = self.memory.map_or_else(String::new, |limit| format!(" of {limit}"));
-            output.say(format_args!("killed: its memory{limit} was not enough"));
+        } else {
+            exec::tell_of_memory(&finished, self.memory, output);
         }
         exec::report(&self.name, &finished, self.timeout, output)
     }

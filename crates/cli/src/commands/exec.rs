@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use testyard::Machine;
 use testyard_machine::client::{Connection, Finished};
-use testyard_model::{CommandStatus, MachineName, Problem, ProblemKind, Span, UserSpec};
+use testyard_model::{ByteSize, CommandStatus, MachineName, Problem, ProblemKind, Span, UserSpec};
 use testyard_protocol::{Exec as Request, RawText, StreamTarget};
 
 use super::{DONE, Outcome};
@@ -83,7 +83,9 @@ impl Order {
         if output.json {
             return collect(machine.connection(), request, output);
         }
-        report(&name, &attend::run(machine.connection(), request)?, self.timeout, output)
+        let finished = attend::run(machine.connection(), request)?;
+        tell_of_memory(&finished, None, output);
+        report(&name, &finished, self.timeout, output)
     }
 
     fn request(&self) -> Request {
@@ -101,6 +103,14 @@ impl Order {
 /// Variables as the protocol carries them.
 pub(super) fn variables(variables: &[Variable]) -> Vec<(RawText, RawText)> {
     variables.iter().map(|variable| (variable.name.as_os_str().into(), variable.value.as_os_str().into())).collect()
+}
+
+/// Says so of a command that was killed for its memory: else that is a riddle.
+pub(super) fn tell_of_memory(finished: &Finished, limit: Option<ByteSize>, output: Output) {
+    if finished.usage.out_of_memory && finished.status == CommandStatus::Signalled(9) {
+        let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+        output.say(format_args!("killed: its memory{limit} was not enough"));
+    }
 }
 
 /// A command's own exit code; says so where its time was up, because then the code is ours.

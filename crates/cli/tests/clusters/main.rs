@@ -22,6 +22,7 @@ macro_rules! possible {
 mod changes;
 mod faults;
 mod forks;
+mod held;
 mod page;
 mod rest;
 

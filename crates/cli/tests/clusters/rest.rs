@@ -3,7 +3,7 @@
 use serde_json::Value;
 use testkit::{Ability, Output, TestHome, wait_until};
 
-use super::{DEADLINE, as_root, cluster, create, listeners, on};
+use super::{DEADLINE, as_root, cluster, create, held, listeners, on};
 
 #[test]
 fn jobs_come_in_over_http_and_end_where_they_take_too_much() {
@@ -18,6 +18,7 @@ fn jobs_come_in_over_http_and_end_where_they_take_too_much() {
     drop(cluster(&home, &["node", "restore", "held", "1"]).expect_success());
     rest.answers();
     memory_is_held(&home);
+    held::allocations(&home, &made);
     drop(cluster(&home, &["delete", "held"]).expect_success());
     home.finish();
 }

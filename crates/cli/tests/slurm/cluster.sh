@@ -43,9 +43,12 @@ KillWait=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=200
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 MpiDefault=none
 NodeName=n[1-3] NodeHostname=controller NodeAddr=10.9.0.1 Port=17001-17003 CPUs=2 RealMemory=2000
-PartitionName=debug Nodes=n[1-3] Default=YES MaxTime=INFINITE State=UP
+PartitionName=debug Nodes=n[1-3] Default=YES MaxTime=INFINITE PriorityTier=1 State=UP
+PartitionName=urgent Nodes=n[1-3] MaxTime=INFINITE PriorityTier=2 State=UP
 CONF
 echo CgroupAutomount=no > "$folder/etc/cgroup.conf"
 mkdir -p /etc/slurm

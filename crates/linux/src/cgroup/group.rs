@@ -104,6 +104,13 @@ impl Group {
         Ok(Self { name: String::new(), version, folders })
     }
 
+    /// The same in the trees of this controller alone: the descriptors of others are closed.
+    #[must_use]
+    pub fn narrowed(mut self, controller: Controller) -> Self {
+        self.folders.retain(|folder| folder.controllers.contains(&controller));
+        self
+    }
+
     /// Makes a group in this one. In version 2 that works with all controllers only while this group holds no
     /// process itself.
     ///

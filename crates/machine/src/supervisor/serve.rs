@@ -432,7 +432,11 @@ impl Supervisor {
         if self.life.ending().is_some() {
             return None;
         }
-        if let Some(problem) = self.setup.backend.ending(&self.setup.place) {
+        let said = match &self.broken {
+            Some(SupervisorError::AgentBroken(problem)) => Some(&**problem),
+            _ => None,
+        };
+        if let Some(problem) = self.setup.backend.ending(&self.setup.place, said) {
             return Some(SupervisorError::AgentBroken(Box::new(problem)));
         }
         match self.broken.take() {
