@@ -15,12 +15,20 @@ const JOBS: usize = 20;
 /// Of three nodes. The usual peer, a cluster of one node from a compose file, takes 10.3 s.
 pub(crate) fn rows(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(Row)) {
     let rounds = options.rounds(20);
-    let cold = repeated(rounds, |number| {
-        let took = testyard.run(&format!("cluster create slurm cold{number} --nodes 3"))?;
-        testyard.run(&format!("cluster delete cold{number}"))?;
-        Ok(took)
-    });
-    or_skip("Slurm cluster of 3, cold, each node answers srun and SSH", Goal::AtMost(500.0), "ms", row, cold);
+    let cold = |from: &str| {
+        repeated(rounds, |number| {
+            let took = testyard.run(&format!("cluster create slurm cold{number} --nodes 3 --image {from}"))?;
+            testyard.run(&format!("cluster delete cold{number}"))?;
+            Ok(took)
+        })
+    };
+    or_skip("Slurm cluster of 3, cold, each node answers srun and SSH", Goal::AtMost(500.0), "ms", row, cold("host"));
+    if !options.quick {
+        // Minutes, of which none counts.
+        let built = testyard.run("image build slurm").and_then(|_| cold("slurm"));
+        let name = "Slurm cluster of 3, cold from a built image, each node answers srun and SSH";
+        or_skip(name, Goal::AtMost(500.0), "ms", row, built);
+    }
     let forked = testyard.run("cluster create slurm base --nodes 3").and_then(|_| {
         testyard.run("cluster stop base")?;
         repeated(rounds, |number| {

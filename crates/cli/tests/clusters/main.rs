@@ -23,6 +23,7 @@ mod changes;
 mod faults;
 mod forks;
 mod held;
+mod image;
 mod page;
 mod rest;
 
