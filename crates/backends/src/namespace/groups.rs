@@ -21,12 +21,18 @@ pub(super) fn check(spec: &MachineSpec) -> Result<(), BackendError> {
     if !asked {
         return Ok(());
     }
-    let writable = Hierarchy::detect().is_ok_and(|hierarchy| !hierarchy.writable().is_empty());
-    if writable {
+    if Hierarchy::detect().is_ok_and(|hierarchy| is_ours(&hierarchy)) {
         Ok(())
     } else {
         Err(refuse("with limits: no cgroup here is writable", "run as root, or leave --memory and --cpus out"))
     }
+}
+
+/// Whether groups can be made: a group is made in every tree. Others, such as Slurm, give an ordinary user's processes some.
+fn is_ours(hierarchy: &Hierarchy) -> bool {
+    let writable = hierarchy.writable();
+    let all = hierarchy.controllers().map_or(0, |controllers| controllers.len());
+    !writable.is_empty() && writable.len() >= all
 }
 
 /// The group's name below the supervisor's own.
@@ -54,7 +60,7 @@ pub(super) fn create(
     remove(place, recorder)?;
     let failed = host(place, "make the cgroup");
     let hierarchy = Hierarchy::detect().map_err(&failed)?;
-    if hierarchy.writable().is_empty() {
+    if !is_ours(&hierarchy) {
         return Ok(None);
     }
     let name = name(place);
