@@ -19,8 +19,15 @@ use testyard_trees::{Delta, Manifest, Offer, SendError, Sent, TreeHash, open_bel
 
 /// How often a tree that changes while it is sent is looked at again.
 const TRIES: usize = 4;
-/// So many lists are kept.
-const KEPT: usize = 8;
+/// So many lists are kept: the one that a list is made from is most likely among them.
+const KEPT: usize = 16;
+/// A list is made of so many others at most.
+const DEEPEST: u8 = 7;
+/// One that differs in more than one in so many of its entries is kept whole.
+const SHARE: usize = 8;
+/// Begins a list that is kept as what differs from another: this, of how many it is made, the other's hash, a delta. Whole
+/// ones begin with a zero.
+const STEP: u8 = 1;
 
 /// The lists of trees that machines were sent, so that the next one is sent as what changed.
 #[derive(Debug, Clone)]
@@ -86,9 +93,13 @@ impl Part {
     pub fn of_tree(root: &Path, top: &Path, scan: &Scan, hidden: &[PathBuf]) -> Self {
         let hidden: Vec<&Path> = hidden.iter().filter_map(|path| path.strip_prefix(top).ok()).collect();
         let is_hidden = |path: &Path| hidden.iter().any(|hidden| path.starts_with(hidden));
-        let entries = scan.manifest().entries();
-        let without = entries.iter().any(|entry| is_hidden(&entry.path)).then(|| {
-            let manifest = Manifest::new(entries.iter().filter(|entry| !is_hidden(&entry.path)).cloned().collect());
+        let whole = scan.manifest();
+        let any = !hidden.is_empty() && whole.entries().any(|entry| is_hidden(entry.path));
+        let without = any.then(|| {
+            let mut manifest = Manifest::with_room(whole.len());
+            for entry in whole.entries().filter(|entry| !is_hidden(entry.path)) {
+                manifest.push(entry.path, entry.kind);
+            }
             let hash = manifest.hash();
             Arc::new((manifest, hash))
         });
@@ -162,8 +173,28 @@ impl SentLists {
 
     /// The list of a tree that was sent.
     fn base(&self, hash: TreeHash) -> Option<Manifest> {
-        let manifest = Delta::decode(&fs::read(self.list(hash)).ok()?).ok()?.into_whole().ok()?;
+        let manifest = self.load(hash, DEEPEST)?;
         (manifest.hash() == hash).then_some(manifest)
+    }
+
+    /// The same, unproven, made of so many others at most.
+    fn load(&self, hash: TreeHash, most: u8) -> Option<Manifest> {
+        let bytes = fs::read(self.list(hash)).ok()?;
+        match bytes.split_first()? {
+            (&STEP, rest) => {
+                let (below, delta) = rest.get(1..)?.split_first_chunk::<32>()?;
+                let below = self.load(TreeHash(*below), most.checked_sub(1)?)?;
+                Delta::decode(delta).ok()?.apply(&below).ok()
+            }
+            _ => Delta::decode(&bytes).ok()?.into_whole().ok(),
+        }
+    }
+
+    /// Of how many others the list of a tree is made; none where it is not there.
+    fn depth(&self, hash: TreeHash) -> Option<u8> {
+        let mut start = [0; 2];
+        io::Read::read_exact(&mut fs::File::open(self.list(hash)).ok()?, &mut start).ok()?;
+        Some(if start[0] == STEP { start[1] } else { 0 })
     }
 
     /// Keeps the list of a tree that is being sent. One that cannot be kept is sent whole the next time.
@@ -172,15 +203,26 @@ impl SentLists {
         if list.is_file() || fs::create_dir_all(&self.folder).is_err() {
             return;
         }
-        if write_beside(&list, &Delta::encode_whole(part.manifest())).is_ok() {
+        let bytes = self.as_step(part).unwrap_or_else(|| Delta::encode_whole(part.manifest()));
+        if write_beside(&list, &bytes).is_ok() {
             self.prune();
         }
     }
 
+    /// A list as what differs from the one before, where that is little.
+    fn as_step(&self, part: &Part) -> Option<Vec<u8>> {
+        let (hash, before) = part.before()?;
+        let depth = self.depth(hash).filter(|depth| *depth < DEEPEST)?;
+        let delta = Delta::between(before, part.manifest());
+        let few = delta.len() <= part.manifest().len() / SHARE;
+        few.then(|| [&[STEP, depth + 1], hash.0.as_slice(), &delta.encode()].concat())
+    }
+
     /// A machine has this tree now.
     fn remember(&self, machine: &str, place: &Path, part: &Part) {
-        // What is not remembered is offered whole the next time.
-        let _ = write_beside(&self.last(machine, place), part.hash().to_string().as_bytes());
+        // In place: what is half written, or not at all, names no tree, and then the next one is offered whole.
+        let file = fs::File::options().write(true).create(true).truncate(false).open(self.last(machine, place));
+        let _ = file.and_then(|mut file| io::Write::write_all(&mut file, part.hash().to_string().as_bytes()));
     }
 
     fn prune(&self) {
@@ -343,4 +385,51 @@ fn told(path: &Path, error: &SendError) -> Problem {
     };
     let problem = Problem::from_error(kind, error);
     problem.because(format!("while the working tree {} was sent", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use testyard_sync::{Tree, TreeOptions};
+
+    use super::*;
+
+    #[test]
+    fn lists_are_kept_as_what_changed_and_read_as_the_whole() {
+        let (work, kept) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let write = |number: usize, text: &str| {
+            fs::write(work.path().join(format!("file-{number:03}")), text).expect("there is room");
+        };
+        (0..200).for_each(|number| write(number, "first"));
+        let tree = Tree::open(work.path(), TreeOptions::default()).expect("a tree");
+        let lists = SentLists::new(kept.path().join("sent"));
+        let part = |scan: &Scan| Part::of_tree(work.path(), work.path(), scan, &[]);
+        let mut scan = tree.scan().expect("a scan");
+        lists.keep(&part(&scan));
+        let mut depths = Vec::new();
+        for round in 0..9 {
+            write(round, "another");
+            fs::remove_file(work.path().join(format!("file-{:03}", 199 - round))).expect("it is there");
+            let next = tree.scan_again(&scan).expect("a scan");
+            lists.keep(&part(&next));
+            assert_eq!(lists.base(next.hash).as_ref(), Some(next.manifest()), "{round}");
+            assert_eq!(lists.base(scan.hash).as_ref(), Some(scan.manifest()), "{round}");
+            depths.extend(lists.depth(next.hash));
+            scan = next;
+        }
+        assert_eq!(depths, [1, 2, 3, 4, 5, 6, 7, 0, 1]);
+        // Of a tree that another has little in common with, all of it.
+        (0..200).for_each(|number| write(number, "new"));
+        let other = tree.scan_again(&scan).expect("a scan");
+        lists.keep(&part(&other));
+        assert_eq!(lists.depth(other.hash), Some(0));
+        // What is damaged is none.
+        fs::write(lists.list(other.hash), [STEP, 1, 7]).expect("there is room");
+        assert_eq!(lists.base(other.hash), None);
+        for round in 0..KEPT {
+            write(0, &format!("{round}"));
+            scan = tree.scan_again(&scan).expect("a scan");
+            lists.keep(&part(&scan));
+        }
+        assert_eq!(fs::read_dir(kept.path().join("sent")).expect("a folder").count(), KEPT);
+    }
 }

@@ -6,6 +6,7 @@ use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -13,7 +14,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
-use crate::manifest::{ContentHash, Entry, EntryKind};
+use crate::manifest::{ContentHash, EntryKind, Manifest};
+use crate::memory::{Folder, Mark};
 use crate::stamp::Stamp;
 
 /// What is at a path right now.
@@ -66,16 +68,37 @@ pub(crate) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Found>, E
     }
 }
 
-/// Looks at all entries of a sorted list, each from its own folder: that is a shorter way for the kernel than from the
-/// root.
-pub(crate) fn look_all(root: BorrowedFd<'_>, entries: &[Entry]) -> Vec<Result<Option<Found>, Errno>> {
+/// What is no longer as it was marked (or was marked too soon to tell), by its number, with what is there now; rising.
+pub(crate) type Moved = Vec<(usize, Result<Option<Found>, Errno>)>;
+
+/// Whether a look shows that nothing happened since the mark was made.
+fn holds(mark: &Mark, now: &Result<Option<Found>, Errno>) -> bool {
+    mark.settled && matches!(now, Ok(Some(found)) if found.stamp == mark.stamp)
+}
+
+/// Looks at all entries of a list, each from its own folder: that is a shorter way for the kernel than from the root.
+pub(crate) fn moved_files(root: BorrowedFd<'_>, manifest: &Manifest, marks: &[Mark]) -> Moved {
     // Long enough that most folders are opened once.
-    let blocks: Vec<&[Entry]> = entries.chunks(512).collect();
-    let looked = in_blocks(&blocks, 1, |block| {
+    const BLOCK: usize = 256;
+    let starts: Vec<usize> = (0..manifest.len()).step_by(BLOCK).collect();
+    let moved = in_blocks(&starts, 1, |start| {
         let mut near = Near { root, folder: None };
-        block.iter().map(|entry| near.look(&entry.path)).collect::<Vec<_>>()
+        let marked = manifest.part(*start, start + BLOCK).zip(&marks[*start..]);
+        let looked = marked.enumerate().map(|(number, (entry, mark))| (start + number, mark, near.look(entry.path)));
+        looked.filter(|(_, mark, now)| !holds(mark, now)).map(|(number, _, now)| (number, now)).collect::<Vec<_>>()
     });
-    looked.into_iter().flatten().collect()
+    moved.into_iter().flatten().collect()
+}
+
+/// Looks at all these folders.
+pub(crate) fn moved_folders(root: BorrowedFd<'_>, folders: &[Folder]) -> Moved {
+    let looked = in_parallel(folders, |folder| {
+        // The kernel takes no empty path.
+        let path = if folder.path.as_os_str().is_empty() { Path::new(".") } else { folder.path.as_path() };
+        let now = look(root, path);
+        (!holds(&folder.mark, &now)).then_some(now)
+    });
+    looked.into_iter().enumerate().filter_map(|(number, now)| Some((number, now?))).collect()
 }
 
 /// The folder that was looked into last, opened.
@@ -153,7 +176,7 @@ fn in_blocks<T: Sync, R: Send>(items: &[T], size: usize, work: impl Fn(&T) -> R 
     if items.len() <= size {
         return items.iter().map(work).collect();
     }
-    let threads = thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8);
+    let threads = threads();
     let next = AtomicUsize::new(0);
     let run = || {
         let mut done: Vec<(usize, Vec<R>)> = Vec::new();
@@ -176,6 +199,12 @@ fn in_blocks<T: Sync, R: Send>(items: &[T], size: usize, work: impl Fn(&T) -> R 
     });
     blocks.sort_unstable_by_key(|(start, _)| *start);
     blocks.into_iter().flat_map(|(_, results)| results).collect()
+}
+
+/// Two at least, eight at most. Asked once: the answer takes a look at the control groups.
+fn threads() -> usize {
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(2, NonZero::get).clamp(2, 8))
 }
 
 /// Now, by the clock that stamps files: the coarse one, never ahead of it.

@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags};
 
@@ -96,7 +97,7 @@ impl History {
             if let Some(index) = old.manifest.place(path)
                 && old.marks[index] == (Mark { stamp, settled: true })
             {
-                return Ok(Some((old.manifest.entries()[index].kind.clone(), old.marks[index])));
+                return Ok(old.manifest.get(index).map(|entry| (entry.kind.owned(), old.marks[index])));
             }
             let mark = Mark { stamp, settled: stamp.is_settled(looked_ns) };
             Ok(read(CWD, place, Sort::File { executable: false })?.map(|kind| (kind, mark)))
@@ -117,7 +118,8 @@ impl History {
         both.sort_by(|(a, _), (b, _)| crate::manifest::by_bytes(&a.path, &b.path));
         let (mut entries, marks): (Vec<Entry>, Vec<Mark>) = both.into_iter().unzip();
         if let Some(cache) = cache {
-            let memory = Memory { manifest: Manifest::new(entries.clone()), marks, ..Memory::empty() };
+            let manifest = Arc::new(Manifest::new(entries.clone()));
+            let memory = Memory { manifest, marks, ..Memory::empty() };
             if memory != old {
                 // Without it the next look is slow, and right.
                 let _ = fs::write(cache, memory.encode(&key));

@@ -5,8 +5,9 @@
 //!  stamp      when a remembered hash still holds     tree     one working tree: scan, changed_since
 //!                                                    walk     folders: who is in the tree
 //!  memory     what is kept between scans, its codec  content  files: what they hold
-//!  git_index  which paths git tracks                 rules    which files say what is ignored
-//!  unhashed   what the hash does not cover           history  git's objects and references
+//!  git_index  which paths git tracks                 gather   the whole, of what is known and what is read
+//!  unhashed   what the hash does not cover           rules    which files say what is ignored
+//!                                                    history  git's objects and references
 //! ```
 //!
 //! In a git working tree the hash covers tracked files and untracked ones that are not ignored, as `git status` would
@@ -25,6 +26,7 @@ pub mod tree;
 pub mod watch;
 
 mod content;
+mod gather;
 mod git_index;
 mod memory;
 mod rules;
@@ -33,6 +35,6 @@ mod unhashed;
 mod walk;
 
 pub use history::History;
-pub use manifest::{Changes, ContentHash, Entry, EntryKind, Manifest, TreeHash, TreeHashError};
+pub use manifest::{Changes, ContentHash, Entry, EntryKind, EntryRef, KindRef, Manifest, TreeHash, TreeHashError};
 pub use tree::{Scan, ScanCost, SyncError, Tree, TreeOptions};
 pub use watch::Watch;

@@ -4,17 +4,17 @@
 //! holds `MAGIC`, the BLAKE3 of the rest, and the rest: numbers little-endian, texts and lists with their length
 //! before them.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::manifest::{ContentHash, Entry, EntryKind, Manifest, TreeHash};
+use crate::manifest::{ContentHash, KindRef, Manifest, TreeHash};
 use crate::rules::RuleFile;
 use crate::stamp::Stamp;
 
 /// The last digit is the format.
-const MAGIC: &[u8; 8] = b"tytree02";
+const MAGIC: &[u8; 8] = b"tytree03";
 
 /// A stamp, and whether it was settled when it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,14 +31,17 @@ pub(crate) struct Folder {
     pub(crate) mark: Mark,
     /// Whether it has an entry `.git`.
     pub(crate) repository: bool,
-    /// By the bytes of their names.
-    pub(crate) children: Vec<Child>,
+    pub(crate) children: Children,
 }
 
+/// What is in a folder, by the bytes of the names: one block of memory, as it is in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Children(Vec<u8>);
+
 /// A name in a folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Child {
-    pub(crate) name: OsString,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Child<'a> {
+    pub(crate) name: &'a OsStr,
     pub(crate) sort: ChildSort,
     /// Whether the rules ignore it, whatever git tracks.
     pub(crate) ignored: bool,
@@ -65,7 +68,8 @@ pub(crate) struct Memory {
     /// Git's index of the repository around the tree, by which it was known what is tracked; not settled where there is
     /// none.
     pub(crate) index: Mark,
-    pub(crate) manifest: Manifest,
+    /// Shared by the memories of one tree in which nothing but stamps changed.
+    pub(crate) manifest: Arc<Manifest>,
     /// The manifest's.
     pub(crate) hash: TreeHash,
     /// One for each entry of the manifest.
@@ -76,6 +80,32 @@ pub(crate) struct Memory {
     pub(crate) unreadable: Vec<PathBuf>,
 }
 
+impl Children {
+    /// Adds one behind all others.
+    pub(crate) fn push(&mut self, child: Child<'_>) {
+        put_path(&mut self.0, Path::new(child.name));
+        self.0.push(child.sort as u8 | u8::from(child.ignored) << 4 | u8::from(child.tracked) << 5);
+    }
+
+    /// One after the other.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Child<'_>> {
+        let mut left = Input(&self.0);
+        // Nothing but children is ever in it.
+        std::iter::from_fn(move || left.child())
+    }
+
+    /// Whether a child of this name is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.iter().any(|child| child.name == name)
+    }
+
+    /// Whether the same names are there for the same sorts of things, whatever is ignored.
+    pub(crate) fn are_same(&self, other: &Self) -> bool {
+        let named = |child: Child<'_>| (child.name.as_bytes().to_vec(), child.sort);
+        self.0.len() == other.0.len() && self.iter().map(named).eq(other.iter().map(named))
+    }
+}
+
 impl Memory {
     /// Of no tree.
     pub(crate) fn empty() -> Self {
@@ -83,7 +113,7 @@ impl Memory {
             rule_files: Vec::new(),
             folders: Arc::default(),
             index: Mark::default(),
-            manifest: Manifest::default(),
+            manifest: Arc::default(),
             hash: TreeHash([0; 32]),
             marks: Vec::new(),
             unhashed: Vec::new(),
@@ -110,22 +140,19 @@ impl Memory {
             put_path(&mut out, &folder.path);
             put_mark(&mut out, &folder.mark);
             out.push(folder.repository.into());
-            put_number(&mut out, folder.children.len() as u64);
-            for child in &folder.children {
-                put_path(&mut out, Path::new(&child.name));
-                out.push(child.sort as u8 | u8::from(child.ignored) << 4 | u8::from(child.tracked) << 5);
-            }
+            put_number(&mut out, folder.children.0.len() as u64);
+            out.extend_from_slice(&folder.children.0);
         }
         put_number(&mut out, self.marks.len() as u64);
-        for (entry, mark) in self.manifest.entries().iter().zip(&self.marks) {
-            put_path(&mut out, &entry.path);
+        for (entry, mark) in self.manifest.entries().zip(&self.marks) {
+            put_path(&mut out, entry.path);
             put_mark(&mut out, mark);
-            match &entry.kind {
-                EntryKind::File { executable, content } => {
-                    out.push((*executable).into());
+            match entry.kind {
+                KindRef::File { executable, content } => {
+                    out.push(executable.into());
                     out.extend_from_slice(&content.0);
                 }
-                EntryKind::Link { target } => {
+                KindRef::Link { target } => {
                     out.push(2);
                     put_path(&mut out, target);
                 }
@@ -153,35 +180,36 @@ impl Memory {
         let hash = TreeHash(input.array()?);
         let index = input.mark()?;
         let rule_files = input.list(|input| {
-            let path = input.path()?;
+            let path = input.path()?.to_owned();
             let present = input.byte()? == 1;
             let content = ContentHash(input.array()?);
             Some(RuleFile { path, content: present.then_some(content) })
         })?;
         let folders = input.list(|input| {
             Some(Folder {
-                path: input.path()?,
+                path: input.path()?.to_owned(),
                 mark: input.mark()?,
                 repository: input.byte()? == 1,
-                children: input.list(Input::child)?,
+                children: input.children()?,
             })
         })?;
-        let marked = input.list(|input| {
+        let count = input.count()?;
+        let (mut manifest, mut marks) = (Manifest::with_room(count), Vec::with_capacity(count));
+        for _ in 0..count {
             let path = input.path()?;
-            let mark = input.mark()?;
+            marks.push(input.mark()?);
             let kind = match input.byte()? {
-                2 => EntryKind::Link { target: input.path()? },
-                flag @ (0 | 1) => EntryKind::File { executable: flag == 1, content: ContentHash(input.array()?) },
+                2 => KindRef::Link { target: input.path()? },
+                flag @ (0 | 1) => KindRef::File { executable: flag == 1, content: ContentHash(input.array()?) },
                 _ => return None,
             };
-            Some((Entry { path, kind }, mark))
-        })?;
-        let unhashed = input.list(Input::path)?;
-        let unreadable = input.list(Input::path)?;
-        let (entries, marks): (Vec<_>, Vec<_>) = marked.into_iter().unzip();
-        let manifest = Manifest::new(entries);
-        let whole = input.0.is_empty() && manifest.entries().len() == marks.len();
-        let folders = Arc::new(folders);
+            manifest.push(path, kind);
+        }
+        let paths = |input: &mut Input<'_>| input.path().map(Path::to_owned);
+        let (unhashed, unreadable) = (input.list(paths)?, input.list(paths)?);
+        // Paths out of their order would be missing.
+        let whole = input.0.is_empty() && manifest.len() == marks.len();
+        let (folders, manifest) = (Arc::new(folders), Arc::new(manifest));
         whole.then_some(Self { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable })
     }
 }
@@ -208,7 +236,7 @@ fn put_mark(out: &mut Vec<u8>, mark: &Mark) {
 /// What is left to decode.
 struct Input<'a>(&'a [u8]);
 
-impl Input<'_> {
+impl<'a> Input<'a> {
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -223,15 +251,19 @@ impl Input<'_> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Option<OsString> {
-        let length = usize::from(u16::from_le_bytes(self.array()?));
-        let (text, rest) = self.0.split_at_checked(length)?;
+    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        Some(OsString::from_vec(text.to_vec()))
+        Some(bytes)
     }
 
-    fn path(&mut self) -> Option<PathBuf> {
-        self.text().map(PathBuf::from)
+    fn text(&mut self) -> Option<&'a OsStr> {
+        let length = usize::from(u16::from_le_bytes(self.array()?));
+        self.bytes(length).map(OsStr::from_bytes)
+    }
+
+    fn path(&mut self) -> Option<&'a Path> {
+        self.text().map(Path::new)
     }
 
     fn mark(&mut self) -> Option<Mark> {
@@ -240,7 +272,7 @@ impl Input<'_> {
         Some(Mark { stamp, settled: self.byte()? == 1 })
     }
 
-    fn child(&mut self) -> Option<Child> {
+    fn child(&mut self) -> Option<Child<'a>> {
         let name = self.text()?;
         let flags = self.byte()?;
         let sort = match flags & 0x0f {
@@ -252,12 +284,24 @@ impl Input<'_> {
         Some(Child { name, sort, ignored: flags & 0x10 != 0, tracked: flags & 0x20 != 0 })
     }
 
-    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        let count = usize::try_from(self.number()?).ok()?;
-        // Every item takes at least two bytes: a longer list is a lie, and must not be reserved for.
-        if count > self.0.len() / 2 {
-            return None;
+    fn children(&mut self) -> Option<Children> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let bytes = self.bytes(length)?;
+        let mut left = Input(bytes);
+        while !left.0.is_empty() {
+            left.child()?;
         }
+        Some(Children(bytes.to_vec()))
+    }
+
+    /// Every item takes at least two bytes: a longer list is a lie, and must not be reserved for.
+    fn count(&mut self) -> Option<usize> {
+        let count = usize::try_from(self.number()?).ok()?;
+        (count <= self.0.len() / 2).then_some(count)
+    }
+
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.count()?;
         let mut items = Vec::with_capacity(count);
         for _ in 0..count {
             items.push(item(self)?);
@@ -271,6 +315,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::manifest::{Entry, EntryKind};
 
     fn sample(files: &[(String, u64)]) -> Memory {
         let mark = |n| Mark { stamp: Stamp { size: n, modified_ns: -5, changed_ns: 7, inode: n }, settled: n % 2 == 0 };
@@ -280,20 +325,22 @@ mod tests {
         };
         let entries = files.iter().map(|(path, n)| Entry { path: path.into(), kind: kind(*n) }).collect();
         let manifest = Manifest::new(entries);
-        let child = |(name, n): &(String, u64)| Child {
-            name: name.into(),
-            sort: [ChildSort::File, ChildSort::Folder, ChildSort::Other][(n % 3) as usize],
-            ignored: n % 2 == 0,
-            tracked: n % 5 == 0,
-        };
-        let children = files.iter().map(child).collect();
+        let mut children = Children::default();
+        for (name, n) in files {
+            children.push(Child {
+                name: OsStr::new(name),
+                sort: [ChildSort::File, ChildSort::Folder, ChildSort::Other][(n % 3) as usize],
+                ignored: n % 2 == 0,
+                tracked: n % 5 == 0,
+            });
+        }
         Memory {
             rule_files: vec![RuleFile { path: "/r".into(), content: None }],
             folders: Arc::new(vec![Folder { path: PathBuf::new(), mark: mark(3), repository: true, children }]),
             index: mark(6),
             hash: manifest.hash(),
-            marks: (0..manifest.entries().len() as u64).map(mark).collect(),
-            manifest,
+            marks: (0..manifest.len() as u64).map(mark).collect(),
+            manifest: Arc::new(manifest),
             unhashed: vec!["u".into()],
             unreadable: Vec::new(),
         }

@@ -6,6 +6,7 @@
 //!                                                        └─ rules changed ──► walk all ────┴─► read what is new ─► Scan
 //! ```
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
@@ -16,15 +17,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
 use testyard_model::{Problem, ProblemKind};
 
-use crate::content::{Found, file_clock_ns, in_parallel, look, look_all, read};
-use crate::manifest::{Changes, Entry, EntryKind, Manifest, TreeHash};
-use crate::memory::{Folder, Mark, Memory};
+use crate::content::{Found, Sort, file_clock_ns, in_parallel, moved_files, moved_folders, read};
+use crate::gather::{Gathering, Moved};
+use crate::manifest::{Changes, EntryKind, Manifest, TreeHash, by_bytes};
+use crate::memory::{Child, ChildSort, Folder, Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
 use crate::unhashed::collapse;
-use crate::walk::{Known, Walked, Walker};
+use crate::walk::{Walked, Walker};
 
 /// How a tree is looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -138,7 +139,13 @@ impl Scan {
     /// What the tree was when it was looked at before this, and its hash; none where that is not known.
     #[must_use]
     pub fn before(&self) -> Option<(TreeHash, &Manifest)> {
-        self.before.as_ref().map(|memory| (memory.hash, &memory.manifest))
+        self.before.as_ref().map(|memory| (memory.hash, memory.manifest.as_ref()))
+    }
+
+    /// Whether all of it was known before.
+    #[must_use]
+    pub fn is_remembered(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &self.memory))
     }
 
     /// How a later scan of the same tree differs.
@@ -148,15 +155,14 @@ impl Scan {
             return Changes::default();
         }
         let mut changes = self.manifest().diff(later.manifest());
-        let mut before = self.manifest().entries().iter().zip(&self.memory.marks).peekable();
-        for (entry, mark) in later.manifest().entries().iter().zip(&later.memory.marks) {
-            let path = entry.path.as_os_str().as_bytes();
-            while before.next_if(|(old, _)| old.path.as_os_str().as_bytes() < path).is_some() {}
-            if let Some((old, old_mark)) = before.next_if(|(old, _)| old.path == entry.path)
+        let mut before = self.manifest().entries().zip(&self.memory.marks).peekable();
+        for (entry, mark) in later.manifest().entries().zip(&later.memory.marks) {
+            while before.next_if(|(old, _)| by_bytes(old.path, entry.path) == Ordering::Less).is_some() {}
+            if let Some((old, old_mark)) = before.next_if(|(old, _)| by_bytes(old.path, entry.path) == Ordering::Equal)
                 && old.kind == entry.kind
                 && old_mark.stamp.is_rewritten(&mark.stamp)
             {
-                changes.rewritten.push(entry.path.clone());
+                changes.rewritten.push(entry.path.to_owned());
             }
         }
         changes
@@ -187,11 +193,26 @@ impl Tree {
     /// # Errors
     /// Something could not be read. What is merely forbidden to this user is in [`Scan::unhashed`].
     pub fn scan(&self) -> Result<Scan, SyncError> {
+        let scan = self.look()?;
+        Ok(Scan { cache_failure: self.remember(&scan).err().map(Arc::new), ..scan })
+    }
+
+    /// As [`Tree::scan`], and leaves it to [`Tree::remember`] to write the cache: that can be done beside other work.
+    ///
+    /// # Errors
+    /// As [`Tree::scan`].
+    pub fn look(&self) -> Result<Scan, SyncError> {
         let remembered = self.load().map(Arc::new);
         let (memory, cost) = self.survey(remembered.clone())?;
-        let unchanged = remembered.as_ref().is_some_and(|old| Arc::ptr_eq(old, &memory));
-        let cache_failure = if unchanged { None } else { self.save(&memory).err().map(Arc::new) };
-        Ok(Scan { cache_failure, before: remembered, ..Self::described(memory, cost) })
+        Ok(Scan { before: remembered, ..Self::described(memory, cost) })
+    }
+
+    /// Writes to the cache what a scan of this tree knows, unless that is where it knows all of it from.
+    ///
+    /// # Errors
+    /// The cache cannot be written: the next scan is slow, and right.
+    pub fn remember(&self, scan: &Scan) -> io::Result<()> {
+        if scan.is_remembered() { Ok(()) } else { self.save(&scan.memory) }
     }
 
     /// Takes the tree as it is now with the help of an earlier scan; neither reads nor writes the cache.
@@ -232,37 +253,58 @@ impl Tree {
         let index = ground.repository.index_mark(looked_ns);
         let Some(old) = old else {
             let walked = self.walker(looked_ns, HashMap::new()).walk(&ground)?;
-            return self.gather(looked_ns, outer, walked, None, &[], index);
+            return self.gathering(looked_ns, None).gather(outer, walked, index);
         };
-        let files_now = look_all(self.descriptor.as_fd(), old.manifest.entries());
-        let folders_now = in_parallel(&old.folders, |folder| look(self.descriptor.as_fd(), here(&folder.path)));
+        let root = self.descriptor.as_fd();
+        let moved =
+            Moved { files: moved_files(root, &old.manifest, &old.marks), folders: moved_folders(root, &old.folders) };
         let rules_hold =
             old.rule_files.starts_with(&outer) && old.rule_files[outer.len()..].iter().all(RuleFile::is_current);
-        let mut known = HashMap::new();
-        if rules_hold {
-            for (folder, now) in old.folders.iter().zip(folders_now) {
-                known.insert(folder.path.as_path(), Known { folder, now: now.unwrap_or(None) });
-            }
-        }
-        let same_members = rules_hold
+        if rules_hold
             && !old.folders.is_empty()
             && old.unreadable.is_empty()
-            && known.values().all(Known::is_current)
-            && self.tracks_as_before(&ground, &old, index);
-        if same_members {
-            return self.refresh(looked_ns, &old, &files_now, index);
+            && self.tracks_as_before(&ground, &old, index)
+            && let Some(listed) = self.listed_as_before(looked_ns, &old, &moved)
+        {
+            return self.refresh(looked_ns, &old, &moved, &listed, index);
+        }
+        let mut known = HashMap::new();
+        if rules_hold {
+            let mut gone = moved.folders.iter().map(|(number, _)| *number).peekable();
+            for (number, folder) in old.folders.iter().enumerate() {
+                if gone.next_if_eq(&number).is_none() {
+                    known.insert(folder.path.as_path(), folder);
+                }
+            }
         }
         let mut walked = self.walker(looked_ns, known).walk(&ground)?;
         if rules_hold && !same_set(&walked.rule_files, &old.rule_files[outer.len()..]) {
             // A rule file that came or went also rules folders that did not change themselves.
             walked = self.walker(looked_ns, HashMap::new()).walk(&ground)?;
         }
-        self.gather(looked_ns, outer, walked, Some(&old), &files_now, index)
+        self.gathering(looked_ns, Some((&*old, &moved))).gather(outer, walked, index)
     }
 
-    fn walker<'a>(&'a self, looked_ns: i64, known: HashMap<&'a Path, Known<'a>>) -> Walker<'a> {
+    fn walker<'a>(&'a self, looked_ns: i64, known: HashMap<&'a Path, &'a Folder>) -> Walker<'a> {
         let descriptor = self.descriptor.as_fd();
         Walker { root: &self.root, descriptor, options: &self.options, known, looked_ns }
+    }
+
+    fn gathering<'a>(&'a self, looked_ns: i64, old: Option<(&'a Memory, &'a Moved)>) -> Gathering<'a> {
+        Gathering { root: self.descriptor.as_fd(), path: &self.root, looked_ns, old }
+    }
+
+    /// The folders that moved and hold the same names as before, with their new marks: where a file was saved under
+    /// another name and took its old one, or a cache came. None where any holds others.
+    fn listed_as_before(&self, looked_ns: i64, old: &Memory, moved: &Moved) -> Option<Vec<(usize, Mark)>> {
+        let walker = self.walker(looked_ns, HashMap::new());
+        let listed = in_parallel(&moved.folders, |(number, now)| {
+            let (before, now) = (&old.folders[*number], now.ok()??);
+            let after = (now.sort == Sort::Folder).then(|| walker.list(&before.path).ok()?).flatten()?;
+            let same = after.repository == before.repository && after.children.are_same(&before.children);
+            same.then_some((*number, after.mark))
+        });
+        listed.into_iter().collect()
     }
 
     /// Whether git still tracks the same of what is ignored: `git add -f` changes that, and no folder.
@@ -286,9 +328,8 @@ impl Tree {
             let innermost = repositories.iter().rev().find(|(top, _)| folder.path.starts_with(top));
             let Some((_, repository)) = innermost else { continue };
             let absolute = self.root.join(&folder.path);
-            let same = |child: &crate::memory::Child| {
-                let is_folder = child.sort == crate::memory::ChildSort::Folder;
-                repository.tracks(&absolute.join(&child.name), is_folder) == child.tracked
+            let same = |child: Child<'_>| {
+                repository.tracks(&absolute.join(child.name), child.sort == ChildSort::Folder) == child.tracked
             };
             if !ignored.all(same) {
                 return false;
@@ -302,101 +343,47 @@ impl Tree {
         &self,
         looked_ns: i64,
         old: &Arc<Memory>,
-        files_now: &[Result<Option<Found>, Errno>],
+        moved: &Moved,
+        listed: &[(usize, Mark)],
         index: Mark,
     ) -> Result<(Arc<Memory>, ScanCost), SyncError> {
-        let is_current = |(mark, now): (&Mark, &Result<Option<Found>, Errno>)| {
-            mark.settled && matches!(now, Ok(Some(found)) if found.stamp == mark.stamp)
-        };
-        let pairs = old.marks.iter().zip(files_now).enumerate();
-        let changed: Vec<usize> = pairs.filter(|(_, pair)| !is_current(*pair)).map(|(number, _)| number).collect();
-        let cost = ScanCost { files: old.marks.len(), folders: old.folders.len(), read: changed.len(), listed: 0 };
-        if changed.is_empty() && (index == old.index || !index.settled) {
+        let (files, folders) = (old.marks.len(), old.folders.len());
+        let cost = ScanCost { files, folders, read: moved.files.len(), listed: listed.len() };
+        if moved.files.is_empty() && listed.is_empty() && (index == old.index || !index.settled) {
             return Ok((old.clone(), cost));
         }
-        let fresh = in_parallel(&changed, |number| -> Option<(EntryKind, Mark)> {
-            let Found { stamp, sort } = files_now[*number].ok()??;
+        let fresh = in_parallel(&moved.files, |(number, now)| -> Option<(usize, EntryKind, Mark)> {
+            let Found { stamp, sort } = now.ok()??;
             let mark = Mark { stamp, settled: stamp.is_settled(looked_ns) };
-            let kind = read(self.descriptor.as_fd(), &old.manifest.entries()[*number].path, sort).ok()??;
-            Some((kind, mark))
+            let kind = read(self.descriptor.as_fd(), old.manifest.get(*number)?.path, sort).ok()??;
+            Some((*number, kind, mark))
         });
-        if let Some(fresh) = fresh.into_iter().collect::<Option<Vec<_>>>() {
-            let mut memory = Memory { index, ..Memory::clone(old) };
-            let mut entries = std::mem::take(&mut memory.manifest).into_entries();
-            for (number, (kind, mark)) in changed.into_iter().zip(fresh) {
-                entries[number].kind = kind;
-                memory.marks[number] = mark;
-            }
-            memory.manifest = Manifest::new(entries);
-            memory.hash = memory.manifest.hash();
-            return Ok((Arc::new(memory), cost));
-        }
-        // One has gone since its folder was looked at, or may not be read.
-        let walked = Walked {
-            folders: Vec::clone(&old.folders),
-            files: old.manifest.entries().iter().map(|entry| entry.path.clone()).collect(),
-            unhashed: old.unhashed.clone(),
-            ..Walked::default()
-        };
-        self.gather(looked_ns, old.rule_files.clone(), walked, Some(old), files_now, index)
-    }
-
-    /// Puts a walk's files together: remembered hashes where they hold, else what is read now.
-    fn gather(
-        &self,
-        looked_ns: i64,
-        mut rule_files: Vec<RuleFile>,
-        walked: Walked,
-        old: Option<&Memory>,
-        files_now: &[Result<Option<Found>, Errno>],
-        index: Mark,
-    ) -> Result<(Arc<Memory>, ScanCost), SyncError> {
-        let known = old.map_or(&[][..], |old| old.manifest.entries());
-        let marks = old.map_or(&[][..], |old| &old.marks);
-        let remembered: HashMap<&Path, usize> =
-            known.iter().enumerate().map(|(number, entry)| (entry.path.as_path(), number)).collect();
-        let mut files = walked.files;
-        files.sort_unstable_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
-        let root = self.descriptor.as_fd();
-        let outcomes = in_parallel(&files, |path| -> Result<Option<(EntryKind, Mark, bool)>, Errno> {
-            let number = remembered.get(path.as_path()).copied();
-            let now = match number.and_then(|number| files_now.get(number)) {
-                Some(Ok(now)) => *now,
-                _ => look(root, path)?,
+        let Some(fresh) = fresh.into_iter().collect::<Option<Vec<_>>>() else {
+            // One has gone since its folder was looked at, or may not be read.
+            let walked = Walked {
+                folders: Vec::clone(&old.folders),
+                files: old.manifest.entries().map(|entry| entry.path.to_owned()).collect(),
+                unhashed: old.unhashed.clone(),
+                ..Walked::default()
             };
-            let Some(Found { stamp, sort }) = now else { return Ok(None) };
-            if let Some(number) = number
-                && marks[number] == (Mark { stamp, settled: true })
-            {
-                return Ok(Some((known[number].kind.clone(), marks[number], false)));
-            }
-            let mark = Mark { stamp, settled: stamp.is_settled(looked_ns) };
-            Ok(read(root, path, sort)?.map(|kind| (kind, mark, true)))
-        });
-        let (mut unhashed, mut unreadable) = (walked.unhashed, walked.unreadable);
-        let mut cost = ScanCost { listed: walked.listed, folders: walked.folders.len(), ..ScanCost::default() };
-        let (mut entries, mut marks) = (Vec::with_capacity(files.len()), Vec::with_capacity(files.len()));
-        for (path, outcome) in files.into_iter().zip(outcomes) {
-            match outcome {
-                Ok(Some((kind, mark, was_read))) => {
-                    cost.read += usize::from(was_read);
-                    entries.push(Entry { path, kind });
-                    marks.push(mark);
-                }
-                Ok(None) => {}
-                Err(Errno::ACCESS | Errno::PERM) => {
-                    unhashed.push(path.clone());
-                    unreadable.push(path);
-                }
-                Err(errno) => return Err(SyncError::Read { path: self.root.join(path), source: errno.into() }),
+            return self.gathering(looked_ns, Some((&**old, moved))).gather(old.rule_files.clone(), walked, index);
+        };
+        let mut memory = Memory { index, ..Memory::clone(old) };
+        if !listed.is_empty() {
+            let folders = Arc::make_mut(&mut memory.folders);
+            listed.iter().for_each(|(number, mark)| folders[*number].mark = *mark);
+        }
+        let mut changed = Vec::new();
+        for (number, kind, mark) in fresh {
+            memory.marks[number] = mark;
+            if old.manifest.get(number).is_none_or(|before| before.kind != kind.borrowed()) {
+                changed.push((number, kind));
             }
         }
-        cost.files = entries.len();
-        rule_files.extend(walked.rule_files);
-        // The paths were sorted above and are each there once: the marks stay beside their entries.
-        let manifest = Manifest::new(entries);
-        let (hash, folders) = (manifest.hash(), Arc::new(walked.folders));
-        let memory = Memory { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable };
+        if !changed.is_empty() {
+            memory.manifest = Arc::new(old.manifest.with(&changed));
+            memory.hash = memory.manifest.hash();
+        }
         Ok((Arc::new(memory), cost))
     }
 
@@ -429,11 +416,6 @@ impl Tree {
         let name = OsString::from(format!("{}.tree", &root.to_hex()[..32]));
         Some((folder.join(name), *key.finalize().as_bytes()))
     }
-}
-
-/// A folder's path for the kernel, which takes no empty one.
-fn here(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 /// Whether two lists hold the same rule files.

@@ -1,7 +1,6 @@
 //! What the hash does not cover, said shortly.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::manifest::{Manifest, by_bytes};
 
@@ -11,7 +10,7 @@ pub(crate) fn collapse(manifest: &Manifest, unhashed: &[PathBuf]) -> Vec<PathBuf
     for path in unhashed {
         let mut top = path.as_path();
         while let Some(folder) = top.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            if holds_hashed(manifest, folder) {
+            if manifest.any_below(folder) {
                 break;
             }
             top = folder;
@@ -23,14 +22,6 @@ pub(crate) fn collapse(manifest: &Manifest, unhashed: &[PathBuf]) -> Vec<PathBuf
     shown.sort_by(|a, b| by_bytes(a, b));
     shown.dedup();
     shown
-}
-
-fn holds_hashed(manifest: &Manifest, folder: &Path) -> bool {
-    let mut prefix = folder.as_os_str().as_bytes().to_vec();
-    prefix.push(b'/');
-    let entries = manifest.entries();
-    let index = entries.partition_point(|entry| entry.path.as_os_str().as_bytes() < prefix.as_slice());
-    entries.get(index).is_some_and(|entry| entry.path.as_os_str().as_bytes().starts_with(&prefix))
 }
 
 #[cfg(test)]

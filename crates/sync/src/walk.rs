@@ -11,22 +11,9 @@ use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::content::{Found, Sort, in_parallel, is_gone, look};
-use crate::memory::{Child, ChildSort, Folder, Mark};
+use crate::memory::{Child, ChildSort, Children, Folder, Mark};
 use crate::rules::{Ground, RuleFile, load_rules};
 use crate::tree::{SyncError, TreeOptions};
-
-/// A folder as remembered, with what it looks like now.
-pub(crate) struct Known<'a> {
-    pub(crate) folder: &'a Folder,
-    pub(crate) now: Option<Found>,
-}
-
-impl Known<'_> {
-    /// Whether listing it again would give the same.
-    pub(crate) fn is_current(&self) -> bool {
-        self.folder.mark.settled && self.now.is_some_and(|now| now.stamp == self.folder.mark.stamp)
-    }
-}
 
 /// What a walk found.
 #[derive(Debug, Default)]
@@ -50,7 +37,8 @@ pub(crate) struct Walker<'a> {
     pub(crate) root: &'a Path,
     pub(crate) descriptor: BorrowedFd<'a>,
     pub(crate) options: &'a TreeOptions,
-    pub(crate) known: HashMap<&'a Path, Known<'a>>,
+    /// Folders that are as they were when they were listed.
+    pub(crate) known: HashMap<&'a Path, &'a Folder>,
     pub(crate) looked_ns: i64,
 }
 
@@ -105,9 +93,9 @@ impl Walker<'_> {
         let absolute = self.root.join(&pending.path);
         let failed = |errno: Errno| SyncError::Read { path: absolute.clone(), source: errno.into() };
         let mut visited = Visited::default();
-        let known = self.known.get(pending.path.as_path()).filter(|known| known.is_current());
-        let mut folder = match known {
-            Some(known) => known.folder.clone(),
+        let known = self.known.get(pending.path.as_path());
+        let folder = match known {
+            Some(known) => Folder::clone(known),
             None => match self.list(&pending.path) {
                 Ok(Some(folder)) => {
                     visited.listed = true;
@@ -122,14 +110,16 @@ impl Walker<'_> {
             },
         };
         let (ground, ignored) = self.ground_of(pending, &folder, &absolute, &mut visited);
-        for child in &mut folder.children {
-            let path = pending.path.join(&child.name);
-            let absolute = absolute.join(&child.name);
+        let mut children = Children::default();
+        for mut child in folder.children.iter() {
+            let path = pending.path.join(child.name);
+            let absolute = absolute.join(child.name);
             let is_folder = child.sort == ChildSort::Folder;
             if visited.listed {
                 child.ignored = ignored || ground.rules.ignores(&absolute, is_folder);
             }
             child.tracked = child.ignored && ground.repository.tracks(&absolute, is_folder);
+            children.push(child);
             if child.ignored && !child.tracked || child.sort == ChildSort::Other {
                 visited.unhashed.push(path);
             } else if is_folder {
@@ -138,7 +128,7 @@ impl Walker<'_> {
                 visited.files.push(path);
             }
         }
-        visited.folder = Some(folder);
+        visited.folder = Some(Folder { children, ..folder });
         Ok(visited)
     }
 
@@ -157,7 +147,7 @@ impl Walker<'_> {
         if !ignored {
             let mut texts = Vec::new();
             for name in ground.repository.rule_names() {
-                if folder.children.iter().any(|child| child.name == OsStr::new(name)) {
+                if folder.children.has(name) {
                     let (file, text) = load_rules(&absolute.join(name));
                     visited.rule_files.push(file);
                     texts.extend(text);
@@ -169,7 +159,7 @@ impl Walker<'_> {
     }
 
     /// Lists one folder, by name; `None` if it has gone.
-    fn list(&self, path: &Path) -> Result<Option<Folder>, Errno> {
+    pub(crate) fn list(&self, path: &Path) -> Result<Option<Folder>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let descriptor = match rustix::fs::openat(self.descriptor, name, flags, Mode::empty()) {
@@ -179,19 +169,15 @@ impl Walker<'_> {
         };
         // Before the listing: a change after it then shows in the stamp, or leaves it unsettled.
         let stamp = Found::from_stat(&rustix::fs::fstat(&descriptor)?).stamp;
-        let mut folder = Folder {
-            path: path.to_owned(),
-            mark: Mark { stamp, settled: stamp.is_settled(self.looked_ns) },
-            repository: false,
-            children: Vec::new(),
-        };
+        let mut repository = false;
+        let mut named: Vec<(OsString, ChildSort)> = Vec::new();
         for entry in Dir::new(descriptor)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             match name {
                 b"." | b".." => continue,
                 b".git" => {
-                    folder.repository = true;
+                    repository = true;
                     continue;
                 }
                 _ => {}
@@ -201,10 +187,15 @@ impl Walker<'_> {
                 continue;
             }
             let Some(sort) = self.sort_of(entry.file_type(), path, &name)? else { continue };
-            folder.children.push(Child { name, sort, ignored: false, tracked: false });
+            named.push((name, sort));
         }
-        folder.children.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
-        Ok(Some(folder))
+        named.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+        let mut children = Children::default();
+        for (name, sort) in &named {
+            children.push(Child { name, sort: *sort, ignored: false, tracked: false });
+        }
+        let mark = Mark { stamp, settled: stamp.is_settled(self.looked_ns) };
+        Ok(Some(Folder { path: path.to_owned(), mark, repository, children }))
     }
 
     /// Some file systems do not say what an entry is.

@@ -98,7 +98,7 @@ fn shown(work: &Path, scan: &Scan) -> Seen {
         for above in entry.path.ancestors().skip(1).filter(|above| *above != Path::new("")) {
             seen.insert(above.to_owned(), b"d".to_vec());
         }
-        let path = work.join(&entry.path);
+        let path = work.join(entry.path);
         let what = match fs::read_link(&path) {
             Ok(target) => target.into_os_string().as_bytes().to_vec(),
             Err(_) => {
@@ -106,7 +106,7 @@ fn shown(work: &Path, scan: &Scan) -> Seen {
                 [&[u8::from(mode & 0o100 != 0)], fs::read(&path).expect("a file").as_slice()].concat()
             }
         };
-        seen.insert(entry.path.clone(), what);
+        seen.insert(entry.path.to_owned(), what);
     }
     seen
 }

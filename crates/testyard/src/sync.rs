@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use rustix::fd::BorrowedFd;
 use serde::Serialize;
@@ -33,6 +34,8 @@ pub struct TreeSync {
     one: Arc<One>,
     copies: Copies,
     present: bool,
+    /// What [`TreeSync::look_ahead`] found, and has yet to be remembered.
+    ahead: Option<Option<Scan>>,
 }
 
 /// The one tree of a [`TreeSync`].
@@ -47,6 +50,18 @@ struct One {
 }
 
 impl One {
+    /// Looks at the tree as it is now; what has yet to be remembered of it. Only the first look of a process is.
+    fn renew(&self) -> Result<Option<Scan>, Problem> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (scan, is_first) = match &*last {
+            Some(scan) => (self.tree.scan_again(scan), false),
+            None => (self.tree.look(), true),
+        };
+        let scan = scan.map_err(|error| error.problem())?;
+        *last = Some(scan.clone());
+        Ok((is_first && !scan.is_remembered()).then_some(scan))
+    }
+
     /// What is there and does not travel, relative to the top.
     fn left_out(&self, scan: &Scan) -> Vec<PathBuf> {
         let there = self.secrets.iter().filter(|secret| secret.symlink_metadata().is_ok());
@@ -99,7 +114,7 @@ impl Testyard {
         let cache = history_cache(home, &path);
         let one = Arc::new(One { tree, secrets, history: request.history, cache, last: Mutex::default() });
         let copies = Copies::new(one.clone(), sent_lists(home), request.user);
-        Ok(TreeSync { one, copies, present: request.present })
+        Ok(TreeSync { one, copies, present: request.present, ahead: None })
     }
 }
 
@@ -155,25 +170,46 @@ impl TreeSync {
         self.one.tree.root()
     }
 
-    /// Makes the machine's copy what the tree is now.
+    /// Looks at the tree for the sync that comes next: it may be connected to its machine meanwhile.
+    ///
+    /// # Errors
+    /// The tree cannot be read.
+    pub fn look_ahead(&mut self) -> Result<(), Problem> {
+        self.ahead = Some(self.one.renew()?);
+        Ok(())
+    }
+
+    /// Makes the machine's copy what the tree is now, or was when it was looked at ahead.
     ///
     /// # Errors
     /// `Unavailable` where it changes all the time or the machine went away, `Exhausted` where the machine's disk is
     /// full, `Unsupported` where the machine keeps no trees.
     pub fn sync(&mut self, machine: &mut Machine) -> Result<SyncReport, Problem> {
-        {
-            let mut last = self.one.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(scan) = &*last {
-                *last = Some(self.one.tree.scan_again(scan).map_err(|error| error.problem())?);
-            }
-        }
+        let fresh = match self.ahead.take() {
+            Some(fresh) => fresh,
+            None => self.one.renew()?,
+        };
         let present = self.present;
-        let copied = self.copies.bring(machine.connection(), self.one.tree.root(), &mut |connection, synced| {
-            if present {
-                return Ok(connection.present_synced(synced)?.then_some(()));
-            }
-            Ok::<_, ClientError>(connection.synced_source(synced)?.map(drop))
-        })?;
+        let mut bring = || {
+            self.copies.bring(machine.connection(), self.one.tree.root(), &mut |connection, synced| {
+                if present {
+                    return Ok(connection.present_synced(synced)?.then_some(()));
+                }
+                Ok::<_, ClientError>(connection.synced_source(synced)?.map(drop))
+            })
+        };
+        let copied = match fresh {
+            // What is not remembered is looked at again the next time.
+            Some(fresh) => thread::scope(|scope| {
+                let remember = || drop(self.one.tree.remember(&fresh));
+                match thread::Builder::new().spawn_scoped(scope, remember) {
+                    Ok(_) => {}
+                    Err(_) => remember(),
+                }
+                bring()
+            }),
+            None => bring(),
+        }?;
         let left_out = match copied.parts.first() {
             Some(Part::Tree { scan, .. }) => self.one.left_out(scan),
             _ => Vec::new(),
@@ -181,7 +217,7 @@ impl TreeSync {
         Ok(SyncReport {
             path: self.one.tree.root().to_owned(),
             hash: copied.parts[0].hash(),
-            files: copied.parts[0].manifest().entries().len(),
+            files: copied.parts[0].manifest().len(),
             sent_files: copied.sent.files,
             sent_bytes: copied.sent.bytes,
             known: copied.sent.known,

@@ -21,7 +21,7 @@ pub(crate) struct Small<'t> {
     pub(crate) path: &'t Path,
     pub(crate) executable: bool,
     pub(crate) time: i64,
-    pub(crate) content: &'t ContentHash,
+    pub(crate) content: ContentHash,
     pub(crate) bytes: Vec<u8>,
 }
 

@@ -9,11 +9,11 @@
 //! Numbers are LEB128. Paths are in the order of their bytes, each once.
 
 use std::cmp::Ordering;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::manifest::{ContentHash, Entry, EntryKind, Manifest, by_bytes};
+use crate::manifest::{ContentHash, KindRef, Manifest, by_bytes};
 
 /// The kernel's own limits, without the final NUL.
 const MAX_PATH: usize = 4095;
@@ -23,7 +23,7 @@ const MAX_NAME: usize = 255;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     removed: Vec<PathBuf>,
-    put: Vec<Entry>,
+    put: Manifest,
 }
 
 /// What came is no list of a tree's entries.
@@ -54,22 +54,26 @@ impl Delta {
     #[must_use]
     pub fn between(old: &Manifest, new: &Manifest) -> Self {
         let mut delta = Self::default();
-        let (mut before, mut after) = (old.entries().iter().peekable(), new.entries().iter().peekable());
+        let (mut before, mut after) = (old.entries().peekable(), new.entries().peekable());
         loop {
             let order = match (before.peek(), after.peek()) {
-                (Some(a), Some(b)) => by_bytes(&a.path, &b.path),
+                (Some(a), Some(b)) => by_bytes(a.path, b.path),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) => return delta,
             };
             match order {
-                Ordering::Less => delta.removed.extend(before.next().map(|entry| entry.path.clone())),
-                Ordering::Greater => delta.put.extend(after.next().cloned()),
+                Ordering::Less => delta.removed.extend(before.next().map(|entry| entry.path.to_owned())),
+                Ordering::Greater => {
+                    if let Some(entry) = after.next() {
+                        delta.put.push(entry.path, entry.kind);
+                    }
+                }
                 Ordering::Equal => {
                     if let (Some(a), Some(b)) = (before.next(), after.next())
                         && a.kind != b.kind
                     {
-                        delta.put.push(b.clone());
+                        delta.put.push(b.path, b.kind);
                     }
                 }
             }
@@ -84,7 +88,7 @@ impl Delta {
 
     /// What is new, or another than before.
     #[must_use]
-    pub fn put(&self) -> &[Entry] {
+    pub fn put(&self) -> &Manifest {
         &self.put
     }
 
@@ -105,34 +109,36 @@ impl Delta {
     /// # Errors
     /// What comes of it could not be on a disk.
     pub fn apply(&self, base: &Manifest) -> Result<Manifest, ListError> {
-        if base.entries().is_empty() {
+        if base.is_empty() {
             return self.clone().into_whole();
         }
-        let mut entries = Vec::with_capacity(base.entries().len() + self.put.len());
-        let (mut removed, mut put) = (self.removed.iter().peekable(), self.put.iter().peekable());
+        let mut made = Manifest::with_room(base.len() + self.put.len());
+        let (mut removed, mut put) = (self.removed.iter().peekable(), self.put.entries().peekable());
         for entry in base.entries() {
-            while let Some(new) = put.next_if(|new| by_bytes(&new.path, &entry.path) == Ordering::Less) {
-                entries.push(new.clone());
+            while let Some(new) = put.next_if(|new| by_bytes(new.path, entry.path) == Ordering::Less) {
+                made.push(new.path, new.kind);
             }
-            if let Some(gone) = removed.next_if(|gone| by_bytes(gone, &entry.path) != Ordering::Greater) {
-                if *gone != entry.path {
+            if let Some(gone) = removed.next_if(|gone| by_bytes(gone, entry.path) != Ordering::Greater) {
+                if by_bytes(gone, entry.path) != Ordering::Equal {
                     return Err(ListError::Missing(gone.clone()));
                 }
-                if put.peek().is_some_and(|new| new.path == entry.path) {
+                if put.peek().is_some_and(|new| by_bytes(new.path, entry.path) == Ordering::Equal) {
                     return Err(ListError::Order(gone.clone()));
                 }
                 continue;
             }
-            match put.next_if(|new| new.path == entry.path) {
-                Some(new) => entries.push(new.clone()),
-                None => entries.push(entry.clone()),
-            }
+            match put.next_if(|new| by_bytes(new.path, entry.path) == Ordering::Equal) {
+                Some(new) => made.push(new.path, new.kind),
+                None => made.push(entry.path, entry.kind),
+            };
         }
-        entries.extend(put.cloned());
+        for new in put {
+            made.push(new.path, new.kind);
+        }
         if let Some(gone) = removed.next() {
             return Err(ListError::Missing(gone.clone()));
         }
-        checked(Manifest::new(entries), &self.put)
+        checked(made, &self.put)
     }
 
     /// The tree that comes of it where there was nothing before.
@@ -143,17 +149,16 @@ impl Delta {
         if let Some(gone) = self.removed.into_iter().next() {
             return Err(ListError::Missing(gone));
         }
-        let manifest = Manifest::new(self.put);
-        match conflict(manifest.entries()) {
+        match conflict(&self.put) {
             Some(path) => Err(ListError::Conflict(path.to_owned())),
-            None => Ok(manifest),
+            None => Ok(self.put),
         }
     }
 
     /// What makes nothing into `manifest`, as bytes.
     #[must_use]
     pub fn encode_whole(manifest: &Manifest) -> Vec<u8> {
-        encode(&[], manifest.entries())
+        encode(&[], manifest)
     }
 
     /// As bytes.
@@ -169,28 +174,28 @@ impl Delta {
     pub fn decode(bytes: &[u8]) -> Result<Self, ListError> {
         let mut input = Input(bytes);
         let mut delta = Self::default();
-        let mut before = Vec::new();
+        let mut path = Vec::new();
         for _ in 0..input.count()? {
-            delta.removed.push(input.path(&mut before)?);
+            delta.removed.push(input.path(&mut path)?.to_owned());
         }
-        before.clear();
+        path.clear();
         let count = input.count()?;
         // No entry with a content is shorter.
-        delta.put.reserve(count.min(input.0.len() / 36));
+        delta.put = Manifest::with_room(count.min(input.0.len() / 36));
         for _ in 0..count {
-            let path = input.path(&mut before)?;
+            let path = input.path(&mut path)?;
             let kind = match input.byte()? {
-                flag @ (0 | 1) => EntryKind::File { executable: flag == 1, content: ContentHash(input.array()?) },
-                2 => EntryKind::Link { target: input.target()? },
+                flag @ (0 | 1) => KindRef::File { executable: flag == 1, content: ContentHash(input.array()?) },
+                2 => KindRef::Link { target: input.target()? },
                 _ => return Err(ListError::Form),
             };
-            delta.put.push(Entry { path, kind });
+            delta.put.push(path, kind);
         }
         if input.0.is_empty() { Ok(delta) } else { Err(ListError::Length) }
     }
 }
 
-fn encode(removed: &[PathBuf], put: &[Entry]) -> Vec<u8> {
+fn encode(removed: &[PathBuf], put: &Manifest) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + removed.len() * 24 + put.len() * 64);
     put_number(&mut out, removed.len() as u64);
     let mut before: &[u8] = &[];
@@ -199,14 +204,14 @@ fn encode(removed: &[PathBuf], put: &[Entry]) -> Vec<u8> {
     }
     put_number(&mut out, put.len() as u64);
     before = &[];
-    for entry in put {
-        before = put_path(&mut out, before, &entry.path);
-        match &entry.kind {
-            EntryKind::File { executable, content } => {
-                out.push(u8::from(*executable));
+    for entry in put.entries() {
+        before = put_path(&mut out, before, entry.path);
+        match entry.kind {
+            KindRef::File { executable, content } => {
+                out.push(u8::from(executable));
                 out.extend_from_slice(&content.0);
             }
-            EntryKind::Link { target } => {
+            KindRef::Link { target } => {
                 out.push(2);
                 let target = target.as_os_str().as_bytes();
                 put_number(&mut out, target.len() as u64);
@@ -218,10 +223,10 @@ fn encode(removed: &[PathBuf], put: &[Entry]) -> Vec<u8> {
 }
 
 /// What is no folder and has something below it, in a whole tree.
-fn conflict(entries: &[Entry]) -> Option<&Path> {
+fn conflict(manifest: &Manifest) -> Option<&Path> {
     // What a path begins with stands before it, and all between the two begins with that as well.
     let mut open: Vec<&[u8]> = Vec::new();
-    for entry in entries {
+    for entry in manifest.entries() {
         let path = entry.path.as_os_str().as_bytes();
         while open.pop_if(|above| !path.starts_with(above)).is_some() {}
         if let Some(above) = open.iter().find(|above| path.get(above.len()) == Some(&b'/')) {
@@ -233,11 +238,11 @@ fn conflict(entries: &[Entry]) -> Option<&Path> {
 }
 
 /// Refuses a tree in which one of these entries is a folder as well, or lies below something that is none.
-fn checked(manifest: Manifest, put: &[Entry]) -> Result<Manifest, ListError> {
+fn checked(manifest: Manifest, put: &Manifest) -> Result<Manifest, ListError> {
     let mut seen = Path::new("");
-    for entry in put {
-        if manifest.any_below(&entry.path) {
-            return Err(ListError::Conflict(entry.path.clone()));
+    for entry in put.entries() {
+        if manifest.any_below(entry.path) {
+            return Err(ListError::Conflict(entry.path.to_owned()));
         }
         let Some(folder) = entry.path.parent().filter(|folder| *folder != seen) else { continue };
         for above in folder.ancestors().filter(|above| *above != Path::new("")) {
@@ -267,11 +272,9 @@ fn put_path<'p>(out: &mut Vec<u8>, before: &[u8], path: &'p Path) -> &'p [u8] {
     bytes
 }
 
-/// Whether a path may be in a tree: relative, of names, none of them `.` or `..`.
-fn is_plain(path: &[u8]) -> bool {
-    let plain =
-        |name: &[u8]| !name.is_empty() && name.len() <= MAX_NAME && name != b"." && name != b".." && !name.contains(&0);
-    path.len() <= MAX_PATH && path.split(|byte| *byte == b'/').all(plain)
+/// Whether this may be a name in a tree's paths.
+fn is_plain(name: &[u8]) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME && name != b"." && name != b".." && !name.contains(&0)
 }
 
 /// What is left to decode.
@@ -316,28 +319,30 @@ impl<'a> Input<'a> {
         Ok(bytes)
     }
 
-    /// The next path; `before` is the one before it.
-    fn path(&mut self, before: &mut Vec<u8>) -> Result<PathBuf, ListError> {
+    /// The next path, in place of the one before it.
+    fn path<'p>(&mut self, path: &'p mut Vec<u8>) -> Result<&'p Path, ListError> {
         let shared = usize::try_from(self.number()?).map_err(|_| ListError::Form)?;
         let length = self.count()?;
         let rest = self.bytes(length)?;
-        let start = before.get(..shared).ok_or(ListError::Form)?;
-        let path = [start, rest].concat();
-        let told = || PathBuf::from(OsString::from_vec(path.clone()));
-        if !is_plain(&path) {
-            return Err(ListError::Path(told()));
+        let in_order = rest > path.get(shared..).ok_or(ListError::Form)?;
+        path.truncate(shared);
+        path.extend_from_slice(rest);
+        // The names before the one in which it begins to differ were looked at with the path before.
+        let first = path[..shared].iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let plain = path.len() <= MAX_PATH && path[first..].split(|byte| *byte == b'/').all(is_plain);
+        let path = Path::new(OsStr::from_bytes(path));
+        match (plain, in_order) {
+            (true, true) => Ok(path),
+            (false, _) => Err(ListError::Path(path.to_owned())),
+            (true, false) => Err(ListError::Order(path.to_owned())),
         }
-        if path.as_slice() <= before.as_slice() {
-            return Err(ListError::Order(told()));
-        }
-        before.clone_from(&path);
-        Ok(PathBuf::from(OsString::from_vec(path)))
     }
 
-    fn target(&mut self) -> Result<PathBuf, ListError> {
+    fn target(&mut self) -> Result<&'a Path, ListError> {
         let length = self.count()?;
-        let target = PathBuf::from(OsString::from_vec(self.bytes(length)?.to_vec()));
-        let fits = (1..=MAX_PATH).contains(&length) && !target.as_os_str().as_bytes().contains(&0);
-        if fits { Ok(target) } else { Err(ListError::Path(target)) }
+        let bytes = self.bytes(length)?;
+        let target = Path::new(OsStr::from_bytes(bytes));
+        let fits = (1..=MAX_PATH).contains(&length) && !bytes.contains(&0);
+        if fits { Ok(target) } else { Err(ListError::Path(target.to_owned())) }
     }
 }

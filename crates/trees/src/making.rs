@@ -109,7 +109,7 @@ impl Layer {
     }
 
     /// Ends a file; false where it does not hold what it should.
-    pub(crate) fn finish(&self, mut fresh: Fresh, content: &ContentHash) -> io::Result<bool> {
+    pub(crate) fn finish(&self, mut fresh: Fresh, content: ContentHash) -> io::Result<bool> {
         if *fresh.hasher.finalize().as_bytes() != content.0 {
             return Ok(false);
         }
@@ -138,7 +138,7 @@ impl Layer {
         from: BorrowedFd<'_>,
         path: &Path,
         executable: bool,
-        content: &ContentHash,
+        content: ContentHash,
     ) -> io::Result<bool> {
         let Some(mut source) = open_file(from, path) else { return Ok(false) };
         let facts = rustix::fs::fstat(&source)?;

@@ -1,6 +1,7 @@
 //! A working tree as a list: paths, and what is at each. Pure data; where it comes from is the `sync` crate's business.
 
 use std::cmp::Ordering;
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -79,10 +80,96 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
+/// An [`EntryKind`] in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KindRef<'a> {
+    /// A regular file.
+    File {
+        /// Whether its owner may execute it.
+        executable: bool,
+        /// The hash of its content.
+        content: ContentHash,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it points, as written.
+        target: &'a Path,
+    },
+}
+
+/// An [`Entry`] in a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EntryRef<'a> {
+    /// Relative to the tree's root, without `.` or `..`.
+    pub path: &'a Path,
+    /// What is there.
+    pub kind: KindRef<'a>,
+}
+
 /// A whole tree: entries by the bytes of their paths, each path once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// It is two blocks of memory, however many entries there are: trees of ten thousand files are read, compared and made
+/// of others in a few milliseconds, and a block for each path would take most of them.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
-    entries: Vec<Entry>,
+    /// Path after path, in their order; behind a link's its target.
+    text: Vec<u8>,
+    places: Vec<Place>,
+}
+
+/// One entry of a manifest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// Where its path begins in the text.
+    start: usize,
+    length: u32,
+    kind: PlacedKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PlacedKind {
+    File {
+        executable: bool,
+        content: ContentHash,
+    },
+    /// Its target is so long.
+    Link(u32),
+}
+
+impl EntryKind {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> KindRef<'_> {
+        match self {
+            Self::File { executable, content } => KindRef::File { executable: *executable, content: *content },
+            Self::Link { target } => KindRef::Link { target },
+        }
+    }
+}
+
+impl KindRef<'_> {
+    /// The same, owned.
+    #[must_use]
+    pub fn owned(&self) -> EntryKind {
+        match self {
+            Self::File { executable, content } => EntryKind::File { executable: *executable, content: *content },
+            Self::Link { target } => EntryKind::Link { target: target.to_path_buf() },
+        }
+    }
+}
+
+impl EntryRef<'_> {
+    /// The same, owned.
+    #[must_use]
+    pub fn owned(&self) -> Entry {
+        Entry { path: self.path.to_owned(), kind: self.kind.owned() }
+    }
+}
+
+impl fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.entries()).finish()
+    }
 }
 
 impl Manifest {
@@ -93,31 +180,99 @@ impl Manifest {
             entries.sort_by(|a, b| by_bytes(&a.path, &b.path));
             entries.dedup_by(|later, first| later.path == first.path);
         }
-        Self { entries }
+        let mut manifest = Self::with_room(entries.len());
+        for Entry { path, kind } in &entries {
+            manifest.push(path, kind.borrowed());
+        }
+        manifest
+    }
+
+    /// None yet, with room for so many.
+    #[must_use]
+    pub fn with_room(entries: usize) -> Self {
+        Self { text: Vec::with_capacity(entries * 32), places: Vec::with_capacity(entries) }
+    }
+
+    /// Adds an entry behind all others; false where its place is not there, and then it is left out.
+    pub fn push(&mut self, path: &Path, kind: KindRef<'_>) -> bool {
+        let in_order = self.last().is_none_or(|last| by_bytes(last, path) == Ordering::Less);
+        if !in_order {
+            return false;
+        }
+        let (start, bytes) = (self.text.len(), path.as_os_str().as_bytes());
+        self.text.extend_from_slice(bytes);
+        let kind = match kind {
+            KindRef::File { executable, content } => PlacedKind::File { executable, content },
+            KindRef::Link { target } => {
+                let target = target.as_os_str().as_bytes();
+                self.text.extend_from_slice(target);
+                PlacedKind::Link(target.len() as u32)
+            }
+        };
+        self.places.push(Place { start, length: bytes.len() as u32, kind });
+        true
+    }
+
+    /// The path of the last entry.
+    fn last(&self) -> Option<&Path> {
+        self.places.last().map(|place| self.path(place))
+    }
+
+    fn path(&self, place: &Place) -> &Path {
+        let path = &self.text[place.start..place.start + place.length as usize];
+        Path::new(OsStr::from_bytes(path))
+    }
+
+    fn entry(&self, place: &Place) -> EntryRef<'_> {
+        let kind = match place.kind {
+            PlacedKind::File { executable, content } => KindRef::File { executable, content },
+            PlacedKind::Link(length) => {
+                let start = place.start + place.length as usize;
+                KindRef::Link { target: Path::new(OsStr::from_bytes(&self.text[start..start + length as usize])) }
+            }
+        };
+        EntryRef { path: self.path(place), kind }
     }
 
     /// The entries, by the bytes of their paths.
-    #[must_use]
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = EntryRef<'_>> + DoubleEndedIterator + Clone {
+        self.places.iter().map(|place| self.entry(place))
     }
 
-    /// The same, to be changed.
+    /// The entries from one number up to before another, or to the end.
+    pub fn part(&self, start: usize, end: usize) -> impl ExactSizeIterator<Item = EntryRef<'_>> {
+        let end = end.min(self.places.len());
+        self.places[start.min(end)..end].iter().map(|place| self.entry(place))
+    }
+
+    /// How many there are.
     #[must_use]
-    pub fn into_entries(self) -> Vec<Entry> {
-        self.entries
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The entry of this number.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<EntryRef<'_>> {
+        self.places.get(number).map(|place| self.entry(place))
     }
 
     /// What is at this path.
     #[must_use]
-    pub fn find(&self, path: &Path) -> Option<&EntryKind> {
-        Some(&self.entries[self.place(path)?].kind)
+    pub fn find(&self, path: &Path) -> Option<KindRef<'_>> {
+        Some(self.get(self.place(path)?)?.kind)
     }
 
     /// Where among the entries this path is.
     #[must_use]
     pub fn place(&self, path: &Path) -> Option<usize> {
-        self.entries.binary_search_by(|entry| by_bytes(&entry.path, path)).ok()
+        self.places.binary_search_by(|place| by_bytes(self.path(place), path)).ok()
     }
 
     /// Whether something is below `path`, as if it were a folder.
@@ -125,55 +280,77 @@ impl Manifest {
     pub fn any_below(&self, path: &Path) -> bool {
         let mut prefix = path.as_os_str().as_bytes().to_vec();
         prefix.push(b'/');
-        let first = self.entries.partition_point(|entry| entry.path.as_os_str().as_bytes() < prefix.as_slice());
-        self.entries.get(first).is_some_and(|entry| entry.path.as_os_str().as_bytes().starts_with(&prefix))
+        let bytes = |place: &Place| self.path(place).as_os_str().as_bytes();
+        let first = self.places.partition_point(|place| bytes(place) < prefix.as_slice());
+        self.places.get(first).is_some_and(|place| bytes(place).starts_with(&prefix))
+    }
+
+    /// The same tree, in which the entries of these numbers (rising) are of another kind.
+    #[must_use]
+    pub fn with(&self, changed: &[(usize, EntryKind)]) -> Self {
+        let mut manifest = Self::with_room(self.len());
+        let mut changed = changed.iter().peekable();
+        for (number, entry) in self.entries().enumerate() {
+            match changed.next_if(|(changed, _)| *changed == number) {
+                Some((_, kind)) => manifest.push(entry.path, kind.borrowed()),
+                None => manifest.push(entry.path, entry.kind),
+            };
+        }
+        manifest
     }
 
     /// The hash of the whole. Every length is hashed before its bytes, so no two trees read the same.
     #[must_use]
     pub fn hash(&self) -> TreeHash {
-        let mut text = Vec::with_capacity(DOMAIN.len() + self.entries.len() * 96);
+        // Enough for the hasher to do much at once, and not so much that memory is what it waits for.
+        const BLOCK: usize = 64 << 10;
+        let mut hasher = blake3::Hasher::new();
+        let mut text = Vec::with_capacity(BLOCK + (16 << 10));
         text.extend_from_slice(DOMAIN);
         let sized = |text: &mut Vec<u8>, bytes: &[u8]| {
             text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
             text.extend_from_slice(bytes);
         };
-        for entry in &self.entries {
+        for entry in self.entries() {
             sized(&mut text, entry.path.as_os_str().as_bytes());
-            match &entry.kind {
-                EntryKind::File { executable, content } => {
-                    text.push(if *executable { b'x' } else { b'f' });
+            match entry.kind {
+                KindRef::File { executable, content } => {
+                    text.push(if executable { b'x' } else { b'f' });
                     text.extend_from_slice(&content.0);
                 }
-                EntryKind::Link { target } => {
+                KindRef::Link { target } => {
                     text.push(b'l');
                     sized(&mut text, target.as_os_str().as_bytes());
                 }
             }
+            if text.len() >= BLOCK {
+                hasher.update(&text);
+                text.clear();
+            }
         }
-        TreeHash(*blake3::hash(&text).as_bytes())
+        TreeHash(*hasher.update(&text).finalize().as_bytes())
     }
 
     /// What has to be done to `self` to make it `later`.
     #[must_use]
     pub fn diff(&self, later: &Self) -> Changes {
         let mut changes = Changes::default();
-        let (mut old, mut new) = (self.entries.iter().peekable(), later.entries.iter().peekable());
+        let (mut old, mut new) = (self.entries().peekable(), later.entries().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {
-                (Some(a), Some(b)) => by_bytes(&a.path, &b.path),
+                (Some(a), Some(b)) => by_bytes(a.path, b.path),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (None, None) => return changes,
             };
             match order {
-                Ordering::Less => changes.removed.extend(old.next().map(|entry| entry.path.clone())),
-                Ordering::Greater => changes.added.extend(new.next().map(|entry| entry.path.clone())),
+                Ordering::Less => changes.removed.extend(old.next().map(|entry| entry.path.to_owned())),
+                Ordering::Greater => changes.added.extend(new.next().map(|entry| entry.path.to_owned())),
                 Ordering::Equal => {
                     if let (Some(a), Some(b)) = (old.next(), new.next())
                         && a.kind != b.kind
                     {
-                        changes.modified.push(b.path.clone());
+                        changes.modified.push(b.path.to_owned());
                     }
                 }
             }

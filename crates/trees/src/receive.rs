@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::list::{Delta, Input, ListError};
 use crate::manifest::{Manifest, TreeHash};
-use crate::store::{Owner, Record, Store};
+use crate::store::{Known, Owner, Store};
 use crate::wire::{self, Kind, MAGIC, PIECE, WireError, hear, say};
 use crate::work::{Ground, Work};
 
@@ -120,12 +120,6 @@ fn follow(
     Ok(Received { hash, known: false })
 }
 
-/// A tree that is there.
-pub(crate) struct Known {
-    pub(crate) record: Record,
-    pub(crate) manifest: Manifest,
-}
-
 type Offered = (TreeHash, Manifest, Option<Known>);
 
 /// The tree that is offered; none where it is there already, and then the offer is still in `body`.
@@ -153,7 +147,7 @@ fn hear_offer(
         let known = match base {
             None => None,
             Some(base) => match store.load(base, owner) {
-                Some((record, manifest)) => Some(Known { record, manifest }),
+                Some(known) => Some(known),
                 None => {
                     say(output, Kind::Whole, &[])?;
                     output.flush()?;

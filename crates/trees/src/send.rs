@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::chunk::{Mark, Pieces, mark};
 use crate::list::{Delta, Input, ListError, put_number};
-use crate::manifest::{ContentHash, EntryKind, Manifest, TreeHash};
+use crate::manifest::{ContentHash, EntryRef, KindRef, Manifest, TreeHash};
 use crate::wire::{self, Kind, MAGIC, PIECE, WireError, hear, say};
 
 /// How hard packing tries: more costs more time than a network of today gives back.
@@ -115,7 +115,7 @@ fn converse(offer: &Offer<'_>, input: &mut impl Read, out: &mut impl Write) -> R
                 make_offer(offer, None, out)?;
             }
             Kind::Old => {
-                let (number, marks) = old_marks(&body, offer.manifest.entries().len()).map_err(WireError::List)?;
+                let (number, marks) = old_marks(&body, offer.manifest.len()).map_err(WireError::List)?;
                 pieces += marks.len();
                 if pieces > MOST_PIECES {
                     return Err(WireError::OutOfTurn("too many pieces of old contents").into());
@@ -123,7 +123,7 @@ fn converse(offer: &Offer<'_>, input: &mut impl Read, out: &mut impl Write) -> R
                 old.insert(number, marks);
             }
             Kind::Need => {
-                let needed = wire::numbers_from(&body, offer.manifest.entries().len()).map_err(WireError::List)?;
+                let needed = wire::numbers_from(&body, offer.manifest.len()).map_err(WireError::List)?;
                 sent.files = needed.len() as u64;
                 if let Err(error) = contents(offer, &needed, &old, out) {
                     // So that the receiver keeps what it has, and does not wait for more.
@@ -204,11 +204,10 @@ fn contents(
 ) -> Result<(), SendError> {
     let mut space = vec![0; PIECE];
     for number in needed {
-        let entry = &offer.manifest.entries()[*number as usize];
-        let EntryKind::File { content, .. } = &entry.kind else {
+        let Some(EntryRef { path, kind: KindRef::File { content, .. } }) = offer.manifest.get(*number as usize) else {
             return Err(WireError::OutOfTurn("it wants the content of a link").into());
         };
-        let file = Outgoing { number: *number, path: &entry.path, content };
+        let file = Outgoing { number: *number, path, content };
         match old.get(number) {
             Some(marks) => file.send_changed(offer, marks, out)?,
             None => file.send(offer, &mut space, out)?,
@@ -241,7 +240,7 @@ fn open(offer: &Offer<'_>, path: &Path) -> Result<File, SendError> {
 struct Outgoing<'a> {
     number: u32,
     path: &'a Path,
-    content: &'a ContentHash,
+    content: ContentHash,
 }
 
 impl Outgoing<'_> {

@@ -1,7 +1,8 @@
 //! What a receiver keeps: trees by their hash and owner, over layers that they share.
 //!
 //! ```text
-//! records/HASH-UID-GID   which layers a tree is made of, topmost first, and its list; appears whole, by a rename
+//! records/HASH-UID-GID   which layers a tree is made of, topmost first, and how its list differs from that of the full
+//!                        one; appears whole, by a rename
 //! layers/NAME            a full tree, or what one has that the full one below it has not
 //! layers/NAME.list       the list of a full one
 //! making/NAME            a layer in the making; its folder is locked while somebody is at it
@@ -22,7 +23,7 @@ use rustix::fs::{CWD, FileType, FlockOperation, Mode, mknodat};
 use crate::list::{Delta, Input, put_number};
 use crate::manifest::{Manifest, TreeHash};
 
-const MAGIC: &[u8; 8] = b"tyrecd01";
+const MAGIC: &[u8; 8] = b"tyrecd02";
 const RECORDS: &str = "records";
 const LAYERS: &str = "layers";
 const MAKING: &str = "making";
@@ -50,6 +51,14 @@ pub struct Store {
 pub struct Record {
     /// Its layers' names, topmost first; the last one is a full tree.
     pub layers: Vec<String>,
+}
+
+/// A tree that is there, with its list.
+pub(crate) struct Known {
+    pub(crate) record: Record,
+    pub(crate) manifest: Manifest,
+    /// The list of its full layer, where the tree is another.
+    pub(crate) full: Option<Manifest>,
 }
 
 /// Where one layer is made.
@@ -112,16 +121,21 @@ impl Store {
     }
 
     /// The tree of this hash with its list. Whether that still has the hash is not looked at: what is made of it is.
-    pub(crate) fn load(&self, hash: TreeHash, owner: Owner) -> Option<(Record, Manifest)> {
+    pub(crate) fn load(&self, hash: TreeHash, owner: Owner) -> Option<Known> {
         let bytes = fs::read(self.record_path(hash, owner)).ok()?;
         let mut input = Input(&bytes);
         let record = self.head(&mut input)?;
-        let manifest = Delta::decode(input.0).ok()?.into_whole().ok()?;
-        Some((record, manifest))
+        let delta = Delta::decode(input.0).ok()?;
+        let full = self.list_of(record.layers.last()?)?;
+        if delta.is_empty() {
+            return Some(Known { record, manifest: full, full: None });
+        }
+        let manifest = delta.apply(&full).ok()?;
+        Some(Known { record, manifest, full: Some(full) })
     }
 
     /// The list of a full layer.
-    pub(crate) fn list_of(&self, layer: &str) -> Option<Manifest> {
+    fn list_of(&self, layer: &str) -> Option<Manifest> {
         let bytes = fs::read(self.layer(&format!("{layer}.list"))).ok()?;
         Delta::decode(&bytes).ok()?.into_whole().ok()
     }
@@ -203,8 +217,8 @@ impl Store {
         fs::rename(&making.path, self.layer(&making.name))
     }
 
-    /// Makes a tree known. Under the lock.
-    pub(crate) fn keep_tree(&self, hash: TreeHash, owner: Owner, record: &Record, list: &[u8]) -> io::Result<()> {
+    /// Makes a tree known, by what its list has that the one of its full layer has not. Under the lock.
+    pub(crate) fn keep_tree(&self, hash: TreeHash, owner: Owner, record: &Record, above: &[u8]) -> io::Result<()> {
         let mut bytes = MAGIC.to_vec();
         let mut text = |text: &str| {
             put_number(&mut bytes, text.len() as u64);
@@ -217,7 +231,7 @@ impl Store {
             put_number(&mut bytes, layer.len() as u64);
             bytes.extend_from_slice(layer.as_bytes());
         }
-        bytes.extend_from_slice(list);
+        bytes.extend_from_slice(above);
         let path = self.record_path(hash, owner);
         let fresh = path.with_extension("new");
         fs::write(&fresh, &bytes)?;

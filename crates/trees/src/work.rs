@@ -12,9 +12,9 @@ use crate::chunk::{MAX, Pieces, WORTH, mark};
 use crate::crew::{Crew, Small, crew};
 use crate::list::{Delta, Input, ListError, put_number};
 use crate::making::{Fresh, Layer, Ways, open_file, open_folder};
-use crate::manifest::{ContentHash, Entry, EntryKind, Manifest, TreeHash};
-use crate::receive::{Known, ReceiveError, at};
-use crate::store::{Making, Owner, Record, Store};
+use crate::manifest::{ContentHash, EntryRef, KindRef, Manifest, TreeHash};
+use crate::receive::{ReceiveError, at};
+use crate::store::{Known, Making, Owner, Record, Store};
 use crate::wire::{Kind, MOST_MARKED, PIECE, WireError, hear, say};
 
 /// A tree that differs in more than one in so many of its entries from the full layer becomes a full layer itself.
@@ -36,19 +36,15 @@ impl Ground {
     pub(crate) fn find(store: &Store, owner: Owner, base: Option<Known>, target: &Manifest, overlays: bool) -> Self {
         let like = base.or_else(|| {
             let near = store.trees(owner).into_iter().take(COMPARED).filter_map(|hash| {
-                let (record, manifest) = store.load(hash, owner)?;
-                let distance = Delta::between(&manifest, target).len();
-                Some((distance, Known { record, manifest }))
+                let known = store.load(hash, owner)?;
+                Some((Delta::between(&known.manifest, target).len(), known))
             });
             near.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
         });
         let Some(known) = like else { return Self { like: None, below: None } };
         let below = known.record.layers.last().filter(|_| overlays).and_then(|full| {
-            let delta = match known.record.layers.len() {
-                1 => Delta::between(&known.manifest, target),
-                _ => Delta::between(&store.list_of(full)?, target),
-            };
-            let entries = target.entries().len();
+            let delta = Delta::between(known.full.as_ref().unwrap_or(&known.manifest), target);
+            let entries = target.len();
             // Two trees that have little in common are not made of each other, and can be shown together.
             let same = entries.saturating_sub(delta.put().len());
             let few = delta.len() <= FEW.max(entries / SHARE) && 2 * same >= entries;
@@ -90,11 +86,10 @@ impl<'t> Work<'t> {
     pub(crate) fn prepare(&mut self, store: &Store) -> Result<Vec<u32>, ReceiveError> {
         let left = self.left_behind(store);
         let mut needed = Vec::new();
-        let entries = self.target.entries();
-        let mut numbers: Box<dyn Iterator<Item = usize>> = Box::new(0..entries.len());
+        let target = self.target;
+        let mut numbers: Box<dyn Iterator<Item = usize>> = Box::new(0..target.len());
         if let Some((_, delta)) = &self.ground.below {
-            let target = self.target;
-            let put: Vec<usize> = delta.put().iter().filter_map(|entry| target.place(&entry.path)).collect();
+            let put: Vec<usize> = delta.put().entries().filter_map(|entry| target.place(entry.path)).collect();
             numbers = Box::new(put.into_iter());
             for path in hidden(delta, target) {
                 self.layer.make_way(&mut self.ways, &path).map_err(at(&path))?;
@@ -102,11 +97,11 @@ impl<'t> Work<'t> {
             }
         }
         for number in numbers {
-            let entry = &entries[number];
-            self.layer.make_way(&mut self.ways, &entry.path).map_err(at(&entry.path))?;
-            match &entry.kind {
-                EntryKind::Link { target } => self.layer.link(&entry.path, target).map_err(at(&entry.path))?,
-                EntryKind::File { .. } => {
+            let Some(entry) = target.get(number) else { continue };
+            self.layer.make_way(&mut self.ways, entry.path).map_err(at(entry.path))?;
+            match entry.kind {
+                KindRef::Link { target } => self.layer.link(entry.path, target).map_err(at(entry.path))?,
+                KindRef::File { .. } => {
                     if !self.share(entry)? && !self.salvage(&left, entry)? {
                         needed.push(number as u32);
                     }
@@ -117,13 +112,13 @@ impl<'t> Work<'t> {
     }
 
     /// Takes a file over from the tree that is most like this one.
-    fn share(&mut self, entry: &Entry) -> Result<bool, ReceiveError> {
+    fn share(&mut self, entry: EntryRef<'_>) -> Result<bool, ReceiveError> {
         let Some((known, folders)) = &self.ground.like else { return Ok(false) };
-        if known.manifest.find(&entry.path) != Some(&entry.kind) {
+        if known.manifest.find(entry.path) != Some(entry.kind) {
             return Ok(false);
         }
         for folder in folders {
-            if self.layer.share(folder.as_fd(), &entry.path).map_err(at(&entry.path))? {
+            if self.layer.share(folder.as_fd(), entry.path).map_err(at(entry.path))? {
                 return Ok(true);
             }
         }
@@ -137,11 +132,11 @@ impl<'t> Work<'t> {
     }
 
     /// Takes over what was received before, if it is what is wanted.
-    fn salvage(&mut self, left: &[(OwnedFd, fs::File)], entry: &Entry) -> Result<bool, ReceiveError> {
-        let EntryKind::File { executable, content } = &entry.kind else { return Ok(false) };
+    fn salvage(&mut self, left: &[(OwnedFd, fs::File)], entry: EntryRef<'_>) -> Result<bool, ReceiveError> {
+        let KindRef::File { executable, content } = entry.kind else { return Ok(false) };
         for (folder, _) in left {
-            let found = self.layer.copy(folder.as_fd(), &entry.path, *executable, content);
-            if found.map_err(at(&entry.path))? {
+            let found = self.layer.copy(folder.as_fd(), entry.path, executable, content);
+            if found.map_err(at(entry.path))? {
                 return Ok(true);
             }
         }
@@ -152,8 +147,8 @@ impl<'t> Work<'t> {
     pub(crate) fn tell_old(&mut self, needed: &[u32], output: &mut impl Write) -> Result<(), ReceiveError> {
         let Some((known, folders)) = &self.ground.like else { return Ok(()) };
         for number in needed {
-            let path = &self.target.entries()[*number as usize].path;
-            if !matches!(known.manifest.find(path), Some(EntryKind::File { .. })) {
+            let Some(EntryRef { path, .. }) = self.target.get(*number as usize) else { continue };
+            if !matches!(known.manifest.find(path), Some(KindRef::File { .. })) {
                 continue;
             }
             let Some(file) = folders.iter().find_map(|folder| open_file(folder.as_fd(), path)) else { continue };
@@ -210,10 +205,11 @@ impl<'t> Work<'t> {
     /// The tree is whole: makes it known.
     pub(crate) fn keep(&self, store: &Store, hash: TreeHash, owner: Owner) -> Result<(), ReceiveError> {
         let path = Path::new("the record of a tree");
-        let list = Delta::encode_whole(self.target);
         let mut layers = vec![self.making.name.clone()];
         let full = self.ground.below.as_ref().map(|(full, _)| full);
         layers.extend(full.cloned());
+        let list = full.is_none().then(|| Delta::encode_whole(self.target));
+        let above = self.ground.below.as_ref().map_or_else(|| Delta::default().encode(), |(_, delta)| delta.encode());
         let _lock = store.lock().map_err(at(path))?;
         if store.find(hash, owner).is_some() {
             // Somebody else sent the same at the same time, and may be showing it already.
@@ -223,8 +219,8 @@ impl<'t> Work<'t> {
             let gone = io::Error::new(io::ErrorKind::NotFound, "the layer below was removed meanwhile");
             return Err(at(path)(gone));
         }
-        store.keep_layer(&self.making, full.is_none().then_some(list.as_slice())).map_err(at(path))?;
-        store.keep_tree(hash, owner, &Record { layers }, &list).map_err(at(path))
+        store.keep_layer(&self.making, list.as_deref()).map_err(at(path))?;
+        store.keep_tree(hash, owner, &Record { layers }, &above).map_err(at(path))
     }
 }
 
@@ -242,7 +238,7 @@ struct Open<'w> {
     number: u32,
     path: &'w Path,
     executable: bool,
-    content: &'w ContentHash,
+    content: ContentHash,
     time: i64,
     size: u64,
     left: u64,
@@ -280,11 +276,10 @@ impl<'w> Coming<'w> {
         let mut head = Input(body);
         let number = u32::try_from(head.number()?).map_err(|_| ListError::Form)?;
         let (time, size) = (i64::from_le_bytes(head.array()?), head.number()?);
-        let entry = self.target.entries().get(number as usize).filter(|_| self.missing.remove(&number));
-        let Some(Entry { path, kind: EntryKind::File { executable, content } }) = entry else {
+        let entry = self.target.get(number as usize).filter(|_| self.missing.remove(&number));
+        let Some(EntryRef { path, kind: KindRef::File { executable, content } }) = entry else {
             return Err(WireError::OutOfTurn("a content that was not asked for").into());
         };
-        let executable = *executable;
         if size == 0 {
             crew.make(Small { path, executable, time, content, bytes: Vec::new() });
             return Ok(());

@@ -151,7 +151,19 @@ pub fn gather_mask_facts(options: &HostOptions, table: &[MountEntry]) -> Result<
 
 /// Where a person with this home has keys and passwords, present or possible.
 pub fn secrets_of(home: &Path) -> impl Iterator<Item = PathBuf> {
-    SECRETS_AT_HOME.iter().filter_map(|name| possible(&home.join(name)))
+    // Few folders, and following the links of a path is a call to the kernel for each of its names.
+    let mut folders: BTreeMap<PathBuf, Option<PathBuf>> = BTreeMap::new();
+    SECRETS_AT_HOME.iter().filter_map(move |name| {
+        let path = home.join(name);
+        let folder = path.parent()?;
+        let known = folders.get(folder).cloned();
+        let real = known.unwrap_or_else(|| {
+            let real = fs::canonicalize(folder).ok();
+            folders.insert(folder.to_owned(), real.clone());
+            real
+        });
+        Some(real?.join(path.file_name()?))
+    })
 }
 
 /// Every person's home that exists, `/root`'s kind included, and every folder in `/home`.

@@ -83,6 +83,49 @@ fn warm_scans_read_only_what_changed() {
 }
 
 #[test]
+fn files_that_are_saved_beside_and_renamed_are_noticed_where_no_name_changed() {
+    let yard = Yard::with_git();
+    yard.write(".gitignore", "*.o\n");
+    for n in 0..300 {
+        yard.write(&format!("d{}/f{n}", n % 7), &n.to_string());
+    }
+    let save = |path: &str, content: &str| {
+        let fresh = yard.write(&format!("{path}.tmp"), content);
+        fs::rename(fresh, yard.root().join(path)).expect("a rename");
+    };
+    let mut last = yard.settle();
+    let steps: [(&str, &dyn Fn()); 6] = [
+        ("another content", &|| save("d3/f3", "else")),
+        ("a link", &|| {
+            yard.link("d3/new", "f3");
+            fs::rename(yard.root().join("d3/new"), yard.root().join("d3/f10")).expect("a rename");
+        }),
+        ("other rules", &|| save(".gitignore", "*.o\nf4\n")),
+        ("a folder in a file's place", &|| {
+            fs::remove_file(yard.root().join("d5/f5")).expect("the file");
+            yard.write("d5/f5/inner", "x");
+        }),
+        ("a repository of its own", &|| {
+            yard.write("d6/.gitignore", "!f6\nf13\n");
+            yard.git_in(&yard.root().join("d6"), &["init", "--quiet"]);
+        }),
+        ("one taken for another", &|| {
+            fs::remove_file(yard.root().join("d1/f1")).expect("the file");
+            yard.write("d1/f0", "x");
+        }),
+    ];
+    for (what, step) in steps {
+        step();
+        let scan = yard.scan();
+        assert_ne!(scan.hash, last.hash, "{what}");
+        let afresh = yard.scan_afresh();
+        assert_eq!((scan.hash, &scan.unhashed), (afresh.hash, &afresh.unhashed), "{what}");
+        last = yard.settle();
+        assert_eq!(last.hash, scan.hash, "{what}");
+    }
+}
+
+#[test]
 fn a_damaged_cache_is_as_none() {
     let yard = Yard::new();
     yard.write("a", "one");

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use testyard_sync::{ContentHash, Entry, EntryKind, Manifest};
+use testyard_sync::{ContentHash, Entry, EntryKind, EntryRef, Manifest};
+use testyard_trees::{Delta, ListError};
 
 fn entry() -> impl Strategy<Value = Entry> {
     let kind = prop_oneof![
@@ -21,7 +22,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
 proptest! {
     #[test]
     fn the_hash_knows_no_order(manifest in manifest(), seed in any::<u64>()) {
-        let mut entries = manifest.entries().to_vec();
+        let mut entries: Vec<Entry> = manifest.entries().map(|entry| entry.owned()).collect();
         entries.sort_by_key(|entry| (entry.path.as_os_str().len() as u64 ^ seed, entry.path.clone()));
         prop_assert_eq!(Manifest::new(entries).hash(), manifest.hash());
     }
@@ -35,12 +36,35 @@ proptest! {
     fn a_diff_leads_from_one_to_the_other(a in manifest(), b in manifest()) {
         let changes = a.diff(&b);
         prop_assert_eq!(changes.is_empty(), a == b);
-        let mut entries: Vec<Entry> =
-            a.entries().iter().filter(|e| !changes.removed.contains(&e.path) && !changes.modified.contains(&e.path)).cloned().collect();
-        entries.extend(b.entries().iter().filter(|e| changes.added.contains(&e.path) || changes.modified.contains(&e.path)).cloned());
+        let has = |paths: &[PathBuf], entry: &EntryRef<'_>| paths.iter().any(|path| path == entry.path);
+        let stays = |entry: &EntryRef<'_>| !has(&changes.removed, entry) && !has(&changes.modified, entry);
+        let comes = |entry: &EntryRef<'_>| has(&changes.added, entry) || has(&changes.modified, entry);
+        let mut entries: Vec<Entry> = a.entries().filter(stays).map(|entry| entry.owned()).collect();
+        entries.extend(b.entries().filter(comes).map(|entry| entry.owned()));
         prop_assert_eq!(Manifest::new(entries), b.clone());
         for entry in b.entries() {
-            prop_assert_eq!(b.find(&entry.path), Some(&entry.kind));
+            prop_assert_eq!(b.find(entry.path), Some(entry.kind));
         }
+    }
+
+    #[test]
+    fn a_delta_leads_from_one_to_the_other(a in manifest(), b in manifest()) {
+        let delta = Delta::between(&a, &b);
+        let read = Delta::decode(&delta.encode()).expect("what was written");
+        prop_assert_eq!(&read, &delta);
+        match read.apply(&a) {
+            Ok(made) => prop_assert_eq!(made, b),
+            // A list can say that something is a file and a folder; no disk can.
+            Err(error) => prop_assert!(matches!(error, ListError::Conflict(_)), "{error}"),
+        }
+    }
+
+    #[test]
+    fn an_entry_changes_in_its_place(manifest in manifest(), at in any::<prop::sample::Index>(), new in entry()) {
+        prop_assume!(!manifest.is_empty());
+        let number = at.index(manifest.len());
+        let mut entries: Vec<Entry> = manifest.entries().map(|entry| entry.owned()).collect();
+        entries[number].kind = new.kind.clone();
+        prop_assert_eq!(manifest.with(&[(number, new.kind)]), Manifest::new(entries));
     }
 }

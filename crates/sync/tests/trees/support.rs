@@ -103,7 +103,7 @@ impl Yard {
 }
 
 pub(crate) fn paths(scan: &Scan) -> Vec<String> {
-    scan.manifest().entries().iter().map(|entry| entry.path.display().to_string()).collect()
+    scan.manifest().entries().map(|entry| entry.path.display().to_string()).collect()
 }
 
 pub(crate) fn shown(paths: &[PathBuf]) -> Vec<String> {

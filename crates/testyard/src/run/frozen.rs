@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use testyard_linux::step::{Step, reach};
 use testyard_model::{Problem, ProblemKind};
-use testyard_sync::{ContentHash, EntryKind, Manifest, Scan, Tree};
+use testyard_sync::{ContentHash, KindRef, Manifest, Scan, Tree};
 
 /// So many trees are kept for the next runs.
 const KEPT: usize = 4;
@@ -126,18 +126,18 @@ fn fill(folder: &Path, hidden: &[PathBuf], root: &Path, fresh: &Path, manifest: 
     // Most trees hold none of them.
     let hidden: Vec<&PathBuf> = hidden.iter().filter(|path| path.starts_with(root)).collect();
     for entry in manifest.entries() {
-        if hidden.iter().any(|path| root.join(&entry.path).starts_with(path)) {
+        if hidden.iter().any(|path| root.join(entry.path).starts_with(path)) {
             continue;
         }
-        let target = fresh.join(&entry.path);
+        let target = fresh.join(entry.path);
         if let Some(parent) = target.parent().filter(|parent| *parent != last) {
             make_folders(parent)?;
             last = parent.to_owned();
         }
-        match &entry.kind {
-            EntryKind::Link { target: to } => symlink(to, &target).map_err(at(&target))?,
-            EntryKind::File { executable, content } => {
-                place(folder, &root.join(&entry.path), &target, *executable, content)?;
+        match entry.kind {
+            KindRef::Link { target: to } => symlink(to, &target).map_err(at(&target))?,
+            KindRef::File { executable, content } => {
+                place(folder, &root.join(entry.path), &target, executable, &content)?;
             }
         }
     }

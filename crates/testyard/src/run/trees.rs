@@ -250,11 +250,15 @@ impl Trees {
         let globs = patterns.iter().filter_map(|text| GlobBuilder::new(text).literal_separator(true).build().ok());
         let globs: Vec<_> = globs.map(|glob| glob.compile_matcher()).collect();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let entries = known.get(&top).map(|known| known.scan.manifest().entries()).unwrap_or_default();
-        let meant = entries
-            .iter()
-            .filter(|entry| entry.path.strip_prefix(base).is_ok_and(|own| globs.iter().any(|glob| glob.is_match(own))));
-        Ok(Manifest::new(meant.cloned().collect()).hash().to_string())
+        let is_meant =
+            |path: &Path| path.strip_prefix(base).is_ok_and(|own| globs.iter().any(|glob| glob.is_match(own)));
+        let mut meant = Manifest::default();
+        for entry in known.get(&top).iter().flat_map(|known| known.scan.manifest().entries()) {
+            if is_meant(entry.path) {
+                meant.push(entry.path, entry.kind);
+            }
+        }
+        Ok(meant.hash().to_string())
     }
 
     /// Remembers files that this run itself writes to the tree at `top`: they do not make it another.
