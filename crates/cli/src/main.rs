@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     if let Some(words) = commands::orbctl_words(std::env::args_os()) {
         return ExitCode::from(commands::orbctl(words));
     }
-    let parsed = match exec_alone(std::env::args_os()).map_or_else(Testyard::try_parse, Ok) {
+    let parsed = match alone(std::env::args_os()).map_or_else(Testyard::try_parse, Ok) {
         Ok(parsed) => parsed,
         Err(error) => return refused(&error),
     };
@@ -96,24 +96,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// `exec` without the definitions of all other commands, which would cost it as much as the rest of its start. What
-/// is not plainly an `exec` that parses is left to the whole command line, and so are its errors and help.
+/// One command without the definitions of all others, which would cost some as much as the rest of their start. What
+/// is not plainly a command of this kind that parses is left to the whole command line, and so are its errors and help.
 #[derive(Debug, Parser)]
 #[command(disable_help_flag = true)]
-struct ExecAlone {
+struct Alone<C: clap::Args> {
     #[command(flatten)]
-    command: commands::Exec,
+    command: C,
     #[command(flatten)]
     flags: Flags,
 }
 
-fn exec_alone(words: impl Iterator<Item = OsString>) -> Option<Testyard> {
-    let mut words = words.skip(1);
-    if words.next()? != "exec" {
-        return None;
+/// The commands that are asked for again and again, parsed [`Alone`].
+fn alone(words: impl Iterator<Item = OsString>) -> Option<Testyard> {
+    fn parsed<C: clap::Args>(
+        words: impl Iterator<Item = OsString>,
+        name: &str,
+        command: impl FnOnce(C) -> Command,
+    ) -> Option<Testyard> {
+        let alone = Alone::<C>::try_parse_from(std::iter::once(name.into()).chain(words)).ok()?;
+        Some(Testyard { command: command(alone.command), flags: alone.flags })
     }
-    let parsed = ExecAlone::try_parse_from(std::iter::once("testyard exec".into()).chain(words)).ok()?;
-    Some(Testyard { command: Command::Exec(parsed.command), flags: parsed.flags })
+    let mut words = words.skip(1);
+    match words.next()?.to_str()? {
+        "exec" => parsed(words, "testyard exec", Command::Exec),
+        "sync" => parsed(words, "testyard sync", Command::Sync),
+        _ => None,
+    }
 }
 
 /// What this program starts itself as: a machine's supervisor, or a probe. Both come before anything is allocated
@@ -194,23 +203,27 @@ mod tests {
     }
 
     #[test]
-    fn exec_alone_understands_the_same() {
-        let lines: [&[&str]; 5] = [
-            &["m", "-t", "--", "ls"],
-            &["--json", "m", "-e", "A=1", "--timeout", "5s", "ls", "-q"],
-            &["m", "ls", "-h", "--help", "--", "x"],
-            &["-q", "m", "--detach", "--user", "root", "--cwd", "/", "x"],
-            &["m", "--", "--help"],
+    fn a_command_alone_understands_the_same() {
+        let lines: [&[&str]; 8] = [
+            &["exec", "m", "-t", "--", "ls"],
+            &["exec", "--json", "m", "-e", "A=1", "--timeout", "5s", "ls", "-q"],
+            &["exec", "m", "ls", "-h", "--help", "--", "x"],
+            &["exec", "-q", "m", "--detach", "--user", "root", "--cwd", "/", "x"],
+            &["exec", "m", "--", "--help"],
+            &["sync", "m"],
+            &["sync", "m", "tree", "--json", "-wq", "--git-history"],
+            &["sync", "--user", "root", "m", "--", "-tree"],
         ];
         for line in lines {
-            let words = || ["testyard", "exec"].into_iter().chain(line.iter().copied());
-            let alone = exec_alone(words().map(OsString::from)).expect("well-formed");
+            let words = || std::iter::once("testyard").chain(line.iter().copied());
+            let alone = alone(words().map(OsString::from)).expect("well-formed");
             let whole = Testyard::try_parse_from(words()).expect("well-formed");
             assert_eq!(format!("{alone:?}"), format!("{whole:?}"));
         }
-        for other in [&["testyard"][..], &["testyard", "list"], &["testyard", "exec", "m"], &["testyard", "exec", "-h"]]
+        for line in
+            ["testyard", "testyard list", "testyard exec m", "testyard exec -h", "testyard sync", "testyard sync -h"]
         {
-            assert!(exec_alone(other.iter().map(OsString::from)).is_none(), "{other:?}");
+            assert!(alone(line.split(' ').map(OsString::from)).is_none(), "{line}");
         }
     }
 

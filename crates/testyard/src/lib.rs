@@ -52,4 +52,4 @@ pub use reap::{ReapAction, ReapReport, ReapedMachine};
 pub use sync::{SyncReport, SyncRequest, TreeSync};
 pub use testyard_link::near::run as near_command;
 pub use testyard_link::plain::run as plain_command;
-pub use yard::Testyard;
+pub use yard::{Connecting, Testyard};

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use testyard_machine::client::{Captured, ClientError, Connection, RunningCommand, Session};
+use testyard_machine::client::{Captured, ClientError, Connection, Greeting, RunningCommand, Session};
 use testyard_model::{EnvironmentId, EnvironmentSpec, MachineName, Problem};
 use testyard_protocol::{AgentStatus, Exec, Role};
 
@@ -17,8 +17,17 @@ pub struct Machine {
 impl Machine {
     /// By its socket.
     pub(crate) fn open(socket: &Path, name: &MachineName) -> Result<Self, ClientError> {
-        let connection = Connection::open(socket, Role::Agent, name.as_str())?;
-        Ok(Self { name: name.clone(), connection })
+        Self::greet(socket, name)?.answered().map(|connection| Self::over(connection, name))
+    }
+
+    /// As [`Machine::open`], without waiting for its answer.
+    pub(crate) fn greet(socket: &Path, name: &MachineName) -> Result<Greeting, ClientError> {
+        Connection::call(socket, Role::Agent, name.as_str())
+    }
+
+    /// Over a connection to its agent.
+    pub(crate) fn over(connection: Connection, name: &MachineName) -> Self {
+        Self { name: name.clone(), connection }
     }
 
     /// Its name when it was connected to.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use testyard_machine::backend::{Backend, MachinePlace};
-use testyard_machine::client::ClientError;
+use testyard_machine::client::{ClientError, Greeting};
 use testyard_machine::supervisor::socket_of;
 use testyard_model::{BackendName, MachineId, MachineInfo, MachineName, MachineSpec, Problem};
 use testyard_probe::{Prober, Tier, choose_tier};
@@ -21,6 +21,33 @@ use crate::reap::{ReapReport, Reaper};
 #[derive(Debug, Clone)]
 pub struct Testyard {
     options: Options,
+}
+
+/// A machine that is being connected to.
+#[derive(Debug)]
+pub struct Connecting<'y> {
+    yard: &'y Testyard,
+    name: MachineName,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Greeted(Greeting),
+    Connected(Box<Machine>),
+}
+
+impl Connecting<'_> {
+    /// Waits until it is.
+    pub fn finish(self) -> Result<Machine, Problem> {
+        match self.stage {
+            Stage::Connected(machine) => Ok(*machine),
+            Stage::Greeted(greeting) => match greeting.answered() {
+                Ok(connection) => Ok(Machine::over(connection, &self.name)),
+                Err(error) => self.yard.connect_after(&self.name, &error),
+            },
+        }
+    }
 }
 
 /// A client looks for what others left undone at most this often.
@@ -61,18 +88,28 @@ impl Testyard {
 
     /// Connects to a running machine's agent.
     pub fn connect(&self, name: &MachineName) -> Result<Machine, Problem> {
+        self.begin_to_connect(name)?.finish()
+    }
+
+    /// As [`Testyard::connect`], and leaves the machine to answer while its client does something else. One that is not
+    /// there is refused at once.
+    pub fn begin_to_connect(&self, name: &MachineName) -> Result<Connecting<'_>, Problem> {
         let socket = socket_of(self.options.home.runtime(), name);
-        match Machine::open(&socket, name) {
-            Ok(machine) => Ok(machine),
-            Err(error) => {
-                // Its supervisor may have been killed: then the machine gets another one here.
-                let revived = matches!(error, ClientError::NotThere { .. } | ClientError::Lost { .. })
-                    && self.machines().is_revived(name);
-                match revived.then(|| Machine::open(&socket, name)) {
-                    Some(Ok(machine)) => Ok(machine),
-                    _ => Err(self.machines().why_silent(name, &error)),
-                }
-            }
+        let stage = match Machine::greet(&socket, name) {
+            Ok(greeting) => Stage::Greeted(greeting),
+            Err(error) => Stage::Connected(Box::new(self.connect_after(name, &error)?)),
+        };
+        Ok(Connecting { yard: self, name: name.clone(), stage })
+    }
+
+    /// Its supervisor may have been killed: then the machine gets another one here.
+    fn connect_after(&self, name: &MachineName, error: &ClientError) -> Result<Machine, Problem> {
+        let revived = matches!(error, ClientError::NotThere { .. } | ClientError::Lost { .. })
+            && self.machines().is_revived(name);
+        let socket = socket_of(self.options.home.runtime(), name);
+        match revived.then(|| Machine::open(&socket, name)) {
+            Some(Ok(machine)) => Ok(machine),
+            _ => Err(self.machines().why_silent(name, error)),
         }
     }
 

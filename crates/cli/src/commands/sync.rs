@@ -57,8 +57,10 @@ impl Sync {
         };
         let home = yard::open()?;
         let request = SyncRequest { user: self.user.map(|user| user.0), present: true, history: self.git_history };
+        let connecting = home.begin_to_connect(&self.name)?;
         let mut tree = home.tree_sync(&tree, request)?;
-        let mut machine = home.connect(&self.name)?;
+        tree.look_ahead()?;
+        let mut machine = connecting.finish()?;
         let signals = if self.watch { Some(SignalFd::new(&STOPPING).map_err(local)?) } else { None };
         report(&tree.sync(&mut machine)?, output)?;
         let Some(signals) = signals else {

@@ -44,13 +44,22 @@ const READ: usize = 16 * 1024;
 impl Connection {
     /// Connects to the machine behind a socket. `machine` is its name, for errors.
     pub fn open(path: &Path, role: Role, machine: &str) -> Result<Self, ClientError> {
+        Self::call(path, role, machine)?.answered()
+    }
+
+    /// As [`Connection::open`], without waiting for the answer.
+    pub fn call(path: &Path, role: Role, machine: &str) -> Result<Greeting, ClientError> {
         let socket =
             socket::connect(path).map_err(|source| ClientError::NotThere { machine: machine.to_owned(), source })?;
-        Self::over(socket, role, machine)
+        Self::greet(socket, role, machine)
     }
 
     /// Over a socket that is connected already.
     pub fn over(socket: OwnedFd, role: Role, machine: &str) -> Result<Self, ClientError> {
+        Self::greet(socket, role, machine)?.answered()
+    }
+
+    fn greet(socket: OwnedFd, role: Role, machine: &str) -> Result<Greeting, ClientError> {
         let nobody = Welcome { version: 0, server: String::new(), generation: 0, elsewhere: false };
         let mut connection = Self {
             socket,
@@ -63,19 +72,7 @@ impl Connection {
         let client = format!("testyard {}", env!("CARGO_PKG_VERSION"));
         let hello = Hello { oldest: OLDEST_VERSION, newest: VERSION, role, client };
         connection.send(0, &Request::Hello(hello), &[])?;
-        match connection.event(0, "greeting it", Some(Instant::now() + WELCOME))?.event {
-            Event::Welcome(welcome) if (OLDEST_VERSION..=VERSION).contains(&welcome.version) => {
-                connection.welcome = welcome;
-                if role == Role::Agent {
-                    reach(Step::ClientConnected);
-                }
-                Ok(connection)
-            }
-            Event::Welcome(welcome) => {
-                Err(ClientError::Version { machine: machine.to_owned(), version: welcome.version })
-            }
-            other => Err(connection.unexpected(&other)),
-        }
+        Ok(Greeting { connection, role })
     }
 
     /// The socket alone, to see when the other side ends.
@@ -268,6 +265,33 @@ impl Connection {
 
     pub(super) fn unexpected(&self, event: &Event) -> ClientError {
         ClientError::Unexpected { machine: self.machine.clone(), event: word(event) }
+    }
+}
+
+/// A connection on which nobody has said welcome yet.
+#[derive(Debug)]
+pub struct Greeting {
+    connection: Connection,
+    role: Role,
+}
+
+impl Greeting {
+    /// Waits for the answer.
+    pub fn answered(self) -> Result<Connection, ClientError> {
+        let Self { mut connection, role } = self;
+        match connection.event(0, "greeting it", Some(Instant::now() + WELCOME))?.event {
+            Event::Welcome(welcome) if (OLDEST_VERSION..=VERSION).contains(&welcome.version) => {
+                connection.welcome = welcome;
+                if role == Role::Agent {
+                    reach(Step::ClientConnected);
+                }
+                Ok(connection)
+            }
+            Event::Welcome(welcome) => {
+                Err(ClientError::Version { machine: connection.machine, version: welcome.version })
+            }
+            other => Err(connection.unexpected(&other)),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ mod tests;
 mod transfer;
 
 pub use caller::caller;
-pub use connection::{Connection, PortWait, Reply};
+pub use connection::{Connection, Greeting, PortWait, Reply};
 pub use error::ClientError;
 pub use keeping::ChangeList;
 pub use running::{Awaited, Captured, Finished, RunningCommand};
