@@ -350,6 +350,7 @@ impl Agent {
             Due::Kill => self.kill_everything(),
             Due::Worker(pid) => self.worker_is_due(pid),
             Due::Networks => self.drop_networks(),
+            Due::Trees => self.sweep_trees(),
             Due::Rest => self.rested(),
             Due::Expire(id) => self.end_environment(id),
             // What has not ended by now ends by itself, as its agent is gone.

@@ -81,6 +81,11 @@ impl Source {
         self.staged.as_deref().map(|staged| mount::clone_tree(staged, self.layers > 0))
     }
 
+    /// Detached mounts of its layers, topmost first.
+    pub(crate) fn layer_mounts(&self) -> Result<Vec<OwnedFd>, Error> {
+        self.staged().iter().map(|staged| mount::clone_tree(staged.as_path(), false)).collect()
+    }
+
     /// How many layers [`Source::mount`] shows in folders of their numbers; 0 where it shows the tree itself.
     pub(crate) fn layers(&self) -> u8 {
         self.layers

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -24,14 +25,17 @@ use crate::agent::Agent;
 use crate::command::Command;
 use crate::environment::MACHINE;
 use crate::environment::keeping::release;
-use crate::environment::source::{SourcePlace, SourceView};
+use crate::environment::layered::LayeredView;
 use crate::place::{Place, PlaceKind};
 use crate::relay::{Input, Output};
 use crate::source::Source;
+use crate::timers::Due;
 use crate::worker::{self, Task};
 
 /// So many trees that nothing uses are kept for the next sync.
 const KEPT: usize = 6;
+/// After a sync, so long nothing is removed: who syncs asks for the tree to be shown, and may sync the next one.
+const QUIET: Duration = Duration::from_millis(100);
 /// The trees of the machine that is not there.
 const NOBODY: u64 = u64::MAX;
 
@@ -62,7 +66,7 @@ impl Presented {
     }
 
     /// A worker has shown what was coming, or has not; what is of no use any more.
-    fn settle(&mut self, number: u32, is_shown: bool) -> Vec<Rc<Source>> {
+    pub(crate) fn settle(&mut self, number: u32, is_shown: bool) -> Vec<Rc<Source>> {
         let Some((_, path, source)) = self.coming.take_if(|(coming, ..)| *coming == number) else { return Vec::new() };
         if !is_shown {
             return vec![source];
@@ -155,7 +159,6 @@ impl Agent {
                 (socket.try_clone().map_err(failed)?, socket, None)
             }
         };
-        Store::at(&folder).forget(KEPT, &self.trees_in_use());
         let pid = self.fork_worker((connection, stream), MACHINE, Task::Sync, |_, agent, control| {
             receive_tree(&folder, owner, agent, control, input, output)
         })?;
@@ -177,9 +180,19 @@ impl Agent {
         used.chain(self.presented.waiting.iter().flat_map(|waiting| &waiting.trees)).cloned().collect()
     }
 
-    /// Removes what nothing uses any more, in a worker for which nobody waits.
+    /// As [`Agent::sweep_trees`], once those who sync have what they wait for.
+    pub(crate) fn sweep_trees_soon(&mut self) {
+        self.timers.add_once(Instant::now() + QUIET, Due::Trees);
+    }
+
+    /// Forgets all but the trees that were used last, and removes what nothing uses any more, in a worker for which
+    /// nobody waits.
     pub(crate) fn sweep_trees(&mut self) {
         let Ok(folder) = store_folder(&self.place) else { return };
+        if self.ending.is_some() {
+            return;
+        }
+        Store::at(&folder).forget(KEPT, &self.trees_in_use());
         // What stays is found by the next one.
         let _ = self.fork_worker((NOBODY, 0), MACHINE, Task::Look, |_, _, _| sweep(&folder));
     }
@@ -265,21 +278,18 @@ impl Agent {
     /// Has a worker show it; the number under which it is told that it is done.
     fn show_on_machine(&mut self, asked: (u64, u32), synced: &Synced, source: &Source) -> Result<u32, Problem> {
         let again = self.presented.shown.contains_key(synced.path.as_path());
-        let tree = source.mount().transpose().map_err(|error| error.problem())?;
-        let missing = || Problem::new(ProblemKind::Bug, "a synced tree is not staged");
-        let tree = tree.ok_or_else(missing)?;
-        let layers = source.layers();
+        let layers = source.layer_mounts().map_err(|error| error.problem())?;
         let number = self.number();
         self.generations.touch();
         self.fork_worker(asked, MACHINE, Task::Present(number), |agent, parent, control| {
             worker::tie_to(parent)?;
             let mounts = agent.machine_mounts()?.as_fd();
-            process::close_range_from(3, &[tree.as_fd(), control.as_fd(), mounts]).map_err(|error| error.problem())?;
-            let text = synced.path.clone();
-            let place = SourcePlace { origin: text.clone(), target: text, layers };
-            let size = EnvironmentLimits::DEFAULT_DISK.0;
-            let view = SourceView { place: &place, size, hidden: &[], sealed: None, forked: None };
-            view.replace(tree.as_fd(), mounts, again).map_err(|error| error.problem())
+            let mut kept: Vec<BorrowedFd<'_>> = layers.iter().map(|layer| layer.as_fd()).collect();
+            kept.extend([control.as_fd(), mounts]);
+            process::close_range_from(3, &kept).map_err(|error| error.problem())?;
+            let view =
+                LayeredView { layers: &layers, target: synced.path.as_path(), size: EnvironmentLimits::DEFAULT_DISK.0 };
+            view.show(mounts, again).map_err(|error| error.problem())
         })?;
         Ok(number)
     }
@@ -292,9 +302,10 @@ impl Agent {
         mounts.ok_or_else(|| Problem::new(ProblemKind::Bug, "the machine has no root yet"))
     }
 
-    /// A worker has shown a tree on the machine, or has not: whose turn it is now.
-    pub(crate) fn presented(&mut self, number: u32, is_shown: bool) {
-        self.presented.settle(number, is_shown).into_iter().for_each(release);
+    /// A worker has shown a tree on the machine, or has not: lets go of what is of no use any more, and gives the next
+    /// one its turn.
+    pub(crate) fn after_presenting(&mut self, unused: Vec<Rc<Source>>) {
+        unused.into_iter().for_each(release);
         while self.presented.coming.is_none()
             && let Some(Waiting { connection, stream, synced, .. }) = self.presented.waiting.pop_front()
         {

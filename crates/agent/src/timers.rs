@@ -19,6 +19,8 @@ pub(crate) enum Due {
     Worker(Pid),
     /// Some network namespaces may go.
     Networks,
+    /// Trees that nothing uses may go.
+    Trees,
     /// The machine may have been at rest for long enough to say so.
     Rest,
     /// The agent has waited long enough for the end of everything.
@@ -37,6 +39,13 @@ impl Timers {
     pub(crate) fn add(&mut self, at: Instant, due: Due) {
         self.next += 1;
         self.due.insert((at, self.next), due);
+    }
+
+    /// Adds one, unless the same is due already.
+    pub(crate) fn add_once(&mut self, at: Instant, due: Due) {
+        if !self.due.values().any(|other| *other == due) {
+            self.add(at, due);
+        }
     }
 
     /// How long until the next, if there is one.
@@ -67,6 +76,7 @@ mod tests {
         timers.add(start + Duration::from_secs(2), Due::Deadline(2));
         timers.add(start + Duration::from_secs(1), Due::Deadline(1));
         timers.add(start + Duration::from_secs(1), Due::Networks);
+        timers.add_once(start, Due::Deadline(1));
         timers.forget(Due::Networks);
         assert_eq!(timers.take(start), None);
         assert_eq!(timers.wait(start), Some(Duration::from_secs(1)));

@@ -181,15 +181,22 @@ impl Agent {
             }
             (None, Err(_)) => failed(ProblemKind::System, format!("the file worker ended with status {status:#x}")),
         };
-        match worker.task {
-            Task::Present(number) => self.presented(number, status == 0),
-            // Where there was no room for all of it, what had come stands in the way of every other.
-            Task::Sync if status == 0 || is_exhausted(&event) => self.sweep_trees(),
-            _ => {}
-        }
+        let unused = match worker.task {
+            Task::Present(number) => self.presented.settle(number, status == 0),
+            _ => Vec::new(),
+        };
+        let exhausted = is_exhausted(&event);
         match worker.relay {
             Some(number) => self.finish(number, event),
             None => self.answer(worker.connection, worker.stream, &event),
+        }
+        // Nobody waits for the rest.
+        match worker.task {
+            Task::Present(_) => self.after_presenting(unused),
+            // Where there was no room for all of it, what had come stands in the way of every other.
+            Task::Sync if exhausted => self.sweep_trees(),
+            Task::Sync if status == 0 => self.sweep_trees_soon(),
+            _ => {}
         }
         if self.ending.is_some() && self.commands.is_empty() && !self.has_workers() {
             self.kill_everything();

@@ -14,6 +14,7 @@ mod holding;
 pub(crate) mod init;
 pub(crate) mod joining;
 pub(crate) mod keeping;
+pub(crate) mod layered;
 mod listening;
 pub(crate) mod looking;
 pub(crate) mod order;

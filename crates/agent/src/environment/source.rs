@@ -78,22 +78,6 @@ impl SourceView<'_> {
         Ok(changes)
     }
 
-    /// As [`SourceView::mount_unseen`] in the mount namespace `here`, in place of what was mounted there before where
-    /// `again` says so: at any time one of them is seen.
-    pub(crate) fn replace(&self, tree: BorrowedFd<'_>, here: BorrowedFd<'_>, again: bool) -> Result<()> {
-        namespace::enter(here, CloneFlags::NEWNS)?;
-        make_folders(self.target())?;
-        namespace::unshare(CloneFlags::NEWNS)?;
-        let overlay = mount::make_all_private().and_then(|()| self.overlay(tree));
-        namespace::enter(here, CloneFlags::NEWNS)?;
-        let (overlay, _changes) = overlay?;
-        if again && mount::attach_beneath(overlay.as_fd(), self.target()).is_ok() {
-            return mount::detach(self.target());
-        }
-        // Older kernels: what was there stays hidden below, which costs a mount.
-        mount::attach(overlay.as_fd(), self.target())
-    }
-
     /// Makes the overlay. What it stands on is mounted at the target meanwhile, and not any more afterwards.
     fn overlay(&self, tree: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
         let base = mount::tmpfs(&TmpfsOptions { size: Some(self.size), inodes: None, mode: 0o755 })?;
