@@ -11,7 +11,7 @@ use testyard_linux::namespace;
 use testyard_linux::process::{self, CloneFlags};
 use testyard_linux::signal::Signal;
 use testyard_linux::{Error, signal};
-use testyard_model::{EnvironmentId, Problem, ProblemKind, UserSpec};
+use testyard_model::{Problem, ProblemKind, UserSpec};
 use testyard_protocol::start::IdRange;
 use testyard_protocol::{Carrier, Transfer};
 use testyard_transfer::{Oversight, UnpackOptions};

@@ -185,7 +185,7 @@ fn an_environment_runs_one_command() {
     assert_eq!(machine.code, 2, "{machine}");
     for isolation in ["none", "workspace"] {
         let with = |network| home.run_cli(&["env", "run", "m", "-i", isolation, "-n", network, "--", "true"]);
-        with("host").expect_success();
+        let _ = with("host").expect_success();
         for network in ["private", "outbound", "none"] {
             let refused = with(network);
             let told = "error: isolation `none` and `workspace` share the machine's network\nhint: leave out --network";

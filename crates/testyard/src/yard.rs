@@ -33,7 +33,7 @@ pub struct Connecting<'y> {
 
 #[derive(Debug)]
 enum Stage {
-    Greeted(Greeting),
+    Greeted(Box<Greeting>),
     Connected(Box<Machine>),
 }
 
@@ -96,7 +96,7 @@ impl Testyard {
     pub fn begin_to_connect(&self, name: &MachineName) -> Result<Connecting<'_>, Problem> {
         let socket = socket_of(self.options.home.runtime(), name);
         let stage = match Machine::greet(&socket, name) {
-            Ok(greeting) => Stage::Greeted(greeting),
+            Ok(greeting) => Stage::Greeted(Box::new(greeting)),
             Err(error) => Stage::Connected(Box::new(self.connect_after(name, &error)?)),
         };
         Ok(Connecting { yard: self, name: name.clone(), stage })

@@ -8,9 +8,7 @@ use serde_json::json;
 use testyard::Testyard;
 use testyard_machine::client::{Connection, caller};
 use testyard_measure::{Contender, Times, alternate, timed};
-use testyard_model::{
-    BackendName, EnvironmentSpec, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span,
-};
+use testyard_model::{BackendName, EnvironmentSpec, MachineInfo, MachineName, MachineSpec, Problem, ProblemKind, Span};
 use testyard_protocol::{Exec, Place, RawText};
 
 use super::{DONE, Outcome};

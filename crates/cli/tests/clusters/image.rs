@@ -27,9 +27,8 @@ fn nodes_start_from_an_image_that_is_built() {
         testkit::skip!("nodes_start_from_an_image_that_is_built", host: "the archive of Debian cannot be reached");
     }
     let home = TestHome::new();
-    let page = std::fs::read_to_string(testkit::programs::source_folder().join("docs/clusters.md")).expect("the page");
-    let mut blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let block = blocks.find(|block| block.starts_with("testyard image build")).expect("the page has the command");
+    let page = testkit::Page::load("clusters");
+    let block = page.commands_with("testyard image build");
     let folder = home.program("testyard").parent().expect("a folder").display().to_string();
     let mut shell = home.command("/bin/bash");
     let path = format!("{folder}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
