@@ -219,7 +219,7 @@ impl Store {
         require_tools()?;
         require_keys(&release)?;
         // What stays is told by whoever prunes.
-        let _ = self.sweep();
+        let _ = Self::sweep(self.path());
         let log = self.path().join(format!("{release}.log"));
         let import = ImportOptions { name: Some((name.clone(), tag.clone())), ..options.import.clone() };
         let image = self.run(&release, &key, &log, &import, progress)?;

@@ -15,8 +15,6 @@
 //! A machine that belongs to a run (it has a lease of kind `run`) is removed when the run has died, whatever its state;
 //! one that was held, when nobody holds it any more and no environment in it is kept.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use testyard_images::store::Store;
 use testyard_linux::identity::ProcessIdentity;
@@ -136,7 +134,8 @@ impl<'y> Reaper<'y> {
         } else {
             registry.forget_abandoned_leases().map_err(|error| error.problem())?.len()
         };
-        let images = if dry_run { 0 } else { sweep_images(&home.images_folder())? };
+        let swept = if dry_run { Ok(0) } else { Store::sweep(&home.images_folder()) };
+        let images = swept.map_err(|error| error.problem())?;
         Ok(ReapReport { clusters, machines, leases, environments, files, images })
     }
 
@@ -261,14 +260,6 @@ impl<'y> Reaper<'y> {
         }
         .map_err(|error| error.problem())
     }
-}
-
-/// Removes what is unfinished in the store of images, where there is one.
-fn sweep_images(folder: &Path) -> Result<usize, Problem> {
-    if !folder.is_dir() {
-        return Ok(0);
-    }
-    Store::open(folder).and_then(|store| store.sweep()).map_err(|error| error.problem())
 }
 
 /// Whether a machine was made for a run that has died.

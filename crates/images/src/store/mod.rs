@@ -251,13 +251,17 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes what builds, imports and deletions left that died; how many of them.
+    /// Removes what builds, imports and deletions left that died, in the store at `path`; how many of them. Makes no store
+    /// where none is.
     ///
     /// # Errors
     /// The first thing that could not be removed.
-    pub fn sweep(&self) -> Result<usize, StoreError> {
+    pub fn sweep(path: &Path) -> Result<usize, StoreError> {
+        if !path.join(TEMPORARY).is_dir() {
+            return Ok(0);
+        }
         let mut pruned = Pruned::default();
-        self.staging().prune(&mut pruned)?;
+        Self::open(path)?.staging().prune(&mut pruned)?;
         Ok(pruned.temporary)
     }
 
