@@ -40,10 +40,15 @@ impl Ground {
     }
 
     fn suite(&self, name: &str, count: usize, command: &str) {
+        self.suite_of(name, std::iter::repeat_n(command, count));
+    }
+
+    /// With a test for each of these commands.
+    fn suite_of<'a>(&self, name: &str, commands: impl Iterator<Item = &'a str>) {
         let folder = self.home.work().join(name);
         std::fs::create_dir(&folder).expect("the home is empty");
         let mut suite = format!("format = 1\n[suite]\nname = \"{name}\"\n");
-        for index in 0..count {
+        for (index, command) in commands.enumerate() {
             suite.push_str(&format!(
                 "[[test]]\nname = \"t{index}\"\ncommand = \"{command}\"\nisolation = \"namespace\"\n"
             ));
@@ -102,8 +107,9 @@ fn an_allocation(ground: &Ground) {
 }
 
 fn a_run(ground: &Ground) {
-    // Long enough that no node can do them all before another has joined.
-    ground.suite("quick", 30, "test -f testyard.toml && sleep 1");
+    // Two at once keep each node busy until the others have joined: programs come to each of them over the login.
+    let (long, short) = ("test -f testyard.toml && sleep 30", "test -f testyard.toml");
+    ground.suite_of("quick", std::iter::repeat_n(long, 6).chain(std::iter::repeat_n(short, 24)));
     let run = ["run", "quick", "--on", "slurm:debug", "--nodes", "3", "--jobs", "2", "--json"];
     let output = ground.home.run_cli(&ground.words(&run));
     let results = output.json()["results"].as_array().cloned().unwrap_or_default();

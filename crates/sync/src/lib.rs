@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pure                                             touches the disk
-//!  stamp      when a remembered hash still holds     tree     one working tree: scan, changed_since
+//!  stamp      when a remembered hash still holds     tree     one working tree: scan, scan_again
 //!                                                    walk     folders: who is in the tree
 //!  memory     what is kept between scans, its codec  content  files: what they hold
 //!  git_index  which paths git tracks                 gather   the whole, of what is known and what is read

@@ -136,6 +136,11 @@ impl Scan {
         &self.memory.manifest
     }
 
+    /// The folders of the tree, relative to its root; the root's own path is empty.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.memory.folders.iter().map(|folder| folder.path.as_path())
+    }
+
     /// What the tree was when it was looked at before this, and its hash; none where that is not known.
     #[must_use]
     pub fn before(&self) -> Option<(TreeHash, &Manifest)> {
@@ -225,15 +230,6 @@ impl Tree {
             return Ok(Scan { cost, ..before.clone() });
         }
         Ok(Scan { before: Some(before.memory.clone()), ..Self::described(memory, cost) })
-    }
-
-    /// What happened to the tree since an earlier scan of it. Looks at each file and folder, reads only those that
-    /// were written.
-    ///
-    /// # Errors
-    /// As [`Tree::scan`].
-    pub fn changed_since(&self, before: &Scan) -> Result<Changes, SyncError> {
-        Ok(before.changes_to(&self.scan_again(before)?))
     }
 
     fn described(memory: Arc<Memory>, cost: ScanCost) -> Scan {

@@ -232,10 +232,9 @@ impl TreeSync {
     pub fn await_change(&self, stop: BorrowedFd<'_>) -> Result<bool, Problem> {
         let last = self.one.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(last) = last else { return Ok(true) };
-        let watch = Watch::start(self.one.tree.root(), last.manifest());
-        // What changed between the scan and the watch.
-        let changes = self.one.tree.changed_since(&last).map_err(|error| error.problem())?;
-        if !changes.is_empty() {
+        let (watch, now) = Watch::follow(&self.one.tree, &last).map_err(|error| error.problem())?;
+        // What changed before it was watched.
+        if !last.changes_to(&now).is_empty() {
             return Ok(true);
         }
         await_events(std::iter::once(&watch), stop)

@@ -195,14 +195,15 @@ fn changes_since_a_scan_are_told_apart() {
     }
     let tree = yard.tree();
     let before = tree.scan().expect("a readable tree");
-    assert!(tree.changed_since(&before).expect("a readable tree").is_empty());
+    let again = || tree.scan_again(&before).expect("a readable tree");
+    assert!(before.changes_to(&again()).is_empty());
     yard.write("modified", "MODIFIED");
     yard.write("added", "a");
     yard.write("out/ignored", "i");
     fs::remove_file(yard.root().join("removed")).expect("the file");
     set_old(&yard.root().join("rewritten"));
     yard.set_mode("chmod", 0o600);
-    let changes = tree.changed_since(&before).expect("a readable tree");
+    let changes = before.changes_to(&again());
     assert_eq!(shown(&changes.added), ["added"]);
     assert_eq!(shown(&changes.removed), ["removed"]);
     assert_eq!(shown(&changes.modified), ["modified"]);

@@ -175,9 +175,7 @@ impl Trees {
         if !known.contains_key(&top) {
             let tree = Tree::open(&top, self.options.clone()).map_err(|error| error.problem())?;
             let first = tree.scan().map_err(|error| error.problem())?;
-            let watch = Watch::start(tree.root(), first.manifest());
-            // Whatever changed between the scan and the watch is in the second scan, which costs little.
-            let scan = tree.scan_again(&first).map_err(|error| error.problem())?;
+            let (watch, scan) = Watch::follow(&tree, &first).map_err(|error| error.problem())?;
             let (frozen, scan) = match &self.frozen {
                 Some(folder) => {
                     let (frozen, scan) = frozen::freeze(folder, &self.hidden, &tree, scan)?;
@@ -218,11 +216,10 @@ impl Trees {
                 if !known.watch.is_disturbed() {
                     continue;
                 }
-                let scan = known.tree.scan_again(&known.scan).map_err(|error| error.problem())?;
+                let (watch, scan) = Watch::follow(&known.tree, &known.scan).map_err(|error| error.problem())?;
                 let changes = known.scan.changes_to(&scan);
                 changed.extend(others(&changes, &known.written).map(|path| known.tree.root().join(path)));
-                known.watch = Watch::start(known.tree.root(), scan.manifest());
-                known.scan = scan;
+                (known.watch, known.scan) = (watch, scan);
                 known.parts = None;
                 known.changed = false;
             }
@@ -276,9 +273,14 @@ impl Trees {
         let Some(known) = known.get_mut(&top_of(folder)).filter(|known| known.frozen.is_none()) else { return false };
         // Tests that see a copy see no change of the tree.
         if !known.changed && !self.is_always_copied(known.tree.root()) && known.watch.is_disturbed() {
-            // A tree that cannot be read any more is not the one that was hashed.
-            let changes = known.tree.changed_since(&known.scan);
-            known.changed = changes.map_or(true, |changes| others(&changes, &known.written).next().is_some());
+            known.changed = match Watch::follow(&known.tree, &known.scan) {
+                Ok((watch, now)) => {
+                    known.watch = watch;
+                    others(&known.scan.changes_to(&now), &known.written).next().is_some()
+                }
+                // A tree that cannot be read any more is not the one that was hashed.
+                Err(_) => true,
+            };
         }
         known.changed
     }
