@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -100,7 +101,12 @@ def test_what_runs_is_told_and_reset_ends_it(dev, unique):
         runner.start()
     other = DevEnvironment(name="dev-test")
     assert dev.exec(f'while [ "$(cat {unique} 2>/dev/null | wc -l)" != 2 ]; do sleep 0.02; done') == 0
-    status = other.status()
+    for _ in range(600):
+        # What a command writes may be there before the machine has told that it runs.
+        status = other.status()
+        if status["active_containers"] == 2:
+            break
+        time.sleep(0.05)
     assert status["active_containers"] == 2
     for container in status["containers"]:
         assert {"Names", "Status", "Image", "Command", "CreatedAt", "ID"} <= set(container)
