@@ -18,6 +18,10 @@ from .conftest import CONFORMANCE, placing
 #: Of the suite of slurm-sdk: the services, and a job over SSH that brings its wheel along.
 SOME = "test_slurm_services_running or test_submit_job_over_ssh"
 
+# Seconds for a public suite: what it needs is installed on the nodes, too, which takes minutes on a slow host.
+PATIENCE = 560
+pytestmark = pytest.mark.timeout(PATIENCE + 20)
+
 
 @pytest.fixture
 def conforms(lab: Cluster, variables: dict[str, str], project: Path) -> Iterator[Callable[..., str]]:
@@ -28,7 +32,7 @@ def conforms(lab: Cluster, variables: dict[str, str], project: Path) -> Iterator
 
 def run_suite(lab: Cluster, variables: dict[str, str], suite: str, *arguments: str) -> str:
     command = [str(CONFORMANCE / "run.py"), suite, "--cluster", lab.name, *arguments]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode == 77:
         skip(f"{suite} could not be fetched: pip must reach its registry")
     assert done.returncode == 0, done.stdout + done.stderr
