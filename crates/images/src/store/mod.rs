@@ -251,8 +251,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes what builds, imports and deletions left that died, in the store at `path`; how many of them. Makes no store
-    /// where none is.
+    /// Removes what builds, imports and deletions left that died, in the store at `path`, if there is one; how many.
     ///
     /// # Errors
     /// The first thing that could not be removed.
