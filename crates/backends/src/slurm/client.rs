@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use testyard_link::shell::quoted_text;
 use testyard_linux::pause;
-use testyard_model::{ByteSize, Problem, ProblemKind, SlurmJob};
+use testyard_model::{Problem, ProblemKind, SlurmJob};
 
 use super::ask::{Said, Unsaid, ask};
-use super::job::{self, Job};
+use super::job::{self, Asked, Job};
 
 /// How long a command of Slurm's may take: its own clients try for some time to reach a controller that restarts.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -105,15 +105,19 @@ impl Slurm {
     /// # Errors
     /// The way to the host with Slurm's commands cannot be written as one.
     pub(super) fn step(&self, job: &Job) -> Result<Vec<String>, Problem> {
-        let step = job::step(job.id, job.cpus);
-        let Some((way, variables)) = &self.way else { return Ok(step) };
+        let mut step = job::step(job.id, job.cpus);
+        let Some((way, variables)) = &self.way else {
+            step.extend([job::WITH_ITS_STEP.to_owned(), "step".to_owned()]);
+            return Ok(step);
+        };
         let text = |word: &OsString| {
             let odd = || Problem::new(ProblemKind::Usage, format!("{} is no text", word.display()));
             word.to_str().map(str::to_owned).ok_or_else(odd)
         };
         let way = way.iter().map(|word| Ok(quoted_text(&text(word)?))).collect::<Result<Vec<_>, Problem>>()?.join(" ");
-        // The login's shell reads what is between the outer quotes, and hands the script on whole.
-        let line = format!("exec {way} \"exec {} sh -c '$3'\"", step.join(" "));
+        // The login's shell reads what is in the outer quotes, once this host's has put the script into it.
+        let around = job::WITH_ITS_STEP.replace('$', "\\$").replace('"', "\\\"");
+        let line = format!("exec {way} \"exec {} '{around}' step sh -c '$3'\"", step.join(" "));
         let mut words = vec!["env".to_owned()];
         for (name, value) in variables {
             words.push(format!("{}={}", text(name)?, text(value)?));
@@ -128,25 +132,34 @@ impl Slurm {
         self.way.is_none()
     }
 
-    /// Asks for a job; its number. It ends by itself once nobody was linked to it for `grace`.
+    /// Asks for a job; its number. It is given one at once where a node is free. One that has to wait ends by itself once
+    /// nobody was linked to it for `grace`.
     ///
     /// # Errors
     /// Slurm is not there or refuses.
-    pub(super) fn submit(
+    pub(super) fn submit(&self, asked: Asked<'_>, grace: Duration) -> Result<u64, Unsubmitted> {
+        match self.ask_for(asked.job, &asked.allocation(), "", |said| job::granted(&said.errors)) {
+            // What is busy may be waited for; and what Slurm refuses, it refuses again.
+            Err(Unsubmitted { certain: true, problem }) if problem.kind != ProblemKind::Unavailable => {}
+            outcome => return outcome,
+        }
+        let guard = job::guard(grace.as_secs().max(1));
+        let number = |said: &Said| said.output.trim().split(';').next()?.parse().ok();
+        self.ask_for(asked.job, &asked.submission(), &guard, number)
+    }
+
+    fn ask_for(
         &self,
-        name: &str,
         job: &SlurmJob,
-        cpus: Option<f64>,
-        memory: Option<ByteSize>,
-        grace: Duration,
+        words: &[String],
+        input: &str,
+        number: impl Fn(&Said) -> Option<u64>,
     ) -> Result<u64, Unsubmitted> {
-        let words = job::submission(name, job, cpus, memory);
-        let said = self.run(&words, &job::guard(grace.as_secs().max(1))).map_err(|problem| {
+        let said = self.run(words, input).map_err(|problem| {
             // A program that is not there has asked for nothing.
             Unsubmitted { certain: problem.kind == ProblemKind::Unsupported, problem }
         })?;
-        let number = said.output.trim().split(';').next().and_then(|number| number.parse().ok());
-        number.filter(|_| said.success).ok_or_else(|| Unsubmitted {
+        number(&said).filter(|_| said.success).ok_or_else(|| Unsubmitted {
             problem: job::not_submitted(job, &said.errors),
             certain: !said.success && said.code.is_some() && job::is_certain(&said.errors),
         })

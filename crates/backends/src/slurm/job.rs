@@ -93,28 +93,56 @@ pub fn job_name(machine: &MachineId) -> String {
     format!("testyard-{machine}")
 }
 
-/// `sbatch` and its words; the script comes by standard input.
-pub(super) fn submission(name: &str, job: &SlurmJob, cpus: Option<f64>, memory: Option<ByteSize>) -> Vec<String> {
-    let mut words: Vec<String> = ["sbatch", "--parsable", "--nodes=1", "--ntasks=1", "--no-requeue", "--export=NONE"]
-        .map(str::to_owned)
-        .to_vec();
-    words.extend(["--chdir=/", "--output=/dev/null", "--error=/dev/null"].map(str::to_owned));
-    words.push(format!("--job-name={name}"));
-    let optional = [
-        ("partition", job.partition.clone()),
-        ("account", job.account.clone()),
-        ("time", job.time.map(|time| minutes(time.0.as_secs()))),
-        ("cpus-per-task", cpus.map(|cpus| (cpus.ceil().max(1.0) as u64).to_string())),
-        ("mem", memory.map(|memory| format!("{}K", memory.0.div_ceil(1024)))),
-    ];
-    words.extend(optional.into_iter().filter_map(|(option, value)| Some(format!("--{option}={}", value?))));
-    if job.exclusive {
-        words.push("--exclusive".to_owned());
-        if memory.is_none() {
-            words.push("--mem=0".to_owned());
-        }
+/// A job, as a machine asks for one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// Its name, which no other has.
+    pub(super) name: &'a str,
+    pub(super) job: &'a SlurmJob,
+    pub(super) cpus: Option<f64>,
+    pub(super) memory: Option<ByteSize>,
+}
+
+impl Asked<'_> {
+    /// `sbatch` and its words; the script comes by standard input.
+    pub(super) fn submission(self) -> Vec<String> {
+        let words =
+            ["sbatch", "--parsable", "--no-requeue", "--export=NONE", "--output=/dev/null", "--error=/dev/null"];
+        self.with_options(&words)
     }
-    words
+
+    /// `salloc` and its words: a job that runs nothing by itself, at once or not at all. What is submitted waits for the
+    /// controller's next look at its queue even where nodes are free: a tenth of a second to some.
+    pub(super) fn allocation(self) -> Vec<String> {
+        self.with_options(&["salloc", "--no-shell", "--immediate"])
+    }
+
+    fn with_options(self, command: &[&str]) -> Vec<String> {
+        let Self { name, job, cpus, memory } = self;
+        let mut words: Vec<String> =
+            command.iter().chain(&["--nodes=1", "--ntasks=1", "--chdir=/"]).map(|word| (*word).to_owned()).collect();
+        words.push(format!("--job-name={name}"));
+        let optional = [
+            ("partition", job.partition.clone()),
+            ("account", job.account.clone()),
+            ("time", job.time.map(|time| minutes(time.0.as_secs()))),
+            ("cpus-per-task", cpus.map(|cpus| (cpus.ceil().max(1.0) as u64).to_string())),
+            ("mem", memory.map(|memory| format!("{}K", memory.0.div_ceil(1024)))),
+        ];
+        words.extend(optional.into_iter().filter_map(|(option, value)| Some(format!("--{option}={}", value?))));
+        if job.exclusive {
+            words.push("--exclusive".to_owned());
+            if memory.is_none() {
+                words.push("--mem=0".to_owned());
+            }
+        }
+        words
+    }
+}
+
+/// The number of the job that `salloc` was given, from what it said.
+pub(super) fn granted(said: &str) -> Option<u64> {
+    said.lines().find_map(|line| line.rsplit_once("Granted job allocation ")?.1.trim().parse().ok())
 }
 
 /// A time limit as Slurm reads it, in `hours:minutes:seconds`.
@@ -122,8 +150,8 @@ fn minutes(seconds: u64) -> String {
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
-/// What the job itself runs: it ends once nobody has been linked to it for `grace` seconds, so that a job of whose
-/// machine nobody knows any more is not left until its time limit.
+/// What a job runs that had to wait for its node: it ends once nobody has been linked to it for `grace` seconds, so that a
+/// job of whose machine nobody knows any more is not left until its time limit.
 pub(super) fn guard(grace: u64) -> String {
     let look = grace.clamp(1, 10);
     format!(
@@ -139,14 +167,19 @@ pub(super) fn guard(grace: u64) -> String {
     )
 }
 
-/// The command that leads into a running job: the words behind it are run there, with its standard streams. Nothing of
-/// this host's variables goes along; what Testyard keeps there is on the node's own disks, whatever the user's home is on.
+/// What a step runs around the words behind it: the job ends with its step, whoever was killed on the other side.
+pub(super) const WITH_ITS_STEP: &str = r#""$@"; code=$?; scancel "$SLURM_JOB_ID" >/dev/null 2>&1; exit $code"#;
+
+/// The command that leads into a running job: [`WITH_ITS_STEP`] and the words behind it are run there by `sh -c`, with
+/// the command's standard streams. Nothing of this host's variables goes along; what Testyard keeps there is on the node's
+/// own disks, whatever the user's home is on.
 pub(super) fn step(id: u64, cpus: u32) -> Vec<String> {
     let export = "--export=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin,LANG=C.UTF-8,\
                   XDG_CACHE_HOME=/dev/null/none,XDG_STATE_HOME=/dev/null/none";
     let words = ["srun", "--nodes=1", "--ntasks=1", "--overlap", "--quiet", "--unbuffered", "--chdir=/", "--mpi=none"];
     let mut words = words.map(str::to_owned).to_vec();
     words.extend([format!("--jobid={id}"), format!("--cpus-per-task={cpus}"), export.to_owned()]);
+    words.extend(["sh".to_owned(), "-c".to_owned()]);
     words
 }
 
@@ -234,7 +267,7 @@ pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
         "PREEMPTED" => ("another job was given its node", "use a partition whose jobs are not preempted"),
         "NODE_FAIL" | "BOOT_FAIL" => ("its node failed", "see the node: sinfo -R"),
         "OUT_OF_MEMORY" => OF_MEMORY,
-        "CANCELLED" => ("it was cancelled", "create it anew"),
+        "CANCELLED" => ("it was cancelled, or its link was lost", "create it anew"),
         "COMPLETED" | "COMPLETING" | "FAILED" => ("it was over", "create it anew"),
         _ => return None,
     };
@@ -277,20 +310,34 @@ mod tests {
 
     #[test]
     fn a_job_is_asked_for_as_slurm_reads_it() {
-        let plain = submission("testyard-x", &SlurmJob::default(), None, None).join(" ");
-        assert!(plain.contains("--job-name=testyard-x") && !plain.contains("--partition") && !plain.contains("--mem"));
+        let job = SlurmJob::default();
+        let asked = Asked { name: "testyard-x", job: &job, cpus: None, memory: None };
+        for plain in [asked.submission().join(" "), asked.allocation().join(" ")] {
+            assert!(
+                plain.contains("--job-name=testyard-x") && !plain.contains("--partition") && !plain.contains("--mem")
+            );
+        }
         let job = SlurmJob {
             partition: Some("gpu".to_owned()),
             time: Some(Span(Duration::from_secs(5_430))),
             account: Some("lab".to_owned()),
             ..SlurmJob::default()
         };
-        let words = submission("testyard-x", &job, Some(1.5), Some(ByteSize(1 << 30)));
-        for word in ["--partition=gpu", "--time=1:30:30", "--account=lab", "--cpus-per-task=2", "--mem=1048576K"] {
-            assert!(words.iter().any(|one| one == word), "{word} in {words:?}");
+        let large = Asked { job: &job, cpus: Some(1.5), memory: Some(ByteSize(1 << 30)), ..asked };
+        for words in [large.submission(), large.allocation()] {
+            for word in ["--partition=gpu", "--time=1:30:30", "--account=lab", "--cpus-per-task=2", "--mem=1048576K"] {
+                assert!(words.iter().any(|one| one == word), "{word} in {words:?}");
+            }
         }
-        let whole = submission("testyard-x", &SlurmJob { exclusive: true, ..job }, None, None);
+        let whole = Asked { job: &SlurmJob { exclusive: true, ..job.clone() }, ..asked }.submission();
         assert!(whole.ends_with(&["--exclusive".to_owned(), "--mem=0".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_given_at_once_has_a_number() {
+        assert_eq!(granted("salloc: Granted job allocation 47\nsalloc: Nodes n1 are ready for job\n"), Some(47));
+        assert_eq!(granted("salloc: error: Unable to allocate resources: Requested nodes are busy\n"), None);
+        assert_eq!(granted("salloc: Pending job allocation 47\n"), None);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Backend `slurm-allocation`: a job of one node is the machine, and its step the way to it.
 //!
 //! ```text
-//! start ─► sbatch (a guard) ─► pending ─► its node ─► srun: the link's byte stream ─► Testyard there
-//!             └── named after the machine's id: found and cancelled from the machine's row alone
+//! start ─┬► salloc: a free node, at once ──────────┬─► srun: the link's byte stream ─► Testyard there
+//!        └► sbatch (a guard) ─► pending ─► its node ┘
 //! ```
 //!
-//! The guard is all that the job itself runs: it ends the job when nobody has been linked to it for [`GUARD`]. What
+//! The job is named after the machine's id: found and cancelled from the machine's row alone. It ends with its step; until
+//! that begins, the guard ends one that had to wait for its node, when nobody has been linked to it for [`GUARD`]. What
 //! travels over the link is [`testyard_link`]'s business, what may be placed where is Slurm's.
 
 mod ask;
@@ -25,7 +26,7 @@ use crate::remote;
 pub use client::Slurm;
 pub use job::job_name;
 
-use job::Job;
+use job::{Asked, Job};
 
 /// How long a job may wait for its node where nobody says.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
@@ -119,7 +120,9 @@ impl Backend for SlurmAllocation {
             cancel(&slurm, place)?;
         }
         note(place, "")?;
-        let id = match slurm.submit(&job_name(&place.id), job, place.spec.cpus, place.spec.memory, GUARD) {
+        let name = job_name(&place.id);
+        let asked = Asked { name: &name, job, cpus: place.spec.cpus, memory: place.spec.memory };
+        let id = match slurm.submit(asked, GUARD) {
             Ok(id) => id,
             Err(unsubmitted) => {
                 if unsubmitted.certain {
@@ -165,9 +168,9 @@ impl Backend for SlurmAllocation {
         let (_, job) = Self::job(&place.spec).ok()?;
         let id = Job::kept_number(&kept(&place.folder)?)?;
         let name = place.name.as_str();
-        // The step may have ended, and the job not yet.
-        let of_step = || said.filter(|said| job::is_of_memory(said)).map(|_| job::out_of_memory(name, id));
-        Slurm::of(job).ok()?.ending(name, id).or_else(of_step)
+        // The step ends first, and its job because of that.
+        let of_step = said.filter(|said| job::is_of_memory(said)).map(|_| job::out_of_memory(name, id));
+        of_step.or_else(|| Slurm::of(job).ok()?.ending(name, id))
     }
 }
 
