@@ -210,22 +210,19 @@ impl Slurm {
         }
     }
 
-    /// Cancels every job of this name, and waits until none is left. None there is no error. `known` is the number of one
-    /// that is likely still there.
+    /// Cancels every job of this name, and waits until none is left. None there is no error: a job whose step has just
+    /// ended has ended itself.
     ///
     /// # Errors
     /// Slurm does not answer, or does not end them.
-    pub fn cancel(&self, name: &str, known: Option<u64>) -> Result<(), Problem> {
+    pub fn cancel(&self, name: &str) -> Result<(), Problem> {
         let until = Instant::now() + GONE;
         let mut look = LOOKS[0];
         let mut asked = false;
-        if let Some(id) = known {
-            self.end(&[id.to_string()])?;
-        }
         // What is completing is Slurm's own matter, which may wait long for a node that does not answer.
         while self.is_any_left(name)? {
             if !asked {
-                self.end(&["--me".to_owned(), format!("--name={name}")])?;
+                self.end(name)?;
                 asked = true;
                 // Most are gone once that has been said.
                 continue;
@@ -240,11 +237,12 @@ impl Slurm {
         Ok(())
     }
 
-    /// Ends the jobs that these words name. What they run is of no use to anybody any more: their guards and their steps
-    /// need no time to end. Whether they are gone is to be looked at.
-    fn end(&self, which: &[String]) -> Result<(), Problem> {
+    /// Ends the jobs of this name. What they run is of no use to anybody any more: their guards and their steps need no
+    /// time to end. Whether they are gone is to be looked at.
+    fn end(&self, name: &str) -> Result<(), Problem> {
         for how in [["scancel", "--full", "--signal=KILL"].as_slice(), &["scancel"]] {
-            let words: Vec<String> = how.iter().map(|word| (*word).to_owned()).chain(which.iter().cloned()).collect();
+            let which = ["--me".to_owned(), format!("--name={name}")];
+            let words: Vec<String> = how.iter().map(|word| (*word).to_owned()).chain(which).collect();
             self.run(&words, "")?;
         }
         Ok(())

@@ -205,8 +205,7 @@ fn forget(place: &MachinePlace) -> Result<(), Problem> {
 
 /// Cancels a machine's jobs, and waits until none is left.
 fn cancel(slurm: &Slurm, place: &MachinePlace) -> Result<(), BackendError> {
-    let known = kept(&place.folder).and_then(|text| Job::kept_number(&text));
-    slurm.cancel(&job_name(&place.id), known)?;
+    slurm.cancel(&job_name(&place.id))?;
     Ok(forget(place)?)
 }
 
