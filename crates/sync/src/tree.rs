@@ -136,9 +136,9 @@ impl Scan {
         &self.memory.manifest
     }
 
-    /// The folders of the tree, relative to its root; the root's own path is empty.
-    pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
-        self.memory.folders.iter().map(|folder| folder.path.as_path())
+    /// The folders of the tree, relative to its root, with their inodes; the root's own path is empty.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = (&Path, u64)> {
+        self.memory.folders.iter().map(|folder| (folder.path.as_path(), folder.mark.stamp.inode))
     }
 
     /// What the tree was when it was looked at before this, and its hash; none where that is not known.

@@ -232,9 +232,10 @@ impl TreeSync {
     pub fn await_change(&self, stop: BorrowedFd<'_>) -> Result<bool, Problem> {
         let last = self.one.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(last) = last else { return Ok(true) };
-        let (watch, now) = Watch::follow(&self.one.tree, &last).map_err(|error| error.problem())?;
+        let mut watch = Watch::new(last.clone());
+        let now = watch.look(&self.one.tree).map_err(|error| error.problem())?;
         // What changed before it was watched.
-        if !last.changes_to(&now).is_empty() {
+        if !last.changes_to(now).is_empty() {
             return Ok(true);
         }
         await_events(std::iter::once(&watch), stop)

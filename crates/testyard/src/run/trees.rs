@@ -174,8 +174,8 @@ impl Trees {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.contains_key(&top) {
             let tree = Tree::open(&top, self.options.clone()).map_err(|error| error.problem())?;
-            let first = tree.scan().map_err(|error| error.problem())?;
-            let (watch, scan) = Watch::follow(&tree, &first).map_err(|error| error.problem())?;
+            let mut watch = Watch::new(tree.scan().map_err(|error| error.problem())?);
+            let scan = watch.look(&tree).map_err(|error| error.problem())?.clone();
             let (frozen, scan) = match &self.frozen {
                 Some(folder) => {
                     let (frozen, scan) = frozen::freeze(folder, &self.hidden, &tree, scan)?;
@@ -216,10 +216,10 @@ impl Trees {
                 if !known.watch.is_disturbed() {
                     continue;
                 }
-                let (watch, scan) = Watch::follow(&known.tree, &known.scan).map_err(|error| error.problem())?;
-                let changes = known.scan.changes_to(&scan);
+                let scan = known.watch.look(&known.tree).map_err(|error| error.problem())?;
+                let changes = known.scan.changes_to(scan);
                 changed.extend(others(&changes, &known.written).map(|path| known.tree.root().join(path)));
-                (known.watch, known.scan) = (watch, scan);
+                known.scan = scan.clone();
                 known.parts = None;
                 known.changed = false;
             }
@@ -273,11 +273,8 @@ impl Trees {
         let Some(known) = known.get_mut(&top_of(folder)).filter(|known| known.frozen.is_none()) else { return false };
         // Tests that see a copy see no change of the tree.
         if !known.changed && !self.is_always_copied(known.tree.root()) && known.watch.is_disturbed() {
-            known.changed = match Watch::follow(&known.tree, &known.scan) {
-                Ok((watch, now)) => {
-                    known.watch = watch;
-                    others(&known.scan.changes_to(&now), &known.written).next().is_some()
-                }
+            known.changed = match known.watch.look(&known.tree) {
+                Ok(now) => others(&known.scan.changes_to(now), &known.written).next().is_some(),
                 // A tree that cannot be read any more is not the one that was hashed.
                 Err(_) => true,
             };
