@@ -6,7 +6,6 @@
 //!                                                        └─ rules changed ──► walk all ────┴─► read what is new ─► Scan
 //! ```
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
@@ -21,7 +20,7 @@ use testyard_model::{Problem, ProblemKind};
 
 use crate::content::{Found, Sort, file_clock_ns, in_parallel, moved_files, moved_folders, read};
 use crate::gather::{Gathering, Moved};
-use crate::manifest::{Changes, EntryKind, Manifest, TreeHash, by_bytes};
+use crate::manifest::{Changes, EntryKind, Manifest, TreeHash};
 use crate::memory::{Child, ChildSort, Folder, Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
 use crate::unhashed::collapse;
@@ -159,18 +158,9 @@ impl Scan {
         if Arc::ptr_eq(&self.memory, &later.memory) {
             return Changes::default();
         }
-        let mut changes = self.manifest().diff(later.manifest());
-        let mut before = self.manifest().entries().zip(&self.memory.marks).peekable();
-        for (entry, mark) in later.manifest().entries().zip(&later.memory.marks) {
-            while before.next_if(|(old, _)| by_bytes(old.path, entry.path) == Ordering::Less).is_some() {}
-            if let Some((old, old_mark)) = before.next_if(|(old, _)| by_bytes(old.path, entry.path) == Ordering::Equal)
-                && old.kind == entry.kind
-                && old_mark.stamp.is_rewritten(&mark.stamp)
-            {
-                changes.rewritten.push(entry.path.to_owned());
-            }
-        }
-        changes
+        let (before, after) = (&self.memory.marks, &later.memory.marks);
+        let is_rewritten = |old: usize, new: usize| before[old].stamp.is_rewritten(&after[new].stamp);
+        self.manifest().diff(later.manifest(), is_rewritten)
     }
 }
 

@@ -54,30 +54,16 @@ impl Delta {
     #[must_use]
     pub fn between(old: &Manifest, new: &Manifest) -> Self {
         let mut delta = Self::default();
-        let (mut before, mut after) = (old.entries().peekable(), new.entries().peekable());
-        loop {
-            let order = match (before.peek(), after.peek()) {
-                (Some(a), Some(b)) => by_bytes(a.path, b.path),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (None, None) => return delta,
-            };
-            match order {
-                Ordering::Less => delta.removed.extend(before.next().map(|entry| entry.path.to_owned())),
-                Ordering::Greater => {
-                    if let Some(entry) = after.next() {
-                        delta.put.push(entry.path, entry.kind);
-                    }
+        for pair in old.beside(new) {
+            match pair {
+                (Some((_, gone)), None) => delta.removed.push(gone.path.to_owned()),
+                (before, Some((_, entry))) if before.is_none_or(|(_, before)| before.kind != entry.kind) => {
+                    delta.put.push(entry.path, entry.kind);
                 }
-                Ordering::Equal => {
-                    if let (Some(a), Some(b)) = (before.next(), after.next())
-                        && a.kind != b.kind
-                    {
-                        delta.put.push(b.path, b.kind);
-                    }
-                }
+                _ => {}
             }
         }
+        delta
     }
 
     /// Paths that are no longer there.

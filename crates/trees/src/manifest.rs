@@ -136,6 +136,9 @@ enum PlacedKind {
     Link(u32),
 }
 
+/// What two trees have at one path, each with its number among the entries of its tree.
+pub(crate) type Pair<'a> = (Option<(usize, EntryRef<'a>)>, Option<(usize, EntryRef<'a>)>);
+
 impl EntryKind {
     /// The same, borrowed.
     #[must_use]
@@ -331,30 +334,42 @@ impl Manifest {
         TreeHash(*hasher.update(&text).finalize().as_bytes())
     }
 
-    /// What has to be done to `self` to make it `later`.
-    #[must_use]
-    pub fn diff(&self, later: &Self) -> Changes {
-        let mut changes = Changes::default();
-        let (mut old, mut new) = (self.entries().peekable(), later.entries().peekable());
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (Some(a), Some(b)) => by_bytes(a.path, b.path),
+    /// Both trees side by side, by the bytes of the paths: what `self` has at each, what `later` has, or both.
+    pub(crate) fn beside<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = Pair<'a>> {
+        let (mut old, mut new) = (0, 0);
+        std::iter::from_fn(move || {
+            let (one, other) = (self.places.get(old), later.places.get(new));
+            let order = match (one, other) {
+                (Some(one), Some(other)) => by_bytes(self.path(one), later.path(other)),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (None, None) => return changes,
+                (None, None) => return None,
             };
-            match order {
-                Ordering::Less => changes.removed.extend(old.next().map(|entry| entry.path.to_owned())),
-                Ordering::Greater => changes.added.extend(new.next().map(|entry| entry.path.to_owned())),
-                Ordering::Equal => {
-                    if let (Some(a), Some(b)) = (old.next(), new.next())
-                        && a.kind != b.kind
-                    {
-                        changes.modified.push(b.path.to_owned());
-                    }
+            let one = one.filter(|_| order.is_le()).map(|one| (old, self.entry(one)));
+            let other = other.filter(|_| order.is_ge()).map(|other| (new, later.entry(other)));
+            old += usize::from(one.is_some());
+            new += usize::from(other.is_some());
+            Some((one, other))
+        })
+    }
+
+    /// What has to be done to `self` to make it `later`. Of an entry that is the same in both, `is_rewritten` says by its
+    /// numbers in the one and the other whether it was written meanwhile.
+    #[must_use]
+    pub fn diff(&self, later: &Self, is_rewritten: impl Fn(usize, usize) -> bool) -> Changes {
+        let mut changes = Changes::default();
+        for pair in self.beside(later) {
+            match pair {
+                (Some((_, old)), None) => changes.removed.push(old.path.to_owned()),
+                (None, Some((_, new))) => changes.added.push(new.path.to_owned()),
+                (Some((_, old)), Some((_, new))) if old.kind != new.kind => changes.modified.push(new.path.to_owned()),
+                (Some((old, entry)), Some((new, _))) if is_rewritten(old, new) => {
+                    changes.rewritten.push(entry.path.to_owned());
                 }
+                _ => {}
             }
         }
+        changes
     }
 }
 
