@@ -18,6 +18,8 @@ pub enum Ability {
     GrantedIds,
     /// A program is installed.
     Program(&'static str),
+    /// The archive of Debian can be reached: mmdebstrap by itself gets as far as a list of packages.
+    DebianArchive,
     /// A cgroup of the memory controller can be made (version 1 or 2).
     MemoryCgroup,
     /// A network of its own can have a way out: pasta, a device for it, and a way out of this host.
@@ -59,6 +61,10 @@ impl Ability {
                 (granted_ids(), why.to_owned(), crate::user::is_root() && !crate::user::is_host_root())
             }
             Self::Program(name) => (has_program(name), format!("program `{name}` is not installed"), false),
+            Self::DebianArchive => {
+                let simulated = ["--simulate", "--variant=essential", "bookworm", "/dev/null"];
+                (quiet("mmdebstrap", &simulated), "the archive of Debian cannot be reached".to_owned(), true)
+            }
             Self::MemoryCgroup => {
                 (memory_cgroup(), "no cgroup of the memory controller can be made here".to_owned(), true)
             }

@@ -1,6 +1,5 @@
 //! Clusters whose nodes start from an image that was built for them, and not from the host's own root.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use testkit::{Ability, Output, TestHome, wait_until};
@@ -10,22 +9,12 @@ use super::{DEADLINE, cluster, create, on, ssh};
 /// An image of a whole distribution, with a database, is built and read.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Whether the tool by itself gets as far as a list of packages.
-fn archive_answers() -> bool {
-    let mut command = Command::new("mmdebstrap");
-    command.args(["--simulate", "--variant=essential", "bookworm", "/dev/null"]);
-    let said = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    said.is_ok_and(|status| status.success())
-}
-
 /// `docs/clusters.md`: what it says of an image, as it is written, and what else such a cluster has.
 #[test]
 fn nodes_start_from_an_image_that_is_built() {
     possible!();
     testkit::require!(Ability::Program("mmdebstrap"));
-    if !archive_answers() {
-        testkit::skip!("nodes_start_from_an_image_that_is_built", host: "the archive of Debian cannot be reached");
-    }
+    testkit::require!(Ability::DebianArchive);
     let home = TestHome::new();
     let page = testkit::Page::load("clusters");
     let block = page.commands_with("testyard image build");
