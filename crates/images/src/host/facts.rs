@@ -156,13 +156,8 @@ pub fn secrets_of(home: &Path) -> impl Iterator<Item = PathBuf> {
     SECRETS_AT_HOME.iter().filter_map(move |name| {
         let path = home.join(name);
         let folder = path.parent()?;
-        let known = folders.get(folder).cloned();
-        let real = known.unwrap_or_else(|| {
-            let real = fs::canonicalize(folder).ok();
-            folders.insert(folder.to_owned(), real.clone());
-            real
-        });
-        Some(real?.join(path.file_name()?))
+        let real = folders.entry(folder.to_owned()).or_insert_with(|| fs::canonicalize(folder).ok());
+        Some(real.as_ref()?.join(path.file_name()?))
     })
 }
 
