@@ -108,9 +108,7 @@ impl Key {
             covers: covers(),
         }
     }
-}
 
-impl Key {
     /// The same for answers that no control group decides: each job of a cluster runs in another.
     pub(crate) fn deciding(host: &HostFacts) -> Self {
         let mut key = Self::now(host);
