@@ -46,12 +46,9 @@ impl Connection {
         let (mut input, mut output) = (File::from(outside.try_clone().map_err(failed)?), File::from(outside));
         let sent = testyard_trees::send(offer, &mut input, &mut output);
         drop((input, output));
-        if let Ok(sent) = sent {
-            // The machine has said that the tree is there. That who received it has ended is passed over when it comes.
-            return Ok(sent);
-        }
-        let ended = self.event(stream, "a tree was being sent", None).map(|reply| reply.event);
-        outcome(self.machine(), sent, ended)
+        // Where it was sent, the machine has said that it is there. That who received it has ended is passed over when it
+        // comes.
+        sent.map_err(|error| reason(error, self.event(stream, "a tree was being sent", None).map(|reply| reply.event)))
     }
 
     /// Lets commands of this connection show trees that the machine keeps; none where it has not got one of them.
@@ -94,7 +91,10 @@ impl Session {
         let sent = testyard_trees::send(offer, &mut reader, &mut writer);
         drop((writer, reader));
         let ended = self.finish(stream, &events);
-        outcome(self.machine(), sent, ended)
+        match sent {
+            Ok(sent) => done(self.machine(), &ended.map_err(TransferError::Machine)?).map(|()| sent),
+            Err(error) => Err(reason(error, ended)),
+        }
     }
 }
 
@@ -107,21 +107,11 @@ fn missing<T>(error: ClientError) -> Result<Option<T>, ClientError> {
 }
 
 /// The machine's own reason comes before ours where ours is only that the stream broke.
-fn outcome(
-    machine: &str,
-    sent: Result<Sent, SendError>,
-    ended: Result<Event, ClientError>,
-) -> Result<Sent, TransferError<SendError>> {
-    match (sent, ended) {
-        (Ok(sent), Ok(event)) => done(machine, &event).map(|()| sent),
-        (Ok(_), Err(error)) => Err(TransferError::Machine(error)),
-        (Err(error @ SendError::Wire(_)), Err(refused)) if !is_truncation(&refused) || is_stream(&error) => {
-            Err(TransferError::Machine(refused))
+fn reason(error: SendError, ended: Result<Event, ClientError>) -> TransferError<SendError> {
+    match (error, ended) {
+        (SendError::Wire(wire), Err(refused)) if !is_truncation(&refused) || wire.is_gone() => {
+            TransferError::Machine(refused)
         }
-        (Err(error), _) => Err(TransferError::Local(error)),
+        (error, _) => TransferError::Local(error),
     }
-}
-
-fn is_stream(error: &SendError) -> bool {
-    matches!(error, SendError::Wire(error) if error.is_gone())
 }
