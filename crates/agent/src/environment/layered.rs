@@ -7,13 +7,14 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
 use testyard_linux::mount::{self, Layer, OverlaySpec, TmpfsOptions};
 use testyard_linux::namespace;
 use testyard_linux::process::CloneFlags;
 use testyard_linux::{Error, Result};
 
 use super::root::make_folders;
+use super::source::{copy_owner, unseen};
 
 /// Where changes go.
 const UPPER: &str = "upper";
@@ -38,7 +39,7 @@ impl LayeredView<'_> {
         make_folders(self.target)?;
         let overlay = match self.overlay() {
             Ok(overlay) => overlay,
-            Err(_) => self.overlay_unseen(here)?,
+            Err(_) => unseen(here, || self.overlay_attached())?,
         };
         if again && mount::attach_beneath(overlay.as_fd(), self.target).is_ok() {
             return mount::detach(self.target);
@@ -55,13 +56,6 @@ impl LayeredView<'_> {
     }
 
     /// Over mounts that are attached where nobody else is.
-    fn overlay_unseen(&self, here: BorrowedFd<'_>) -> Result<OwnedFd> {
-        namespace::unshare(CloneFlags::NEWNS)?;
-        let overlay = mount::make_all_private().and_then(|()| self.overlay_attached());
-        namespace::enter(here, CloneFlags::NEWNS)?;
-        overlay
-    }
-
     fn overlay_attached(&self) -> Result<OwnedFd> {
         let base = self.base()?;
         self.folders_in(&base)?;
@@ -84,7 +78,7 @@ impl LayeredView<'_> {
     fn folders_in(&self, base: &OwnedFd) -> Result<(OwnedFd, OwnedFd)> {
         let (upper, work) = (folder_in(base, UPPER)?, folder_in(base, WORK)?);
         if let Some(top) = self.layers.first() {
-            copy_owner(top, &upper)?;
+            copy_owner((top.as_fd(), Path::new("")), (base.as_fd(), Path::new(UPPER)))?;
         }
         Ok((upper, work))
     }
@@ -106,16 +100,4 @@ fn folder_in(base: &OwnedFd, name: &str) -> Result<OwnedFd> {
     rustix::fs::mkdirat(base, name, Mode::from_raw_mode(0o755)).map_err(failed)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(base, name, flags, Mode::empty()).map_err(failed)
-}
-
-/// A folder of the overlay has its upper's owner and mode: the tree's owner must be able to write there.
-fn copy_owner(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
-    let failed = |error| Error::new("set the owner of", "a view of a tree", error);
-    let facts = rustix::fs::fstat(from).map_err(failed)?;
-    let (uid, gid) = (Uid::from_raw(facts.st_uid), Gid::from_raw(facts.st_gid));
-    // A tree of somebody else's stays readable; only writing there needs the owner.
-    let _ = rustix::fs::chownat(to, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
-    let mode = Mode::from_raw_mode(facts.st_mode & 0o7777);
-    let to = rustix::fs::openat(to, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    to.and_then(|to| rustix::fs::fchmod(&to, mode)).map_err(failed)
 }

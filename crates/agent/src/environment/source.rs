@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
 use serde::{Deserialize, Serialize};
 use testyard_linux::mount::{self, Layer, OverlaySpec, TmpfsOptions};
 use testyard_linux::namespace::{self, Kind};
@@ -70,10 +70,7 @@ impl SourceView<'_> {
     pub(crate) fn mount_unseen(&self, tree: BorrowedFd<'_>) -> Result<OwnedFd> {
         make_folders(self.target())?;
         let here = namespace::open(None, Kind::Mount)?;
-        namespace::unshare(CloneFlags::NEWNS)?;
-        let overlay = mount::make_all_private().and_then(|()| self.overlay(tree));
-        namespace::enter(here.as_fd(), CloneFlags::NEWNS)?;
-        let (overlay, changes) = overlay?;
+        let (overlay, changes) = unseen(here.as_fd(), || self.overlay(tree))?;
         mount::attach(overlay.as_fd(), self.target())?;
         Ok(changes)
     }
@@ -109,7 +106,7 @@ impl SourceView<'_> {
             0 => vec![lower],
             layers => (0..layers).map(|layer| lower.join(layer.to_string())).collect(),
         };
-        copy_owner(&lower[0], &upper)?;
+        copy_owner((CWD, &lower[0]), (CWD, &upper))?;
         begin_with(self.forked.map(|forked| forked.as_fd()), CHANGES, &upper)?;
         for path in self.hidden {
             if let Ok(path) = path.strip_prefix(self.place.origin.as_path())
@@ -145,7 +142,7 @@ fn hide(lower: &Path, upper: &Path, path: &Path) -> Result<()> {
             Ok(_) => return Ok(()),
             Err(_) => {
                 make_folder(&copy)?;
-                copy_owner(&lower.join(&way), &copy)?;
+                copy_owner((CWD, &lower.join(&way)), (CWD, &copy))?;
             }
         }
     }
@@ -164,12 +161,22 @@ fn make_folder(path: &Path) -> Result<()> {
         .map_err(|error| Error::new("make folder", path.display(), error))
 }
 
-/// A folder of the overlay has its upper's owner and mode: the tree's owner must be able to write there.
-fn copy_owner(from: &Path, to: &Path) -> Result<()> {
-    let facts = rustix::fs::stat(from).map_err(|error| Error::new("look at", from.display(), error))?;
-    let (uid, gid) = (rustix::fs::Uid::from_raw(facts.st_uid), rustix::fs::Gid::from_raw(facts.st_gid));
+/// Does something in a mount namespace that nobody else is in, and comes back `here`.
+pub(super) fn unseen<T>(here: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    namespace::unshare(CloneFlags::NEWNS)?;
+    let done = mount::make_all_private().and_then(|()| work());
+    namespace::enter(here, CloneFlags::NEWNS)?;
+    done
+}
+
+/// A folder of the overlay has its upper's owner and mode: the tree's owner must be able to write there. Both are below
+/// an open folder; `from` may be that folder, with an empty path.
+pub(super) fn copy_owner(from: (BorrowedFd<'_>, &Path), to: (BorrowedFd<'_>, &Path)) -> Result<()> {
+    let failed = |error| Error::new("set the owner of", to.1.display(), error);
+    let facts = rustix::fs::statat(from.0, from.1, AtFlags::EMPTY_PATH).map_err(failed)?;
+    let (uid, gid) = (Uid::from_raw(facts.st_uid), Gid::from_raw(facts.st_gid));
     // A tree of somebody else's stays readable; only writing there needs the owner.
-    let _ = rustix::fs::chown(to, Some(uid), Some(gid));
+    let _ = rustix::fs::chownat(to.0, to.1, Some(uid), Some(gid), AtFlags::empty());
     let mode = Mode::from_raw_mode(facts.st_mode & 0o7777);
-    rustix::fs::chmod(to, mode).map_err(|error| Error::new("set the mode of", to.display(), error))
+    rustix::fs::chmodat(to.0, to.1, mode, AtFlags::empty()).map_err(failed)
 }
