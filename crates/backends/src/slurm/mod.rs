@@ -194,13 +194,10 @@ fn note(place: &MachinePlace, text: &str) -> Result<(), Problem> {
 
 /// There is no job any more: nobody needs to look for it.
 fn forget(place: &MachinePlace) -> Result<(), Problem> {
-    match std::fs::remove_file(place.folder.join(JOB)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Problem::new(testyard_model::ProblemKind::System, "cannot write down that there is no job")
-                .because(error))
-        }
-        _ => Ok(()),
-    }
+    testyard_linux::files::remove_file(&place.folder.join(JOB)).map_err(|error| {
+        Problem::new(testyard_model::ProblemKind::System, "cannot write down that there is no job")
+            .because(error.source)
+    })
 }
 
 /// Cancels a machine's jobs, and waits until none is left.
