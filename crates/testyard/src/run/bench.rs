@@ -71,21 +71,19 @@ impl TestBench {
         let care = Arc::new(care);
         // What is wrong with it is told when it is needed.
         let _ = suite.map(|suite| trees.look(suite));
+        let footing = Footing { yard: yard.clone(), report, trees: Arc::clone(&trees), copies, care };
         let executor: Arc<dyn Executor> = match place {
             Where::Here => {
+                let Footing { yard, report, trees, copies, care } = footing;
                 let machines = WarmMachines::new(yard.clone(), auto, copies);
-                let executor = MachineExecutor::new(Box::new(machines), report, Arc::clone(&trees), care)?;
-                Arc::new(executor.with_clusters(Clusters::new(yard.clone())))
+                let executor = MachineExecutor::new(Box::new(machines), report, trees, care)?;
+                Arc::new(executor.with_clusters(Clusters::new(yard)))
             }
-            Where::Machines(names) => {
-                let footing = Footing { yard: yard.clone(), report, trees: Arc::clone(&trees), copies, care };
-                Arc::new(Spread::over(footing, names)?)
-            }
+            Where::Machines(names) => Arc::new(Spread::over(footing, names)?),
             Where::Slurm(_) => {
                 let mut allocations =
                     allocations.ok_or_else(|| Problem::new(ProblemKind::Bug, "allocations were not asked for"))?;
                 let first = allocations.wait_for_first(stop)?;
-                let footing = Footing { yard: yard.clone(), report, trees: Arc::clone(&trees), copies, care };
                 Arc::new(Spread::over_allocations(footing, allocations, first)?)
             }
         };
