@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use testyard_measure::{ratio, shown};
-use testyard_model::{Problem, ProblemKind};
+use testyard_model::Problem;
 
 use crate::Options;
 use crate::environments::make_folder;
-use crate::programs::{Testyard, or_skip};
+use crate::programs::{Testyard, failed, or_skip};
 use crate::report::{Goal, Row};
 
 const TESTS: usize = 200;
@@ -44,7 +44,6 @@ pub(crate) fn rows(options: &Options, testyard: &Testyard, row: &mut dyn FnMut(R
 
 /// Puts the programs and the suites on the nodes.
 fn furnish(options: &Options, testyard: &Testyard) -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::from_error(ProblemKind::System, &error);
     for program in ["testyard", "testyard-agent"] {
         let program = options.programs.join(program);
         testyard.run(&format!("push out-1 --user slurm {} {HOME}", program.display()))?;
