@@ -14,8 +14,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::time::ClockId;
 
-use crate::manifest::{ContentHash, EntryKind, Manifest};
-use crate::memory::{Folder, Mark};
+use crate::manifest::{ContentHash, EntryKind};
+use crate::memory::{Mark, Memory};
 use crate::stamp::Stamp;
 
 /// What is at a path right now.
@@ -69,36 +69,53 @@ pub(crate) fn look(root: BorrowedFd<'_>, path: &Path) -> Result<Option<Found>, E
 }
 
 /// What is no longer as it was marked (or was marked too soon to tell), by its number, with what is there now; rising.
-pub(crate) type Moved = Vec<(usize, Result<Option<Found>, Errno>)>;
+type Looked = Vec<(usize, Result<Option<Found>, Errno>)>;
+
+/// What is no longer as it was remembered.
+pub(crate) struct Moved {
+    pub(crate) files: Looked,
+    pub(crate) folders: Looked,
+}
 
 /// Whether a look shows that nothing happened since the mark was made.
 fn holds(mark: &Mark, now: &Result<Option<Found>, Errno>) -> bool {
     mark.settled && matches!(now, Ok(Some(found)) if found.stamp == mark.stamp)
 }
 
-/// Looks at all entries of a list, each from its own folder: that is a shorter way for the kernel than from the root.
-pub(crate) fn moved_files(root: BorrowedFd<'_>, manifest: &Manifest, marks: &[Mark]) -> Moved {
+/// Looks at all that is remembered, on all processors, while the caller's thread does `beside` first. Files are looked at
+/// from their own folders: that is a shorter way for the kernel than from the root.
+pub(crate) fn moved<B>(root: BorrowedFd<'_>, known: &Memory, beside: impl FnOnce() -> B) -> (Moved, B) {
     // Long enough that most folders are opened once.
     const BLOCK: usize = 256;
-    let starts: Vec<usize> = (0..manifest.len()).step_by(BLOCK).collect();
-    let moved = in_blocks(&starts, 1, |start| {
-        let mut near = Near { root, folder: None };
-        let marked = manifest.part(*start, start + BLOCK).zip(&marks[*start..]);
-        let looked = marked.enumerate().map(|(number, (entry, mark))| (start + number, mark, near.look(entry.path)));
-        looked.filter(|(_, mark, now)| !holds(mark, now)).map(|(number, _, now)| (number, now)).collect::<Vec<_>>()
-    });
-    moved.into_iter().flatten().collect()
+    let (files, folders) = (known.manifest.len(), known.folders.len());
+    let starts = |count| (0..count).step_by(BLOCK);
+    let blocks: Vec<_> = starts(files).map(|at| (at, true)).chain(starts(folders).map(|at| (at, false))).collect();
+    let work = |(start, are_files): &(usize, bool)| {
+        let numbers = *start..;
+        if *are_files {
+            let mut near = Near { root, folder: None };
+            let marked = known.manifest.part(*start, start + BLOCK).zip(&known.marks[*start..]).zip(numbers);
+            let looked = marked.map(|((entry, mark), number)| (number, mark, near.look(entry.path)));
+            return unsettled(looked);
+        }
+        let part = known.folders[*start..].iter().take(BLOCK).zip(numbers);
+        unsettled(part.map(|(folder, number)| {
+            // The kernel takes no empty path.
+            let path = if folder.path.as_os_str().is_empty() { Path::new(".") } else { folder.path.as_path() };
+            (number, &folder.mark, look(root, path))
+        }))
+    };
+    // A thread costs more than a look at a small tree.
+    let size = if blocks.len() > 2 { 1 } else { 2 };
+    let (mut of_files, beside) = in_blocks(&blocks, size, work, beside);
+    let of_folders = of_files.split_off(files.div_ceil(BLOCK));
+    let together = |blocks: Vec<Looked>| blocks.into_iter().flatten().collect();
+    (Moved { files: together(of_files), folders: together(of_folders) }, beside)
 }
 
-/// Looks at all these folders.
-pub(crate) fn moved_folders(root: BorrowedFd<'_>, folders: &[Folder]) -> Moved {
-    let looked = in_parallel(folders, |folder| {
-        // The kernel takes no empty path.
-        let path = if folder.path.as_os_str().is_empty() { Path::new(".") } else { folder.path.as_path() };
-        let now = look(root, path);
-        (!holds(&folder.mark, &now)).then_some(now)
-    });
-    looked.into_iter().enumerate().filter_map(|(number, now)| Some((number, now?))).collect()
+/// Those whose marks do not hold.
+fn unsettled<'m>(looked: impl Iterator<Item = (usize, &'m Mark, Result<Option<Found>, Errno>)>) -> Looked {
+    looked.filter(|(_, mark, now)| !holds(mark, now)).map(|(number, _, now)| (number, now)).collect()
 }
 
 /// The folder that was looked into last, opened.
@@ -169,12 +186,19 @@ fn hash_file(root: BorrowedFd<'_>, path: &Path) -> Result<ContentHash, Errno> {
 /// Does `work` for each item on as many threads as there are processors (two at least, eight at most); results in
 /// the items' order.
 pub(crate) fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    in_blocks(items, 64, work)
+    in_blocks(items, 64, work, || ()).0
 }
 
-fn in_blocks<T: Sync, R: Send>(items: &[T], size: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+/// As [`in_parallel`], so many items at a time; this thread does `beside` before it takes its part.
+fn in_blocks<T: Sync, R: Send, B>(
+    items: &[T],
+    size: usize,
+    work: impl Fn(&T) -> R + Sync,
+    beside: impl FnOnce() -> B,
+) -> (Vec<R>, B) {
     if items.len() <= size {
-        return items.iter().map(work).collect();
+        let beside = beside();
+        return (items.iter().map(work).collect(), beside);
     }
     let threads = threads();
     let next = AtomicUsize::new(0);
@@ -186,8 +210,9 @@ fn in_blocks<T: Sync, R: Send>(items: &[T], size: usize, work: impl Fn(&T) -> R 
             done.push((start, rest.iter().take(size).map(&work).collect()));
         }
     };
-    let mut blocks = thread::scope(|scope| {
+    let (mut blocks, beside) = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();
+        let beside = beside();
         let mut blocks = run();
         for other in others {
             match other.join() {
@@ -195,10 +220,10 @@ fn in_blocks<T: Sync, R: Send>(items: &[T], size: usize, work: impl Fn(&T) -> R 
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        blocks
+        (blocks, beside)
     });
     blocks.sort_unstable_by_key(|(start, _)| *start);
-    blocks.into_iter().flat_map(|(_, results)| results).collect()
+    (blocks.into_iter().flat_map(|(_, results)| results).collect(), beside)
 }
 
 /// Two at least, eight at most. Asked once: the answer takes a look at the control groups.

@@ -7,18 +7,12 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::content::{self, Found, in_parallel, look, read};
+use crate::content::{Found, Moved, in_parallel, look, read};
 use crate::manifest::{EntryKind, Manifest, by_bytes};
 use crate::memory::{Mark, Memory};
 use crate::rules::RuleFile;
 use crate::tree::{ScanCost, SyncError};
 use crate::walk::Walked;
-
-/// What is no longer as it was remembered.
-pub(crate) struct Moved {
-    pub(crate) files: content::Moved,
-    pub(crate) folders: content::Moved,
-}
 
 /// Where a tree is, and what is known of it.
 pub(crate) struct Gathering<'a> {

@@ -2,9 +2,12 @@
 //!
 //! The file is a cache: whatever is wrong with it (cut, older, of another tree), it is as if it were not there. It
 //! holds `MAGIC`, the BLAKE3 of the rest, and the rest: numbers little-endian, texts and lists with their length
-//! before them.
+//! before them. It is read piece by piece, into memory that is used again: fresh memory for all of it takes as long as
+//! reading it.
 
 use std::ffi::OsStr;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use crate::rules::RuleFile;
 use crate::stamp::Stamp;
 
 /// The last digit is the format.
-const MAGIC: &[u8; 8] = b"tytree03";
+const MAGIC: &[u8; 8] = b"tytree04";
 
 /// A stamp, and whether it was settled when it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,9 +92,9 @@ impl Children {
 
     /// One after the other.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Child<'_>> {
-        let mut left = Input(&self.0);
+        let mut left = self.0.as_slice();
         // Nothing but children is ever in it.
-        std::iter::from_fn(move || left.child())
+        std::iter::from_fn(move || take_child(&mut left))
     }
 
     /// Whether a child of this name is there.
@@ -146,7 +149,6 @@ impl Memory {
         }
         put_number(&mut out, self.marks.len() as u64);
         for (entry, mark) in self.manifest.entries().zip(&self.marks) {
-            put_path(&mut out, entry.path);
             put_mark(&mut out, mark);
             match entry.kind {
                 KindRef::File { executable, content } => {
@@ -158,6 +160,7 @@ impl Memory {
                     put_path(&mut out, target);
                 }
             }
+            put_path(&mut out, entry.path);
         }
         for paths in [&self.unhashed, &self.unreadable] {
             put_number(&mut out, paths.len() as u64);
@@ -168,13 +171,21 @@ impl Memory {
         out
     }
 
-    /// From the file; `None` if it is not one that was written whole, in this format, for this key.
-    pub(crate) fn decode(bytes: &[u8], key: &[u8; 32]) -> Option<Self> {
-        let body = bytes.get(40..)?;
-        if &bytes[..8] != MAGIC || blake3::hash(body).as_bytes() != bytes[8..40].first_chunk::<32>()? {
+    /// What the file at this path holds, as [`Memory::read`] reads it.
+    pub(crate) fn load(path: &Path, key: &[u8; 32]) -> Option<Self> {
+        let file = fs::File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        Self::read(file, length, key)
+    }
+
+    /// From a file of this length; `None` if it is not one that was written whole, in this format, for this key.
+    fn read(file: impl io::Read, length: u64, key: &[u8; 32]) -> Option<Self> {
+        let mut input = Input::new(file, length);
+        if &input.array::<8>()? != MAGIC {
             return None;
         }
-        let mut input = Input(body);
+        let sum: [u8; 32] = input.array()?;
+        input.sum_from_here();
         if input.array::<32>()? != *key {
             return None;
         }
@@ -197,19 +208,23 @@ impl Memory {
         let count = input.count()?;
         let (mut manifest, mut marks) = (Manifest::with_room(count), Vec::with_capacity(count));
         for _ in 0..count {
-            let path = input.path()?;
             marks.push(input.mark()?);
-            let kind = match input.byte()? {
-                2 => KindRef::Link { target: input.path()? },
-                flag @ (0 | 1) => KindRef::File { executable: flag == 1, content: ContentHash(input.array()?) },
+            match input.byte()? {
+                2 => {
+                    let target = input.path()?.to_owned();
+                    manifest.push(input.path()?, KindRef::Link { target: &target });
+                }
+                flag @ (0 | 1) => {
+                    let content = ContentHash(input.array()?);
+                    manifest.push(input.path()?, KindRef::File { executable: flag == 1, content });
+                }
                 _ => return None,
-            };
-            manifest.push(path, kind);
+            }
         }
-        let paths = |input: &mut Input<'_>| input.path().map(Path::to_owned);
+        let paths = |input: &mut Input<_>| input.path().map(Path::to_owned);
         let (unhashed, unreadable) = (input.list(paths)?, input.list(paths)?);
         // Paths out of their order would be missing.
-        let whole = input.0.is_empty() && manifest.len() == marks.len();
+        let whole = input.is_whole(&sum) && manifest.len() == marks.len();
         let (folders, manifest) = (Arc::new(folders), Arc::new(manifest));
         whole.then_some(Self { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable })
     }
@@ -234,14 +249,68 @@ fn put_mark(out: &mut Vec<u8>, mark: &Mark) {
     out.push(mark.settled.into());
 }
 
-/// What is left to decode.
-struct Input<'a>(&'a [u8]);
+/// What is left to decode of a file.
+struct Input<R> {
+    file: R,
+    /// What was read of it; decoded up to `at`, and in the sum up to its end.
+    held: Vec<u8>,
+    at: usize,
+    /// What has yet to be read.
+    left: u64,
+    sum: blake3::Hasher,
+}
 
-impl<'a> Input<'a> {
+impl<R: io::Read> Input<R> {
+    /// So much is read at a time.
+    const PIECE: usize = 64 << 10;
+
+    fn new(file: R, length: u64) -> Self {
+        Self { file, held: Vec::with_capacity(2 * Self::PIECE), at: 0, left: length, sum: blake3::Hasher::new() }
+    }
+
+    /// What was decoded so far is not in the sum.
+    fn sum_from_here(&mut self) {
+        self.sum = blake3::Hasher::new();
+        self.sum.update(&self.held[self.at..]);
+    }
+
+    /// Whether all was decoded, and is what was summed.
+    fn is_whole(&self, sum: &[u8; 32]) -> bool {
+        self.left == 0 && self.at == self.held.len() && self.sum.finalize().as_bytes() == sum
+    }
+
+    /// Bytes that are still to be decoded.
+    fn remaining(&self) -> u64 {
+        self.left + (self.held.len() - self.at) as u64
+    }
+
+    fn bytes(&mut self, length: usize) -> Option<&[u8]> {
+        if self.held.len() - self.at < length {
+            self.fill(length)?;
+        }
+        let start = self.at;
+        self.at += length;
+        self.held.get(start..self.at)
+    }
+
+    /// Reads until so many bytes are held that are yet to be decoded.
+    fn fill(&mut self, wanted: usize) -> Option<()> {
+        if self.remaining() < wanted as u64 {
+            return None;
+        }
+        self.held.drain(..self.at);
+        self.at = 0;
+        let before = self.held.len();
+        let more = (wanted - before).max(Self::PIECE).min(usize::try_from(self.left).ok()?);
+        self.held.resize(before + more, 0);
+        self.file.read_exact(&mut self.held[before..]).ok()?;
+        self.left -= more as u64;
+        self.sum.update(&self.held[before..]);
+        Some(())
+    }
+
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*first)
+        self.bytes(N)?.first_chunk().copied()
     }
 
     fn byte(&mut self) -> Option<u8> {
@@ -252,19 +321,9 @@ impl<'a> Input<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    fn text(&mut self) -> Option<&'a OsStr> {
+    fn path(&mut self) -> Option<&Path> {
         let length = usize::from(u16::from_le_bytes(self.array()?));
-        self.bytes(length).map(OsStr::from_bytes)
-    }
-
-    fn path(&mut self) -> Option<&'a Path> {
-        self.text().map(Path::new)
+        self.bytes(length).map(|bytes| Path::new(OsStr::from_bytes(bytes)))
     }
 
     fn mark(&mut self) -> Option<Mark> {
@@ -273,32 +332,20 @@ impl<'a> Input<'a> {
         Some(Mark { stamp, settled: self.byte()? == 1 })
     }
 
-    fn child(&mut self) -> Option<Child<'a>> {
-        let name = self.text()?;
-        let flags = self.byte()?;
-        let sort = match flags & 0x0f {
-            0 => ChildSort::File,
-            1 => ChildSort::Folder,
-            2 => ChildSort::Other,
-            _ => return None,
-        };
-        Some(Child { name, sort, ignored: flags & 0x10 != 0, tracked: flags & 0x20 != 0 })
-    }
-
     fn children(&mut self) -> Option<Children> {
         let length = usize::try_from(self.number()?).ok()?;
-        let bytes = self.bytes(length)?;
-        let mut left = Input(bytes);
-        while !left.0.is_empty() {
-            left.child()?;
+        let children = Children(self.bytes(length)?.to_vec());
+        let mut left = children.0.as_slice();
+        while !left.is_empty() {
+            take_child(&mut left)?;
         }
-        Some(Children(bytes.to_vec()))
+        Some(children)
     }
 
     /// Every item takes at least two bytes: a longer list is a lie, and must not be reserved for.
     fn count(&mut self) -> Option<usize> {
-        let count = usize::try_from(self.number()?).ok()?;
-        (count <= self.0.len() / 2).then_some(count)
+        let count = self.number()?;
+        (count <= self.remaining() / 2).then(|| usize::try_from(count).ok()).flatten()
     }
 
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
@@ -309,6 +356,21 @@ impl<'a> Input<'a> {
         }
         Some(items)
     }
+}
+
+/// The first child of a block of them, which is shorter then.
+fn take_child<'a>(left: &mut &'a [u8]) -> Option<Child<'a>> {
+    let (length, rest) = left.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    let (flags, rest) = rest.split_first()?;
+    *left = rest;
+    let sort = match flags & 0x0f {
+        0 => ChildSort::File,
+        1 => ChildSort::Folder,
+        2 => ChildSort::Other,
+        _ => return None,
+    };
+    Some(Child { name: OsStr::from_bytes(name), sort, ignored: flags & 0x10 != 0, tracked: flags & 0x20 != 0 })
 }
 
 #[cfg(test)]
@@ -347,12 +409,30 @@ mod tests {
         }
     }
 
+    fn decoded(bytes: &[u8], key: &[u8; 32]) -> Option<Memory> {
+        Memory::read(bytes, bytes.len() as u64, key)
+    }
+
+    #[test]
+    fn what_is_longer_than_a_piece_is_read() {
+        let files: Vec<_> = (0..4_000).map(|n| (format!("{n:04}/{}", "x".repeat(n % 300)), n as u64)).collect();
+        let memory = sample(&files);
+        let bytes = memory.encode(&[1; 32]);
+        assert!(bytes.len() > 10 * Input::<&[u8]>::PIECE);
+        assert_eq!(decoded(&bytes, &[1; 32]), Some(memory));
+        for cut in [0, 7, 39, 71, Input::<&[u8]>::PIECE, bytes.len() - 1] {
+            assert_eq!(decoded(&bytes[..cut], &[1; 32]), None, "{cut}");
+        }
+        // It became shorter after its length was asked for.
+        assert_eq!(Memory::read(&bytes[..bytes.len() / 2], bytes.len() as u64, &[1; 32]), None);
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(files in prop::collection::vec(("[a-c/]{1,5}", any::<u64>()), 0..20)) {
             let memory = sample(&files);
-            prop_assert_eq!(Memory::decode(&memory.encode(&[1; 32]), &[1; 32]), Some(memory.clone()));
-            prop_assert_eq!(Memory::decode(&memory.encode(&[1; 32]), &[2; 32]), None);
+            prop_assert_eq!(decoded(&memory.encode(&[1; 32]), &[1; 32]), Some(memory.clone()));
+            prop_assert_eq!(decoded(&memory.encode(&[1; 32]), &[2; 32]), None);
         }
 
         #[test]
@@ -362,7 +442,7 @@ mod tests {
             bytes[40..72].fill(1);
             let sum = blake3::hash(&bytes[40..]);
             bytes[8..40].copy_from_slice(sum.as_bytes());
-            let _ = Memory::decode(&bytes, &[1; 32]);
+            let _ = decoded(&bytes, &[1; 32]);
         }
 
         #[test]
@@ -370,7 +450,7 @@ mod tests {
             let mut bytes = sample(&[("a".to_owned(), 1)]).encode(&[1; 32]);
             let at = at.index(bytes.len());
             bytes[at] ^= 1;
-            prop_assert_eq!(Memory::decode(&bytes, &[1; 32]), None);
+            prop_assert_eq!(decoded(&bytes, &[1; 32]), None);
         }
     }
 }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use testyard_model::{Problem, ProblemKind};
 
-use crate::content::{Found, Sort, file_clock_ns, in_parallel, moved_files, moved_folders, read};
-use crate::gather::{Gathering, Moved};
+use crate::content::{Found, Moved, Sort, file_clock_ns, in_parallel, moved, read};
+use crate::gather::Gathering;
 use crate::manifest::{Changes, EntryKind, Manifest, TreeHash};
 use crate::memory::{Child, ChildSort, Folder, Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
@@ -235,15 +235,17 @@ impl Tree {
             return Err(SyncError::Root { path: self.root.clone(), source: io::ErrorKind::NotFound.into() });
         }
         let looked_ns = file_clock_ns();
-        let (ground, outer) = Ground::of_tree(&self.root, self.options.global_ignore_file.as_deref());
-        let index = ground.repository.index_mark(looked_ns);
+        let rules = || {
+            let (ground, outer) = Ground::of_tree(&self.root, self.options.global_ignore_file.as_deref());
+            let index = ground.repository.index_mark(looked_ns);
+            (ground, outer, index)
+        };
         let Some(old) = old else {
+            let (ground, outer, index) = rules();
             let walked = self.walker(looked_ns, HashMap::new()).walk(&ground)?;
             return self.gathering(looked_ns, None).gather(outer, walked, index);
         };
-        let root = self.descriptor.as_fd();
-        let moved =
-            Moved { files: moved_files(root, &old.manifest, &old.marks), folders: moved_folders(root, &old.folders) };
+        let (moved, (ground, outer, index)) = moved(self.descriptor.as_fd(), &old, rules);
         let rules_hold =
             old.rule_files.starts_with(&outer) && old.rule_files[outer.len()..].iter().all(RuleFile::is_current);
         if rules_hold
@@ -376,7 +378,7 @@ impl Tree {
     /// What the cache knows of this tree.
     fn load(&self) -> Option<Memory> {
         let (file, key) = self.cache_place()?;
-        Memory::decode(&fs::read(file).ok()?, &key)
+        Memory::load(&file, &key)
     }
 
     /// Written beside and renamed: a reader sees the old or the new file, and the sum inside shows any other.
