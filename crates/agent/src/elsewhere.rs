@@ -33,18 +33,21 @@ impl Agent {
                 let plain = match &exec.place {
                     Place::Machine | Place::Environment(MACHINE) => true,
                     Place::Environment(_) => false,
-                    Place::Fresh(spec) => spec.isolation == Isolation::None && is_own(Some(&spec.user)),
+                    Place::Fresh(spec) => spec.isolation == Isolation::None,
                 };
                 if !plain || exec.source.is_some() {
-                    return Err(refused("environments are"));
+                    return Err(no_environments());
                 }
-                if is_own(exec.user.as_ref()) { Ok(()) } else { Err(refused("another user than who logged in is")) }
+                if let Place::Fresh(spec) = &exec.place {
+                    own_user(Some(&spec.user))?;
+                }
+                own_user(exec.user.as_ref())
             }
             Request::Push(Transfer { environment, user, .. }) | Request::Pull(Transfer { environment, user, .. }) => {
-                match (environment, is_own(user.as_ref())) {
-                    (Some(_), _) => Err(refused("environments are")),
-                    (None, false) => Err(refused("another user than who logged in is")),
-                    (None, true) => Ok(()),
+                if environment.is_some() {
+                    Err(no_environments())
+                } else {
+                    own_user(user.as_ref())
                 }
             }
             Request::Source { .. } | Request::Sync(_) | Request::Synced(_) | Request::Present(_) => {
@@ -61,7 +64,7 @@ impl Agent {
             | Request::Changes { .. }
             | Request::Fetch(_)
             | Request::Fork { .. }
-            | Request::Seal { .. } => Err(refused("environments are")),
+            | Request::Seal { .. } => Err(no_environments()),
             _ => Ok(()),
         }
     }
@@ -117,13 +120,20 @@ impl Agent {
     }
 }
 
-/// Whether that is whoever the relay runs as, who logged in there.
-fn is_own(user: Option<&UserSpec>) -> bool {
-    match user {
-        None | Some(UserSpec::Machine) => true,
-        Some(UserSpec::Numbered { uid, .. }) => *uid == rustix::process::getuid().as_raw(),
-        Some(UserSpec::Root | UserSpec::Named(_)) => false,
-    }
+/// Refuses whoever is not who the relay runs as, who logged in there.
+fn own_user(user: Option<&UserSpec>) -> Result<(), Problem> {
+    let other = match user {
+        None | Some(UserSpec::Machine) => return Ok(()),
+        Some(UserSpec::Numbered { uid, .. }) if *uid == rustix::process::getuid().as_raw() => return Ok(()),
+        Some(UserSpec::Numbered { uid, .. }) => uid.to_string(),
+        Some(UserSpec::Named(name)) => name.clone(),
+        Some(UserSpec::Root) => "root".to_owned(),
+    };
+    Err(refused(&format!("user {other} is")).hint("commands run there as who logged in; leave the user out"))
+}
+
+fn no_environments() -> Problem {
+    refused("environments are").hint("run plain commands there: testyard exec; nothing there keeps them apart")
 }
 
 fn refused(what: &str) -> Problem {

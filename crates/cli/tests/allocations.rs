@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use testkit::{Output, TestHome, User, wait_until};
+use testyard_model::SlurmJob;
+
+#[path = "../../testyard/tests/machines/mod.rs"]
+#[expect(dead_code, reason = "shared with the contract's tests of other backends")]
+mod machines;
 
 const DEADLINE: Duration = Duration::from_secs(90);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/slurm/cluster.sh");
@@ -235,6 +240,30 @@ fn preemption(cluster: &Cluster) {
     await_ending(cluster, "g1", &["another job was given its node", &format!("job {job} is PREEMPTED")]);
     cluster.must("scancel", &["--name=urgent"]);
     assert!(wait_until(DEADLINE, || cluster.queue().is_empty()), "{}", cluster.queue());
+}
+
+/// Set for the test below within its cluster, where it runs once more: the library's machines are made by whoever has
+/// Slurm's commands.
+const INSIDE: &str = "TESTYARD_TEST_INSIDE_CLUSTER";
+
+#[test]
+fn an_allocation_keeps_the_contract() {
+    if std::env::var_os(INSIDE).is_some() {
+        return machines::keep_the_contract(machines::Machines::of_slurm(SlurmJob::default()));
+    }
+    if let Some(lacks) = lacks() {
+        testkit::skip!(module_path!(), lacks);
+    }
+    let cluster = Cluster::new();
+    let own = std::env::current_exe().expect("a running program");
+    let mut command = cluster.command(own.to_str().expect("text"));
+    command.args(["--exact", "an_allocation_keeps_the_contract", "--nocapture"]).env(INSIDE, "1");
+    for name in ["TESTYARD_TEST_BIN", "TESTYARD_SKIP_LOG"] {
+        command.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    let output = Output::of(&mut command, DEADLINE * 2).expect_success();
+    assert!(output.stdout.contains("1 passed"), "{output}");
+    assert_eq!(cluster.queue(), "", "its jobs go with its machines");
 }
 
 /// A job that somebody else ends is the machine's end, and the cause is Slurm's. One of each on a node of its own.

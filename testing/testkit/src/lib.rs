@@ -29,6 +29,7 @@ pub mod programs;
 pub mod project;
 pub mod skip;
 pub mod snapshot;
+pub mod sshd;
 pub mod user;
 pub mod wait;
 
@@ -38,5 +39,6 @@ pub use output::Output;
 pub use page::Page;
 pub use project::PythonProject;
 pub use snapshot::{Difference, HostSnapshot, Kind};
+pub use sshd::Sshd;
 pub use user::User;
 pub use wait::{wait_for, wait_until};

@@ -94,7 +94,6 @@ impl Backend for SlurmAllocation {
             (spec.image != ImageReference::Host, format!("from image {}", spec.image)),
             (spec.disk.is_some(), "with a disk limit".to_owned()),
             (spec.privileged, "with privileges".to_owned()),
-            (spec.arch.is_some(), "of a chosen architecture".to_owned()),
             (spec.docker, "with a docker of its own".to_owned()),
             (!spec.pass_env.is_empty(), "with variables of this host's".to_owned()),
             (!spec.network.is_host(), "with a network of its own".to_owned()),
@@ -103,7 +102,17 @@ impl Backend for SlurmAllocation {
                 return Err(Self::refuse(&ability, node));
             }
         }
-        Ok(())
+        match &spec.arch {
+            None => Ok(()),
+            Some(arch) => Err(BackendError::Unsupported {
+                backend: BackendName::slurm_allocation(),
+                ability: format!("of architecture {arch}"),
+                hint: Some(
+                    "it is that of the node: leave --arch out, or name a partition of such nodes: --partition"
+                        .to_owned(),
+                ),
+            }),
+        }
     }
 
     fn create(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {

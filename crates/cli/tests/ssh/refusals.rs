@@ -18,7 +18,7 @@ fn refused(server: &Server, words: &[String], variables: &[(&str, &str)], code: 
     assert!(server.sessions().is_empty());
 }
 
-fn replaced(words: Vec<String>, option: &str, value: &str) -> Vec<String> {
+pub(crate) fn replaced(words: Vec<String>, option: &str, value: &str) -> Vec<String> {
     let mut words = words;
     let at = words.iter().position(|word| word == option).expect("it is there");
     words[at + 1] = value.to_owned();
@@ -141,7 +141,7 @@ fn a_password_opens_the_way() {
         testkit::skip!("a_password_opens_the_way", "only root's sshd can look passwords up");
     }
     ready!();
-    let server = guest();
+    let server = Server::with_guest();
     let stranger = server.file("other").display().to_string();
     let words = replaced(server.words("gpu"), "--identity", &stranger);
     let words = replaced(words, "--host", &format!("guest@127.0.0.1:{}", server.port));
@@ -165,15 +165,6 @@ fn a_password_opens_the_way() {
     server.finish();
 }
 
-/// A server with a user of its own, whose password is `open sesame`.
-fn guest() -> Server {
-    let accounts = "cd \"$TMPDIR\" && hash=$(openssl passwd -6 'open sesame') \
-        && { cat /etc/passwd; echo guest:x:0:0::/root:/bin/sh; } > passwd \
-        && { cat /etc/shadow; echo \"guest:$hash:19000:0:99999:7:::\"; } > shadow \
-        && mount --bind passwd /etc/passwd && mount --bind shadow /etc/shadow";
-    Server::with("", accounts)
-}
-
 /// The server is its own jump host: whom it lets in as the target, it would let in before.
 #[test]
 fn a_jump_host_gets_no_password_of_the_targets() {
@@ -181,7 +172,7 @@ fn a_jump_host_gets_no_password_of_the_targets() {
         testkit::skip!("a_jump_host_gets_no_password_of_the_targets", "only root's sshd can look passwords up");
     }
     ready!();
-    let server = guest();
+    let server = Server::with_guest();
     // What a jump host is to know, only the configuration says.
     let jumper = format!(
         "UserKnownHostsFile {}\nGlobalKnownHostsFile /dev/null\nHost jumper\nHostName 127.0.0.1\nPort {}\nUser guest\n",

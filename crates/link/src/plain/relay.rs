@@ -112,6 +112,7 @@ fn plainly(wanted: &Wanted<'_>) -> Result<u8, Problem> {
                         early.drain(..).for_each(|number| keeper.signal(number, process));
                     }
                 }
+                Said::Refused(why) if why == "program" => return Err(no_program(wanted.argv)),
                 Said::Refused(_) => return Err(no_folder(wanted.cwd)),
             }
         }
@@ -132,6 +133,12 @@ fn is_passed(number: i32) -> bool {
 fn no_folder(cwd: &OsStr) -> Problem {
     Problem::new(ProblemKind::Command, format!("cannot enter the working folder {}", cwd.to_string_lossy()))
         .hint("give an absolute path of a folder that is there and that the user may enter")
+}
+
+fn no_program(argv: &[OsString]) -> Problem {
+    let program = argv.first().map_or("", |program| program.to_str().unwrap_or("the program"));
+    Problem::new(ProblemKind::Command, format!("cannot run `{program}`"))
+        .because("there is no such program on the other host, or it may not be run")
 }
 
 /// A command on a terminal: `ssh` makes one there, and passes on its size and every key.

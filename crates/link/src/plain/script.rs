@@ -45,12 +45,18 @@ impl Wanted<'_> {
         (text, words)
     }
 
-    /// Says, on error output, `WORD ready PID`, `WORD end CODE`, and `WORD folder` where that is not there.
+    /// Says, on error output, `WORD ready PID`, `WORD end CODE`, and why not: `WORD folder` where that is not there,
+    /// `WORD program` where there is none that may be run.
     pub(super) fn script(&self, word: &str) -> Vec<u8> {
         let (prepared, words) = self.prepared(&format!("{{ echo \"{word} folder\" >&3; exit 1; }}"));
+        // Looked for before, as a shell that fails to run one only says so with a code that is a command's, too.
+        let found = "case $1 in */*) [ -f \"$1\" ] && [ -x \"$1\" ];; *) command -v \"$1\" > /dev/null 2>&1;; esac";
+        let run = format!(
+            "{found} || {{ echo \"{word} program\" >&2; exit 127; }}; echo \"{word} ready $$\" >&2; exec \"$@\""
+        );
         // The shell stays: how a command ended that a signal killed, only its parent can say.
         // What it says of that itself is nobody's.
-        let start = format!("(exec 2>&3 3>&-; exec sh -c 'echo \"{word} ready $$\" >&2; exec \"$@\"' sh ");
+        let start = format!("(exec 2>&3 3>&-; exec sh -c '{run}' sh ");
         let end = format!("); echo \"{word} end $?\" >&3\n");
         [b"exec 3>&2 2> /dev/null; ", &prepared[..], start.as_bytes(), &words, end.as_bytes()].concat()
     }
@@ -132,6 +138,14 @@ mod tests {
         let wanted = Wanted { argv: &argv, ..wanted };
         let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&wanted.script("w0rd"))).output();
         assert!(String::from_utf8_lossy(&output.expect("a shell").stdout).lines().any(|line| line == "a.b=c d"));
+        // No program: none of that name, none that may be run, a folder.
+        for program in ["there-is-no-such-program", "/etc/passwd", "/usr"] {
+            let argv = [program].map(OsString::from);
+            let wanted = Wanted { argv: &argv, env: &[], ..wanted };
+            let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&wanted.script("w0rd"))).output();
+            let said = output.expect("a shell").stderr;
+            assert_eq!(String::from_utf8_lossy(&said), "w0rd program\nw0rd end 127\n", "{program}");
+        }
         let wanted = Wanted { cwd: OsStr::new("/there/is/nothing"), ..wanted };
         let output = Command::new("sh").arg("-c").arg(OsStr::from_bytes(&wanted.script("w0rd"))).output();
         assert_eq!(String::from_utf8_lossy(&output.expect("a shell").stderr), "w0rd folder\n");

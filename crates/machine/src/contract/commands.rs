@@ -17,7 +17,9 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "commands run as root where asked", needs: &[Ability::Root], run: root },
     Case { name: "commands run as another user where asked", needs: &[Ability::OtherUsers], run: other_user },
     Case { name: "an unknown user is refused", needs: &[], run: unknown_user },
-    Case { name: "exit codes and signals are the command's own", needs: &[], run: exit_codes },
+    Case { name: "a command runs as no other user than it was asked to", needs: &[], run: no_other_users },
+    Case { name: "exit codes are the command's own", needs: &[], run: exit_codes },
+    Case { name: "a signal that ends a command is told", needs: &[Ability::Signals], run: ending_signals },
     Case { name: "what cannot be run is refused, and says why", needs: &[], run: not_runnable },
     Case { name: "a signal reaches the command", needs: &[], run: signal },
     Case { name: "a deadline ends the whole tree", needs: &[], run: deadline },
@@ -83,6 +85,23 @@ fn unknown_user(ground: &Ground<'_>) -> Result<(), Broken> {
     holds("the problem names the user", problem.to_string().contains("nobody-knows-this-one"))
 }
 
+/// Where others are not to be had, a command may see itself as one; it never runs as somebody else without a word.
+fn no_other_users(ground: &Ground<'_>) -> Result<(), Broken> {
+    let numbered = UserSpec::Numbered { uid: 4321, gid: 4322, groups: Vec::new() };
+    let users = [(Ability::Root, UserSpec::Root, "0"), (Ability::OtherUsers, numbered, "4321")];
+    for (_, user, number) in users.into_iter().filter(|(ability, ..)| !ground.has(*ability)) {
+        let exec = Exec { user: Some(user.clone()), ..shell("id -u") };
+        match ground.connect()?.capture(exec, &[]) {
+            Ok(captured) => same("the command's user", said(&captured)?, number.to_owned())?,
+            refusal => {
+                let kinds = [ProblemKind::Unsupported, ProblemKind::Denied, ProblemKind::Command];
+                refused(&format!("{user:?}"), refusal, &kinds)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn exit_codes(ground: &Ground<'_>) -> Result<(), Broken> {
     for code in [0, 1, 3, 126, 255] {
         let captured = ground.sh(&format!("exit {code}"))?;
@@ -90,8 +109,15 @@ fn exit_codes(ground: &Ground<'_>) -> Result<(), Broken> {
     }
     for (signal, code) in [(9, 137), (15, 143)] {
         let captured = ground.sh(&format!("kill -{signal} $$"))?;
-        same("the status", captured.finished.status, CommandStatus::Signalled(signal))?;
         same("the shell's code", captured.finished.status.shell_code(), code)?;
+    }
+    Ok(())
+}
+
+fn ending_signals(ground: &Ground<'_>) -> Result<(), Broken> {
+    for signal in [9, 15] {
+        let captured = ground.sh(&format!("kill -{signal} $$"))?;
+        same("the status", captured.finished.status, CommandStatus::Signalled(signal))?;
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "usage is measured", needs: &[Ability::Environments, Ability::Limits], run: usage },
     Case { name: "a limit that cannot be set is named", needs: ISOLATED, run: unavailable_limits },
     Case { name: "a workspace is its own and goes with its command", needs: &[Ability::Workspaces], run: workspace },
+    Case { name: "environments that cannot be had are refused, and say what to do", needs: &[], run: not_had },
 ];
 
 fn isolated(ground: &Ground<'_>) -> EnvironmentSpec {
@@ -282,4 +283,20 @@ fn workspace(ground: &Ground<'_>) -> Result<(), Broken> {
         folders.push(folder.to_owned());
     }
     holds(format!("{folders:?} are two"), folders[0] != folders[1])
+}
+
+/// Nothing that is to be isolated runs on the bare machine.
+fn not_had(ground: &Ground<'_>) -> Result<(), Broken> {
+    let levels = [(Ability::Environments, Isolation::Namespace), (Ability::Workspaces, Isolation::Workspace)];
+    for (_, isolation) in levels.into_iter().filter(|(ability, _)| !ground.has(*ability)) {
+        let spec = environment(isolation, caller());
+        let kinds = [ProblemKind::Unsupported, ProblemKind::Usage];
+        let seen = ground.connect()?.capture(fresh("true", &spec), &[]);
+        let fresh_one = refused("a command in a fresh one", seen, &kinds)?;
+        let held = refused("one that is held", ground.connect()?.environment(&spec), &kinds)?;
+        for problem in [fresh_one, held] {
+            holds(format!("{problem} says what to do"), !problem.hints.is_empty())?;
+        }
+    }
+    Ok(())
 }

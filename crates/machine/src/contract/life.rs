@@ -9,7 +9,7 @@ use crate::client::caller;
 pub(super) const CASES: &[Case] = &[
     Case { name: "a name is taken once", needs: &[], run: taken_name },
     Case { name: "an architecture that is not there is refused", needs: &[], run: wrong_architecture },
-    Case { name: "a restart ends processes and keeps files", needs: &[Ability::Lasting], run: restart },
+    Case { name: "a restart ends processes and keeps files", needs: &[], run: restart },
     Case {
         name: "environment numbers go on after a restart",
         needs: &[Ability::Workspaces, Ability::Lasting],
@@ -68,7 +68,7 @@ fn restart(ground: &Ground<'_>) -> Result<(), Broken> {
         let exec = testyard_protocol::Exec { detach: true, ..shell(&format!("exec sleep {mark}")) };
         connection.exec(exec, &[])?.wait_started()?;
         own.await_marked(&mark, 1)?;
-        let keeps = own.has(Ability::OwnRoot);
+        let keeps = own.has(Ability::OwnRoot) && own.has(Ability::Lasting);
         if keeps {
             said(&own.sh("echo kept > /var/tmp/contract-kept")?)?;
         }

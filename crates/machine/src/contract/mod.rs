@@ -44,6 +44,10 @@ pub enum Ability {
     Lasting,
     /// A command's whole tree ends with it even where a child forks twice and clears every mark.
     NoEscape,
+    /// How a signal ended a command is told as such, not as a shell's exit code for it.
+    Signals,
+    /// Commands can have a terminal.
+    Terminals,
 }
 
 impl fmt::Display for Ability {
@@ -59,6 +63,8 @@ impl fmt::Display for Ability {
             Self::Lasting => "what outlives a stop",
             Self::FramedTrees => "trees in frames",
             Self::NoEscape => "the end of every process",
+            Self::Signals => "the signal that ended a command",
+            Self::Terminals => "terminals",
         })
     }
 }

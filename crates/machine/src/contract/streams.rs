@@ -9,9 +9,11 @@ use testyard_linux::files::in_memory;
 use testyard_model::CommandStatus;
 use testyard_protocol::{Exec, StreamTarget, TerminalSize};
 
-use super::Case;
 use super::ground::{Broken, Ground, same, shell};
+use super::{Ability, Case};
 use crate::client::SessionCommand;
+
+const TERMINALS: &[Ability] = &[Ability::Terminals];
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "output and error output are separate", needs: &[], run: separate },
@@ -22,8 +24,8 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "much output arrives whole", needs: &[], run: much_output },
     Case { name: "a slow reader holds up its own stream only", needs: &[], run: slow_reader },
     Case { name: "a command may close its input early", needs: &[], run: closed_input },
-    Case { name: "a terminal is one, of the size asked for", needs: &[], run: terminal },
-    Case { name: "a terminal passes on what control keys mean", needs: &[], run: control_keys },
+    Case { name: "a terminal is one, of the size asked for", needs: TERMINALS, run: terminal },
+    Case { name: "a terminal passes on what control keys mean", needs: TERMINALS, run: control_keys },
 ];
 
 fn separate(ground: &Ground<'_>) -> Result<(), Broken> {
