@@ -171,6 +171,7 @@ pub(crate) fn near(
         },
         plain,
         notes,
+        asks: Some(place.asking_socket()).filter(|socket| socket.exists()),
         connect_ms: milliseconds("TESTYARD_CONNECT_MS", CONNECT_MS),
         alive_ms: milliseconds("TESTYARD_ALIVE_MS", ALIVE_MS),
     };

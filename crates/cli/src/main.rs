@@ -4,6 +4,7 @@
 //! understood by every command. An error is printed once, here, and becomes one of the documented exit codes.
 //! This program starts no machine itself: it parses, asks the `testyard` crate, and prints.
 
+mod asking;
 mod attend;
 mod commands;
 mod describe;

@@ -17,6 +17,11 @@ pub(crate) fn open() -> Result<Testyard, Problem> {
     Testyard::from_process()
 }
 
+/// Opens this home to start machines in it: whoever sits at our terminal is asked what their logins want to know.
+pub(crate) fn open_to_start() -> Result<Testyard, Problem> {
+    Testyard::open(Options { ask: crate::asking::answer(), ..Options::from_process()? })
+}
+
 /// The home as it is, for a process that is to become something else.
 pub(crate) fn options() -> Result<Options, Problem> {
     Options::from_process()

@@ -9,6 +9,7 @@
 //! [`hub`] on each side carries clients' connections and the descriptors that clients attach; [`numbered`] frames
 //! survive a connection that breaks. This crate knows no backend and no registry.
 
+pub mod asking;
 mod attach;
 pub mod bootstrap;
 mod channel;

@@ -18,73 +18,30 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::socket;
 use testyard_machine::wire::FrameReader;
-use testyard_model::{AgentUse, MachineSpec, Problem, ProblemKind, Remote, Transport, milliseconds};
+use testyard_model::{AgentUse, Problem, ProblemKind, Transport};
 use testyard_protocol::start::{CONFIGURATION, LINK, LISTENER};
 use testyard_protocol::{FrameHeader, Report};
 
-use crate::bootstrap::{Bundle, Programs};
+use crate::bootstrap::Bundle;
 use crate::connect::{self, Connected, Handle};
 use crate::hub::{Arrival, Hub, Side};
-use crate::message::{FarStart, Hello, LINK_VERSION, LinkMessage};
-use crate::plain::PlainStart;
-use crate::transport::Dialled;
+use crate::message::LinkMessage;
 use crate::wire::{Cut, Wire};
 
+mod start;
 mod supervised;
 
-/// How long everything lives on without a link, where nothing else was asked for.
-pub const GRACE: Duration = Duration::from_secs(120);
+pub use start::{GRACE, NearStart};
+
 /// How long the supervisor may take to give its first order.
 const FIRST_ORDER: Duration = Duration::from_secs(5);
 /// Between two tries to connect again: at first, and at most.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// How long a client waits for a connection that is being made anew, before it is told.
 const CLIENT_WAITS: Duration = Duration::from_secs(10);
-
-/// What the near side is told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NearStart {
-    /// The machine's name.
-    pub name: String,
-    /// The session, a random name.
-    pub session: String,
-    /// How to get there.
-    pub remote: Remote,
-    /// The machine there.
-    pub spec: MachineSpec,
-    /// What runs there.
-    pub programs: Programs,
-    /// What the machine is where no programs of ours may run; none where it cannot be without.
-    #[serde(default)]
-    pub plain: Option<PlainStart>,
-    /// What is to be said of the machine beside what its own host says.
-    #[serde(default)]
-    pub notes: Vec<String>,
-    /// How long making a connection may take, in milliseconds, without what is delivered.
-    pub connect_ms: u64,
-    /// A link is dead when nothing was heard for so long, in milliseconds.
-    pub alive_ms: u64,
-}
-
-impl NearStart {
-    pub(crate) fn grace(&self) -> Duration {
-        self.remote.grace.map_or(GRACE, |span| span.0)
-    }
-
-    fn hello(&self, resume: Option<u64>) -> Hello {
-        let start = FarStart {
-            spec: self.spec.clone(),
-            name: self.name.clone(),
-            grace_ms: milliseconds(self.grace()),
-            alive_ms: self.alive_ms,
-        };
-        Hello { version: LINK_VERSION, session: self.session.clone(), resume, start }
-    }
-}
 
 /// Runs the near side in a process that was started for it; returns when the machine has ended.
 pub fn run() -> Result<(), Problem> {
@@ -345,8 +302,7 @@ impl Near {
 
     /// Starts to connect.
     fn dial(&mut self) -> Result<(), Problem> {
-        let patience = Duration::from_millis(self.start.connect_ms);
-        let dialled = Dialled::new(&self.start.remote.transport, patience)?;
+        let (dialled, patience) = self.start.dialled(!self.begun)?;
         let bundle = match &self.bundle {
             Some(bundle) => Arc::clone(bundle),
             None => Arc::clone(self.bundle.insert(Arc::new(Bundle::load(&self.start.programs)?))),

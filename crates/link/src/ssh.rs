@@ -1,12 +1,14 @@
 //! The system's OpenSSH: its command line, and what its words mean.
 //!
 //! Only `ssh` itself knows what `~/.ssh/config` says, so what somebody did not ask for is left to it. What makes a
-//! connection safe to start without a terminal is said: it never waits for a person, and believes no new host key
-//! unless asked to.
+//! connection safe to start without a terminal is said: it waits for a person only where one is there to be asked
+//! ([`crate::asking`]), and believes no new host key unless asked to.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use testyard_model::{HostKeys, PasswordSource, Problem, ProblemKind, SshTransport};
 
 use crate::transport::{Why, last_lines};
@@ -18,6 +20,11 @@ pub(crate) type Line = (Vec<OsString>, Vec<(OsString, OsString)>);
 
 /// The words behind `ssh`, and the variables of its own.
 pub fn command_line(ssh: &SshTransport, patience: Duration) -> Result<Line, Problem> {
+    line(ssh, patience, None)
+}
+
+/// As [`command_line`]; somebody who listens at `asks` is asked what only a person knows.
+pub(crate) fn line(ssh: &SshTransport, patience: Duration, asks: Option<&Path>) -> Result<Line, Problem> {
     let mut words: Vec<OsString> = Vec::new();
     let mut option = |text: String| words.extend([OsString::from("-o"), text.into()]);
     option(format!("ConnectTimeout={}", patience.as_secs().clamp(1, 3600)));
@@ -42,12 +49,15 @@ pub fn command_line(ssh: &SshTransport, patience: Duration) -> Result<Line, Prob
         option("GlobalKnownHostsFile=/dev/null".to_owned());
     }
     let mut variables = Vec::new();
-    match &ssh.password {
-        None => option("BatchMode=yes".to_owned()),
-        Some(source) => {
+    match (&ssh.password, asks) {
+        (None, None) => option("BatchMode=yes".to_owned()),
+        // Keys first, and as many tries as it says, as on a terminal.
+        (None, Some(person)) => variables = asking(&Asked::Person(person.to_owned()))?,
+        (Some(source), _) => {
             option("NumberOfPasswordPrompts=1".to_owned());
             option("PreferredAuthentications=publickey,password,keyboard-interactive".to_owned());
-            variables = asking(source)?;
+            password(source)?;
+            variables = asking(&Asked::Kept(source.clone()))?;
         }
     }
     if ssh.identity.is_some() {
@@ -65,29 +75,44 @@ pub fn command_line(ssh: &SshTransport, patience: Duration) -> Result<Line, Prob
 }
 
 /// As OpenSSH's configuration reads a path with spaces.
-fn quoted(path: &std::path::Path) -> String {
+fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display())
 }
 
-/// `ssh` asks this very program, which answers from the file or variable: see [`answer_ssh`].
-fn asking(source: &PasswordSource) -> Result<Vec<(OsString, OsString)>, Problem> {
+/// Whom the program asks that `ssh` starts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Asked {
+    /// What somebody said beforehand.
+    Kept(PasswordSource),
+    /// Who listens there.
+    Person(PathBuf),
+}
+
+/// `ssh` asks this very program, which knows whom to ask: see [`answer_ssh`].
+fn asking(asked: &Asked) -> Result<Vec<(OsString, OsString)>, Problem> {
     let own = std::env::current_exe()
         .map_err(|error| Problem::new(ProblemKind::System, "cannot find the running program").because(error))?;
-    password(source)?;
-    let source = serde_json::to_string(source).map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
+    let asked = serde_json::to_string(asked).map_err(|error| Problem::from_error(ProblemKind::Bug, &error))?;
     Ok(vec![
         ("SSH_ASKPASS".into(), own.into()),
         ("SSH_ASKPASS_REQUIRE".into(), "force".into()),
-        (ASK_VARIABLE.into(), source.into()),
+        (ASK_VARIABLE.into(), asked.into()),
     ])
 }
 
-/// The answer to what `ssh` asks, where this process was started to give it: the password, to questions for one only.
+/// The answer to what `ssh` asks, where this process was started to give it: a person's, or the password that is known, to
+/// questions for one only.
 #[must_use]
 pub fn answer_ssh(question: &str) -> Option<Result<String, Problem>> {
-    let source = std::env::var(ASK_VARIABLE).ok()?;
-    let source = match serde_json::from_str(&source) {
-        Ok(source) => source,
+    let asked = std::env::var(ASK_VARIABLE).ok()?;
+    let source = match serde_json::from_str(&asked) {
+        Ok(Asked::Kept(source)) => source,
+        // What is confirmed by a key press has no answer to be typed.
+        Ok(Asked::Person(_)) if std::env::var_os("SSH_ASKPASS_PROMPT").is_some() => {
+            return Some(Err(Problem::new(ProblemKind::Denied, format!("ssh asks what nobody types: {question}"))));
+        }
+        Ok(Asked::Person(listens)) => return Some(crate::asking::ask(&listens, question)),
         Err(error) => return Some(Err(Problem::from_error(ProblemKind::Usage, &error))),
     };
     if asks_for_jump_host() {
@@ -137,6 +162,12 @@ pub fn password(source: &PasswordSource) -> Result<String, Problem> {
 #[must_use]
 pub fn problem(host: &str, said: &str) -> Problem {
     explain(host, Why::Closed { exit: None }, said)
+}
+
+/// Whether the other host would have let somebody in who has a password: OpenSSH says in which ways it can be tried.
+pub(crate) fn wants_password(said: &str) -> bool {
+    let ways = said.lines().filter_map(|line| line.rsplit_once("Permission denied (")).map(|(_, ways)| ways);
+    ways.into_iter().any(|ways| ways.contains("password") || ways.contains("keyboard-interactive"))
 }
 
 /// What OpenSSH's own words mean.
@@ -212,6 +243,12 @@ mod tests {
         assert_eq!(ended(126).kind, ProblemKind::Unavailable);
         assert!(ended(126).message.contains("ended with 126"), "{:?}", ended(126));
         assert_eq!(ended(255).kind, ProblemKind::Denied);
+    }
+
+    #[test]
+    fn a_host_that_wants_a_password_says_so() {
+        assert!(wants_password("me@h: Permission denied (publickey,password).\n"));
+        assert!(!wants_password("me@h: Permission denied (publickey).\nthe password is wrong\n"));
     }
 
     #[test]

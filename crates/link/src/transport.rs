@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 
 use testyard_model::{Problem, ProblemKind, Transport};
 
@@ -31,16 +32,38 @@ pub(crate) struct Dialled {
     /// For people.
     pub(crate) name: String,
     ssh: bool,
+    /// Where a password would come from.
+    password: Password,
+}
+
+/// Where a password comes from, should one be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Password {
+    /// From a file or a variable.
+    Kept,
+    /// From a person.
+    Asked,
+    /// Nobody has one.
+    Nowhere,
 }
 
 impl Dialled {
-    /// The command line of a transport.
-    pub(crate) fn new(transport: &Transport, patience: std::time::Duration) -> Result<Self, Problem> {
+    /// The command line of a transport. Somebody who listens at `asks` is asked what only a person knows.
+    pub(crate) fn new(
+        transport: &Transport,
+        patience: std::time::Duration,
+        asks: Option<&Path>,
+    ) -> Result<Self, Problem> {
         let name = transport.name();
         match transport {
             Transport::Ssh(ssh) => {
-                let (words, variables) = ssh::command_line(ssh, patience)?;
-                Ok(Self { program: "ssh".into(), words, variables, name, ssh: true })
+                let (words, variables) = ssh::line(ssh, patience, asks)?;
+                let password = match (&ssh.password, asks) {
+                    (Some(_), _) => Password::Kept,
+                    (None, Some(_)) => Password::Asked,
+                    (None, None) => Password::Nowhere,
+                };
+                Ok(Self { program: "ssh".into(), words, variables, name, ssh: true, password })
             }
             Transport::Slurm(_) => {
                 Err(Problem::new(ProblemKind::Bug, "an allocation leads nowhere before its job has a node"))
@@ -50,9 +73,15 @@ impl Dialled {
                 let program = words.next().ok_or_else(|| {
                     Problem::new(ProblemKind::Usage, "the command that leads to the other host has no words")
                 })?;
-                Ok(Self { program, words: words.collect(), variables: Vec::new(), name, ssh: false })
+                let (words, variables) = (words.collect(), Vec::new());
+                Ok(Self { program, words, variables, name, ssh: false, password: Password::Nowhere })
             }
         }
+    }
+
+    /// Whether a person may be asked something.
+    pub(crate) fn asks(&self) -> bool {
+        self.password == Password::Asked
     }
 
     /// The words behind the command line that make the other host run a shell script.
@@ -74,7 +103,13 @@ impl Dialled {
     /// What it means that there is no connection.
     pub(crate) fn explain(&self, why: Why, said: &str) -> Problem {
         if self.ssh {
-            return ssh::explain(&self.name, why, said);
+            let problem = ssh::explain(&self.name, why, said);
+            let unasked = self.password == Password::Nowhere && ssh::wants_password(said);
+            return if unasked {
+                problem.because("it would take a password, and there is no terminal at which to ask for it")
+            } else {
+                problem
+            };
         }
         let problem = match why {
             Why::Closed { exit: Some(code) } => {

@@ -91,11 +91,21 @@ impl RawMode {
     /// Makes a terminal hand over each key at once and show none, while its signals and its output stay as they are;
     /// an error when it is none.
     pub fn enter_keys(terminal: impl AsFd) -> Result<Self> {
+        Self::without(terminal, LocalModes::empty())
+    }
+
+    /// As [`RawMode::enter_keys`], with the keys too that would be signals: what is typed is for nobody's eyes, and
+    /// nothing may end this process before the terminal is as it was.
+    pub fn enter_secret(terminal: impl AsFd) -> Result<Self> {
+        Self::without(terminal, LocalModes::ISIG | LocalModes::IEXTEN)
+    }
+
+    fn without(terminal: impl AsFd, more: LocalModes) -> Result<Self> {
         let failed = |errno| Error::new("read the keys of", "a terminal", errno);
         let terminal = rustix::io::fcntl_dupfd_cloexec(terminal, 3).map_err(failed)?;
         let before = rustix::termios::tcgetattr(&terminal).map_err(failed)?;
         let mut keys = before.clone();
-        keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | more);
         keys.special_codes[SpecialCodeIndex::VMIN] = 1;
         keys.special_codes[SpecialCodeIndex::VTIME] = 0;
         rustix::termios::tcsetattr(&terminal, OptionalActions::Drain, &keys).map_err(failed)?;

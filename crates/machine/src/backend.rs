@@ -45,6 +45,12 @@ impl MachinePlace {
         self.runtime.join("agent.sock")
     }
 
+    /// The socket at which whoever starts the machine answers what its login asks; there only while somebody does.
+    #[must_use]
+    pub fn asking_socket(&self) -> PathBuf {
+        self.folder.join("ask.sock")
+    }
+
     /// What the supervisor and the agent write about themselves.
     #[must_use]
     pub fn log(&self) -> PathBuf {

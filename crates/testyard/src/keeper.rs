@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
+use testyard_link::asking::Asking;
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
 use testyard_linux::signal::{Signal, SignalFd};
 use testyard_linux::step::{self, Step};
@@ -23,7 +24,7 @@ use testyard_machine::backend::{KernelIdentity, MachinePlace, ResourceKind};
 use testyard_machine::supervisor::{
     Announcement, Creator, Records as _, Setup, Task, await_announcement, prove_folder, supervise,
 };
-use testyard_model::{ExitCode, MachineId, MachineInfo, MachineState, Problem, ProblemKind};
+use testyard_model::{ExitCode, MachineId, MachineInfo, MachineState, Problem, ProblemKind, Transport};
 use testyard_registry::Lease;
 
 use crate::options::Options;
@@ -39,6 +40,33 @@ pub(crate) fn start(
     adopt: bool,
 ) -> Result<Box<MachineInfo>, Problem> {
     make_folder(yard, place)?;
+    let asking = if adopt { None } else { ask(yard, place)? };
+    let started = start_in_folder(yard, place, lease, from, adopt);
+    if let Some(asking) = asking {
+        asking.end();
+    }
+    started
+}
+
+/// Answers what the machine's login asks, where somebody is there who can.
+fn ask(yard: &Testyard, place: &MachinePlace) -> Result<Option<Asking>, Problem> {
+    let socket = place.asking_socket();
+    Asking::forget(&socket);
+    let logs_in = place
+        .spec
+        .remote
+        .as_ref()
+        .is_some_and(|remote| matches!(&remote.transport, Transport::Ssh(ssh) if ssh.password.is_none()));
+    yard.options().ask.filter(|_| logs_in).map(|answer| Asking::begin(&socket, answer)).transpose()
+}
+
+fn start_in_folder(
+    yard: &Testyard,
+    place: &MachinePlace,
+    lease: Lease,
+    from: Option<&MachineId>,
+    adopt: bool,
+) -> Result<Box<MachineInfo>, Problem> {
     let log = open_log(place)?;
     let (heard, told) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| local("make a pipe", errno.into()))?;
     let lock = lease.as_fd().try_clone_to_owned().map_err(|error| local("hand the lock on", error))?;

@@ -34,6 +34,7 @@ mod sync;
 mod yard;
 
 pub use testyard_link::answer_ssh;
+pub use testyard_link::asking::{Answer, Question};
 pub use testyard_model::{
     BackendName, EnvironmentSpec, HostEntry, InterfaceAddress, MachineId, MachineInfo, MachineName, MachineNetwork,
     MachineSpec, MachineState, NetworkName, PrivateNetwork, Problem, ProblemKind, Publish,

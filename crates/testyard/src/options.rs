@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use testyard_link::asking::Answer;
 use testyard_machine::backend::BackendTable;
 use testyard_model::{Problem, ProblemKind};
 use testyard_registry::{Home, HomeEnvironment};
@@ -20,6 +21,8 @@ pub struct Options {
     /// The backends there are. A supervisor looks its backend up in its own program's table, so a program that adds
     /// a backend must also be the `program` above.
     pub backends: BackendTable,
+    /// Asks whoever starts a machine what its login wants to know, such as a password; none where nobody is there.
+    pub ask: Option<Answer>,
 }
 
 impl Options {
@@ -50,6 +53,7 @@ impl Options {
             program,
             agent: beside(&own, "testyard-agent"),
             backends: testyard_backends::built_in(),
+            ask: None,
         })
     }
 }

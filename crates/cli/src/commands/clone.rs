@@ -22,7 +22,7 @@ pub(crate) struct Clone {
 impl Clone {
     pub(crate) fn run(self, output: Output) -> Outcome {
         create::tell(
-            &yard::open()?.machines().clone_from(&self.from, &self.to)?,
+            &yard::open_to_start()?.machines().clone_from(&self.from, &self.to)?,
             &format!("cloned {} to", self.from),
             output,
         )

@@ -81,7 +81,7 @@ pub(crate) struct Create {
 impl Create {
     pub(crate) fn run(self, output: Output) -> Outcome {
         let (name, spec) = self.parts()?;
-        let machine = yard::open()?.machines().create(&name, &spec)?;
+        let machine = yard::open_to_start()?.machines().create(&name, &spec)?;
         tell(&machine, "created", output)
     }
 

@@ -22,6 +22,6 @@ pub(crate) struct Restart {
 
 impl Restart {
     pub(crate) fn run(self, output: Output) -> Outcome {
-        create::tell(&yard::open()?.machines().restart(&self.name, self.force)?, "restarted", output)
+        create::tell(&yard::open_to_start()?.machines().restart(&self.name, self.force)?, "restarted", output)
     }
 }

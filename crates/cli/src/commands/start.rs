@@ -19,6 +19,6 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) fn run(self, output: Output) -> Outcome {
-        create::tell(&yard::open()?.machines().start(&self.name)?, "started", output)
+        create::tell(&yard::open_to_start()?.machines().start(&self.name)?, "started", output)
     }
 }

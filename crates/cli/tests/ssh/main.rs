@@ -1,5 +1,6 @@
 //! Machines behind a real OpenSSH server, which each test starts on 127.0.0.1 with its own configuration and keys.
 
+mod asking;
 mod cuts;
 mod machine;
 mod plain;

@@ -23,7 +23,6 @@ use super::{CONTROL, KEEPER, script};
 use crate::connect::{self, Connected};
 use crate::near::NearStart;
 use crate::shell::quoted_text;
-use crate::transport::Dialled;
 
 /// A relay's line that it tells the keeper, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,8 +140,7 @@ impl Serving {
         if self.up.is_some() {
             return Ok(());
         }
-        let patience = Duration::from_millis(self.start.connect_ms);
-        let mut dialled = Dialled::new(&self.start.remote.transport, patience)?;
+        let (mut dialled, patience) = self.start.dialled(self.connection.is_empty())?;
         // What is said first counts.
         for option in ["ControlMaster=yes", "ControlPersist=no", &format!("ControlPath={CONTROL}")] {
             dialled.words.splice(0..0, ["-o".into(), option.into()]);
