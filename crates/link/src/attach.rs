@@ -89,6 +89,12 @@ pub(crate) fn as_who_logged_in(payload: &mut Vec<u8>) {
     }
 }
 
+/// Whether an agent's message is one that a command's output comes before: any but that it was started, before which some
+/// read nothing.
+pub(crate) fn comes_after_output(payload: &[u8]) -> bool {
+    !payload.starts_with(br#"{"started""#)
+}
+
 /// A welcome says that what is attached travels as bytes from here on.
 pub(crate) fn mark_elsewhere(header: &FrameHeader, payload: &mut Vec<u8>) {
     if header.stream != 0 || !payload.starts_with(br#"{"welcome""#) {
@@ -106,6 +112,13 @@ mod tests {
     use testyard_protocol::Place;
 
     use super::*;
+
+    #[test]
+    fn a_commands_start_waits_for_nothing() {
+        let said = |event| serde_json::to_vec(&event).expect("plain data");
+        assert!(!comes_after_output(&said(Event::Started { pid: 1, environment: None })));
+        assert!(comes_after_output(&said(Event::Done)));
+    }
 
     #[test]
     fn whoever_asks_is_whoever_logged_in() {

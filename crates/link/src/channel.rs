@@ -1,6 +1,6 @@
 //! One end of a channel: a descriptor of this host, what waits to be written to it, and what was read from it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -11,6 +11,10 @@ use testyard_linux::socket;
 use testyard_machine::wire::{FrameReader, Look, WireError};
 use testyard_protocol::frame::HEADER;
 
+use crate::attach::comes_after_output;
+use crate::breach::Breach;
+use crate::cutter::{Cutter, Part};
+use crate::held::{Held, Released};
 use crate::message::Direction;
 
 /// A sender begins with so much credit on each channel.
@@ -20,6 +24,8 @@ const GRANT: u32 = CREDIT / 4;
 /// The largest piece that is read and sent at once.
 pub(crate) const PIECE: usize = 64 * 1024;
 
+/// A piece of at most so much is put to the one before it.
+const SMALL: usize = 4 * 1024;
 /// So much a pipe or a terminal takes without waiting when it says that it takes anything (a page, a line).
 const AT_ONCE: usize = 256;
 
@@ -29,36 +35,30 @@ pub(crate) enum Role {
     /// A client's connection, or that to the agent which stands for it: whole frames are read from it.
     Connection(FrameReader),
     /// A descriptor that came with a frame of this connection.
-    Flow {
-        /// The connection's channel.
-        owner: u32,
-    },
+    Flow(Owner),
+}
+
+/// Whose a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The connection's channel.
+    pub(crate) connection: u32,
+    /// The stream of the request that it came with, in that connection.
+    pub(crate) stream: u32,
 }
 
 /// That a flow has got so far.
 pub(crate) type Mark = (u32, u64);
 
-/// Bytes from the link, for the descriptor.
+/// Bytes from the link, for the descriptor; of a connection, those of one frame.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     bytes: Vec<u8>,
     at: usize,
     attached: Vec<OwnedFd>,
-    /// Said by this side itself: it counts for no credit.
-    own: bool,
+    part: Part,
     /// What must have been written to flows before: a command's output comes before its end.
-    pub(crate) after: Vec<Mark>,
-}
-
-/// Bytes from the descriptor, for the link.
-#[derive(Debug)]
-pub(crate) enum Outgoing {
-    /// Bytes, once those flows have sent so much.
-    Bytes(Vec<u8>, Vec<Mark>),
-    /// A message, which takes no credit.
-    Message(crate::message::LinkMessage),
-    /// There is no more.
-    End,
+    after: Vec<Mark>,
 }
 
 /// One end of a channel.
@@ -76,10 +76,13 @@ pub(crate) struct Channel {
     /// How much was read and sent.
     pub(crate) sent: u64,
     /// What was read and waits for credit or for flows.
-    pub(crate) held: VecDeque<Outgoing>,
+    pub(crate) held: Held,
+    /// What waits to be written. Frames of one stream stay in order; one that waits for flows holds up no other stream.
     queue: VecDeque<Incoming>,
-    /// What this side itself has to say, once what came from the link ends with a whole frame.
-    unsaid: VecDeque<Vec<u8>>,
+    /// The frame of which a part was written.
+    begun: Option<u64>,
+    /// Descriptors that go with the frame that is about to come.
+    coming: Vec<OwnedFd>,
     /// Whether a write may wait although it was not to: the descriptor is another's, and could not be opened anew.
     waits: bool,
     /// How much came from the link.
@@ -88,34 +91,7 @@ pub(crate) struct Channel {
     pub(crate) written: u64,
     owed: u32,
     ending: bool,
-    boundary: Boundary,
-}
-
-/// Where in a connection's frames the bytes are that came from the link.
-#[derive(Debug, Default)]
-struct Boundary {
-    head: Vec<u8>,
-    payload: usize,
-}
-
-impl Boundary {
-    fn pass(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            if self.payload > 0 {
-                let passed = self.payload.min(bytes.len());
-                self.payload -= passed;
-                bytes = &bytes[passed..];
-                continue;
-            }
-            let (head, rest) = bytes.split_at(bytes.len().min(HEADER - self.head.len()));
-            self.head.extend_from_slice(head);
-            bytes = rest;
-            if let Some(length) = self.head.first_chunk::<4>().filter(|_| self.head.len() == HEADER) {
-                self.payload = u32::from_le_bytes(*length) as usize;
-                self.head.clear();
-            }
-        }
-    }
+    cutter: Cutter,
 }
 
 /// What a try to write came to.
@@ -137,11 +113,11 @@ impl Channel {
     }
 
     /// `direction` as this side sees it: [`Direction::Out`] is read here.
-    pub(crate) fn flow(descriptor: OwnedFd, owner: u32, direction: Direction) -> Self {
+    pub(crate) fn flow(descriptor: OwnedFd, owner: Owner, direction: Direction) -> Self {
         let kind = kind_of(&descriptor);
         let opened = if kind == FileType::Fifo { without_waiting(&descriptor, direction) } else { None };
         let waits = opened.is_none() && matches!(kind, FileType::Fifo | FileType::CharacterDevice);
-        let channel = Self::new(opened.unwrap_or(descriptor), kind, Role::Flow { owner }, direction);
+        let channel = Self::new(opened.unwrap_or(descriptor), kind, Role::Flow(owner), direction);
         Self { waits, ..channel }
     }
 
@@ -154,15 +130,16 @@ impl Channel {
             writes: direction != Direction::Out,
             credit: u64::from(CREDIT),
             sent: 0,
-            held: VecDeque::new(),
+            held: Held::default(),
             queue: VecDeque::new(),
-            unsaid: VecDeque::new(),
+            begun: None,
+            coming: Vec::new(),
             waits: false,
             received: 0,
             written: 0,
             owed: 0,
             ending: false,
-            boundary: Boundary::default(),
+            cutter: Cutter::default(),
         }
     }
 
@@ -178,15 +155,23 @@ impl Channel {
         self.descriptor.as_ref().map(|fd| fd.as_fd())
     }
 
+    /// Whose flow it is.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        match self.role {
+            Role::Connection(_) => None,
+            Role::Flow(owner) => Some(owner),
+        }
+    }
+
     /// What to wait for on the descriptor; none where nothing that could happen there matters now. `ready` says
-    /// whether flows are as far as the front of the queue needs them.
+    /// whether something may be written.
     pub(crate) fn interest(&self, room: bool, ready: bool) -> Option<PollFlags> {
         self.descriptor.as_ref()?;
         let mut flags = PollFlags::empty();
-        if self.reads && room && self.held.is_empty() && (self.is_connection() || self.credit > 0) {
+        if self.reads && room && !self.held.is_full() && (self.is_connection() || self.credit > 0) {
             flags |= PollFlags::IN;
         }
-        if self.writes && ready && !self.queue.is_empty() {
+        if self.writes && ready {
             flags |= PollFlags::OUT;
         }
         // The end of a pipe's reader is told without being asked for.
@@ -194,9 +179,44 @@ impl Channel {
         (watched || !flags.is_empty()).then_some(flags)
     }
 
-    /// The first piece that waits to be written: what it waits for.
-    pub(crate) fn front(&self) -> Option<&Incoming> {
-        self.queue.front()
+    /// Takes what may be sent next of what was read of a connection.
+    pub(crate) fn release(&mut self, next: usize) -> Option<Released> {
+        let released = self.held.release(next, self.credit)?;
+        if let Released::Bytes(bytes) = &released {
+            self.sends(bytes.len());
+        }
+        Some(released)
+    }
+
+    fn sends(&mut self, count: usize) {
+        self.credit -= count as u64;
+        self.sent += count as u64;
+    }
+
+    /// The piece that may be written next: the rest of a frame that was begun, else the first frame that waits for
+    /// nothing and is behind no other of its stream.
+    pub(crate) fn next(&self, is_written: impl Fn(&[Mark]) -> bool) -> Option<usize> {
+        if let Some(frame) = self.begun {
+            return self.queue.iter().position(|piece| piece.part.frame == frame);
+        }
+        let mut waiting = BTreeSet::new();
+        for (at, piece) in self.queue.iter().enumerate().filter(|(_, piece)| piece.part.begins) {
+            if !waiting.contains(&piece.part.stream) && is_written(&piece.after) {
+                return Some(at);
+            }
+            waiting.insert(piece.part.stream);
+        }
+        None
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pieces(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing waits to be written.
+    pub(crate) fn is_written_out(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// The next frame of a connection, without waiting.
@@ -207,47 +227,65 @@ impl Channel {
         }
     }
 
-    /// Takes bytes from the link; false where they are more than there was credit for.
-    pub(crate) fn take(&mut self, bytes: Vec<u8>, attached: Vec<OwnedFd>, after: Vec<Mark>) -> bool {
-        if bytes.is_empty() {
-            return true;
-        }
+    /// Takes bytes from the link. `unwritten` has, for streams, which flows must be how far before a message of theirs.
+    pub(crate) fn take(
+        &mut self,
+        bytes: Vec<u8>,
+        attached: Vec<OwnedFd>,
+        unwritten: &[(u32, Mark)],
+    ) -> Result<(), Breach> {
         self.received += bytes.len() as u64;
         if self.received - self.written > u64::from(CREDIT) {
-            return false;
+            return Err(Breach::Window);
         }
-        if self.is_connection() {
-            self.boundary.pass(&bytes);
+        if bytes.is_empty() || !self.writes {
+            // The other side has been told, and did not know when it sent this.
+            return Ok(());
         }
-        self.queue.push_back(Incoming { bytes, at: 0, attached, own: false, after });
-        self.say_unsaid();
-        true
+        if !self.is_connection() {
+            self.put(Part::FLOW, bytes, attached, Vec::new());
+            return Ok(());
+        }
+        self.coming.extend(attached);
+        for (part, bytes) in self.cutter.cut(bytes)? {
+            let attached = if part.begins { std::mem::take(&mut self.coming) } else { Vec::new() };
+            let waits = !unwritten.is_empty() && part.begins && part.message && comes_after_output(&bytes[HEADER..]);
+            let marks = unwritten.iter().filter(|(stream, _)| waits && *stream == part.stream);
+            let after = marks.map(|(_, mark)| *mark).collect();
+            self.put(part, bytes, attached, after);
+        }
+        Ok(())
     }
 
-    /// Queues frames of this side's own, between those that come from the link.
-    pub(crate) fn say(&mut self, frames: Vec<u8>) {
-        self.unsaid.push_back(frames);
-        self.say_unsaid();
-    }
-
-    fn say_unsaid(&mut self) {
-        if self.is_between_frames() {
-            let own = |bytes| Incoming { bytes, at: 0, attached: Vec::new(), own: true, after: Vec::new() };
-            self.queue.extend(self.unsaid.drain(..).map(own));
+    fn put(&mut self, part: Part, bytes: Vec<u8>, attached: Vec<OwnedFd>, after: Vec<Mark>) {
+        match self.queue.back_mut() {
+            // So that many small pieces take hardly more room than their bytes.
+            Some(last)
+                if last.part.frame == part.frame
+                    && attached.is_empty()
+                    && bytes.len() <= SMALL
+                    && last.bytes.len() + bytes.len() <= PIECE =>
+            {
+                last.bytes.extend_from_slice(&bytes);
+                last.part.ends = part.ends;
+            }
+            _ => self.queue.push_back(Incoming { bytes, at: 0, attached, part, after }),
         }
     }
 
-    /// Whether what came from the link ends with a whole frame.
-    fn is_between_frames(&self) -> bool {
-        self.boundary.head.is_empty() && self.boundary.payload == 0
+    /// Queues a frame of this side's own, which comes between those from the link.
+    pub(crate) fn say(&mut self, bytes: Vec<u8>) {
+        let part = self.cutter.own();
+        self.queue.push_back(Incoming { bytes, at: 0, attached: Vec::new(), part, after: Vec::new() });
     }
 
-    /// Writes what is there as far as it goes without waiting.
+    /// Writes what is there as far as it goes without waiting, for whatever it waits.
     pub(crate) fn write_all_now(&mut self) {
-        loop {
-            let front = |channel: &Self| (channel.queue.len(), channel.queue.front().map(|front| front.at));
-            let before = front(self);
-            if self.write() != Written::Open || front(self) == before {
+        while let Some(next) = self.next(|_| true) {
+            let before = (self.queue.len(), self.queue[next].at);
+            let written = self.write(Some(next));
+            let now = (self.queue.len(), self.queue.get(next).map_or(0, |piece| piece.at));
+            if written != Written::Open || now == before {
                 return;
             }
         }
@@ -258,10 +296,15 @@ impl Channel {
         self.ending = true;
     }
 
-    /// Reads once, without waiting, at most `most` bytes. None is nothing now, an empty piece the end.
-    pub(crate) fn read(&mut self, most: usize) -> Option<Vec<u8>> {
-        let descriptor = self.descriptor.as_ref()?;
-        let mut buffer = vec![0; most.min(PIECE)];
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    /// Reads a flow once, without waiting, as far as there is credit. None is nothing now, an empty piece the end.
+    pub(crate) fn read(&mut self) -> Option<Vec<u8>> {
+        let most = usize::try_from(self.credit).unwrap_or(PIECE).min(PIECE);
+        let descriptor = self.descriptor.as_ref().filter(|_| most > 0)?;
+        let mut buffer = vec![0; most];
         let read = match self.kind {
             FileType::Socket => match socket::try_receive(descriptor, &mut buffer, &mut Vec::new()) {
                 Ok(count) => count,
@@ -274,6 +317,7 @@ impl Channel {
             },
         };
         buffer.truncate(read?);
+        self.sends(buffer.len());
         Some(buffer)
     }
 
@@ -286,23 +330,25 @@ impl Channel {
         }
     }
 
-    /// Writes the front piece as far as it goes without waiting.
-    pub(crate) fn write(&mut self) -> Written {
+    /// Writes a piece, if any, as far as it goes without waiting.
+    pub(crate) fn write(&mut self, next: Option<usize>) -> Written {
         let Some(descriptor) = &self.descriptor else { return Written::Refused };
-        if let Some(front) = self.queue.front_mut() {
+        if let Some((at, piece)) = next.and_then(|at| Some((at, self.queue.get_mut(at)?))) {
             let written = match self.waits {
                 true if !takes_now(descriptor) => Err(Errno::AGAIN),
-                waits => write_some(descriptor, self.kind, front, waits),
+                waits => write_some(descriptor, self.kind, piece, waits),
             };
             match written {
                 Ok(count) => {
-                    front.at += count;
-                    if !front.own {
+                    piece.at += count;
+                    if !piece.part.own {
                         self.written += count as u64;
                         self.owed = self.owed.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
                     }
-                    if front.at == front.bytes.len() {
-                        self.queue.pop_front();
+                    let whole = piece.at == piece.bytes.len();
+                    self.begun = Some(piece.part.frame).filter(|_| !(whole && piece.part.ends));
+                    if whole {
+                        self.queue.remove(at);
                     }
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -348,18 +394,18 @@ fn takes_now(descriptor: &OwnedFd) -> bool {
     rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
 }
 
-fn write_some(descriptor: &OwnedFd, kind: FileType, front: &mut Incoming, waits: bool) -> rustix::io::Result<usize> {
-    let bytes = &front.bytes[front.at..];
+fn write_some(descriptor: &OwnedFd, kind: FileType, piece: &mut Incoming, waits: bool) -> rustix::io::Result<usize> {
+    let bytes = &piece.bytes[piece.at..];
     let bytes = if waits { &bytes[..bytes.len().min(AT_ONCE)] } else { bytes };
     if kind != FileType::Socket {
         return rustix::io::write(descriptor, bytes);
     }
-    let attached: Vec<_> = front.attached.iter().map(|fd| fd.as_fd()).collect();
+    let attached: Vec<_> = piece.attached.iter().map(|fd| fd.as_fd()).collect();
     match socket::try_send(descriptor, &[IoSlice::new(bytes)], &attached) {
         Ok(Some(count)) => {
             drop(attached);
             // They went with the first byte.
-            front.attached.clear();
+            piece.attached.clear();
             Ok(count)
         }
         Ok(None) => Err(Errno::AGAIN),

@@ -75,8 +75,7 @@ fn usable(place: &Path) -> Result<(), String> {
 pub fn attach(spawn: impl FnOnce(&Path, OwnedFd, &FarStart) -> Result<(), Problem>) -> Result<(), Problem> {
     let outcome = read_hello().and_then(|(hello, read)| {
         let socket = if hello.resume.is_none() { begin(&hello, spawn) } else { find(&hello) }?;
-        hand_over(&socket, &hello, &read)?;
-        Ok(socket)
+        hand_over(&socket, &hello, &read).map(|()| socket)
     });
     match outcome {
         Ok(keeper) => {
@@ -396,7 +395,7 @@ impl Keeper {
 
     fn take_connection(&mut self, hello: &Hello, (input, output): (OwnedFd, OwnedFd), read: &[u8], bringer: OwnedFd) {
         let Ok(mut wire) = Wire::new(input, output, read, self.alive) else { return };
-        if let Err(mismatch) = self.hub.outbox().resume(hello.resume.unwrap_or(0)) {
+        if let Err(mismatch) = self.hub.resume(hello.resume.unwrap_or(0)) {
             wire.say(WireMessage::Refused(Problem::from_error(ProblemKind::NotFound, &mismatch)));
             // It ends with what could be said.
             let _ = wire.send(&mut Hub::new(Side::Far));
@@ -439,7 +438,8 @@ impl Keeper {
         self.ending |= words.contains(&LinkMessage::End);
     }
 
-    fn cut(&mut self, _cut: &Cut) {
+    fn cut(&mut self, cut: &Cut) {
+        self.ending |= matches!(cut, Cut::Breach(_));
         if self.wire.take().is_some() {
             self.alone = Instant::now();
         }

@@ -5,22 +5,28 @@
 //!
 //! A client's connection travels as frames, byte by byte the same, and each descriptor with them as a channel of its
 //! own: on the far side a new pipe or socket takes its place. What an agent says after a command's output (that it
-//! ended) waits on each side until that output has been passed on.
+//! ended) waits on each side until that output has been passed on; what it says of other commands does not.
+//!
+//! What waits is bounded: each channel has a window, which its reader gives back as it reads ([`channel`](crate::channel)),
+//! and whoever sends more, or lets this side talk without end, has broken the link: a [`Breach`].
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
-use testyard_machine::wire::{Look, Received};
 use testyard_model::Problem;
 use testyard_protocol::frame::{Frame, encode};
 use testyard_protocol::{Event, FrameHeader, FrameKind};
 
 use crate::attach;
-use crate::channel::{Channel, Incoming, Mark, Outgoing, PIECE, Role, Written};
+use crate::breach::Breach;
+use crate::channel::{Channel, Mark, Owner, Written};
 use crate::message::{Direction, Flow, LinkMessage};
 use crate::numbered::{Inbox, Mismatch, Outbox};
 
+#[cfg(test)]
+mod joined;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -94,7 +100,9 @@ impl Hub {
     pub fn adopt(&mut self, socket: OwnedFd, read: &[u8]) {
         let id = self.open(Channel::connection(socket, read));
         self.message(id, &LinkMessage::Connect);
-        self.serve(id, PollFlags::IN);
+        // What was read already makes no descriptor ready.
+        self.read_frames(id);
+        self.settle();
     }
 
     /// The agent's end of a client's connection.
@@ -130,7 +138,7 @@ impl Hub {
     pub fn interests(&self) -> Vec<(u32, BorrowedFd<'_>, PollFlags)> {
         let room = self.outbox.has_room();
         let wanted = self.channels.iter().filter_map(|(id, channel)| {
-            let ready = channel.front().is_none_or(|front| self.is_written(&front.after));
+            let ready = channel.next(|marks| self.is_written(marks)).is_some();
             Some((*id, channel.descriptor()?, channel.interest(room, ready)?))
         });
         wanted.collect()
@@ -149,24 +157,28 @@ impl Hub {
     }
 
     /// A numbered frame came over the link.
-    pub fn receive(&mut self, frame: Frame) -> Option<Arrival> {
+    pub fn receive(&mut self, frame: Frame) -> Result<Option<Arrival>, Breach> {
         self.inbox.count(frame.payload.len());
         let id = frame.header.stream;
         let arrival = match frame.header.kind {
             FrameKind::Data => {
-                self.deliver(id, frame.payload);
+                self.deliver(id, frame.payload)?;
                 None
             }
             FrameKind::Credit => {
                 let bytes = frame.payload.as_slice().try_into().map_or(0, u32::from_le_bytes);
                 if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.credit += u64::from(bytes);
+                    channel.credit = channel.credit.saturating_add(u64::from(bytes));
                 }
                 None
             }
             FrameKind::End => {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.end();
+                    if channel.is_connection() {
+                        // The other side has let it go: see `forward`.
+                        channel.held.clear();
+                    }
                 }
                 self.write(id, false);
                 None
@@ -174,18 +186,30 @@ impl Hub {
             FrameKind::Message => self.obey(id, &frame.payload),
         };
         self.settle();
-        arrival
+        if self.outbox.is_flooded() { Err(Breach::Deaf) } else { Ok(arrival) }
     }
 
     /// The other side has all frames before this number.
     pub fn acknowledge(&mut self, received: u64) -> Result<(), Mismatch> {
-        self.outbox.acknowledge(received)
+        self.outbox.acknowledge(received)?;
+        // There is room again.
+        self.settle();
+        Ok(())
+    }
+
+    /// There is a new connection, whose other side has all frames before this number.
+    pub fn resume(&mut self, received: u64) -> Result<(), Mismatch> {
+        self.outbox.resume(received)?;
+        self.settle();
+        Ok(())
     }
 
     fn obey(&mut self, id: u32, payload: &[u8]) -> Option<Arrival> {
         match serde_json::from_slice(payload) {
             Ok(LinkMessage::Connect) if self.side == Side::Far => return Some(Arrival::Client(id)),
-            Ok(LinkMessage::Attach(flows)) if self.side == Side::Far => self.attach(id, &flows),
+            Ok(LinkMessage::Attach { stream, flows }) if self.side == Side::Far => {
+                self.attach(Owner { connection: id, stream }, &flows);
+            }
             Ok(LinkMessage::Closed) => {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.stop_reading();
@@ -203,7 +227,7 @@ impl Hub {
     }
 
     /// Makes what stands here for descriptors of the near side.
-    fn attach(&mut self, owner: u32, flows: &[Flow]) {
+    fn attach(&mut self, owner: Owner, flows: &[Flow]) {
         let mut made: BTreeMap<u32, OwnedFd> = BTreeMap::new();
         let mut inside = Vec::new();
         for flow in flows {
@@ -211,7 +235,12 @@ impl Hub {
                 inside.push(same);
                 continue;
             }
-            let Ok((ours, theirs)) = attach::stand_in(flow.direction) else { continue };
+            let Ok((ours, theirs)) = attach::stand_in(flow.direction) else {
+                // Nobody takes its bytes, and none will come.
+                self.message(flow.channel, &LinkMessage::Closed);
+                self.outbox.push(end(flow.channel), &[]);
+                continue;
+            };
             // Its bytes go the other way round here.
             let direction = match flow.direction {
                 Direction::Out => Direction::In,
@@ -224,31 +253,28 @@ impl Hub {
             }
             inside.push(theirs);
         }
-        self.attached.entry(owner).or_default().extend(inside);
+        self.attached.entry(owner.connection).or_default().extend(inside);
     }
 
-    fn deliver(&mut self, id: u32, bytes: Vec<u8>) {
+    fn deliver(&mut self, id: u32, bytes: Vec<u8>) -> Result<(), Breach> {
         let attached = self.attached.remove(&id).unwrap_or_default();
-        let after = match self.channels.get(&id) {
-            Some(channel) if channel.is_connection() && self.side == Side::Near => self.outputs_of(id),
+        let unwritten = match self.channels.get(&id) {
+            Some(channel) if channel.is_connection() && self.side == Side::Near => self.unwritten_of(id),
             Some(_) => Vec::new(),
-            None => return self.message(id, &LinkMessage::Closed),
+            // The other side knows already, or is about to: it was on its way.
+            None => return Ok(()),
         };
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        if !channel.take(bytes, attached, after) {
-            return self.refuse(id);
-        }
+        let Some(channel) = self.channels.get_mut(&id) else { return Ok(()) };
+        channel.take(bytes, attached, &unwritten)?;
         self.write(id, false);
+        Ok(())
     }
 
-    /// How much has come for each flow of a connection.
-    fn outputs_of(&self, owner: u32) -> Vec<Mark> {
-        let flows =
-            self.channels.iter().filter(|(_, channel)| matches!(channel.role, Role::Flow { owner: of } if of == owner));
-        flows
-            .filter(|(_, channel)| channel.writes && channel.received > channel.written)
-            .map(|(id, channel)| (*id, channel.received))
-            .collect()
+    /// How much has come for the flows of a connection of which something is not written, and of which streams they are.
+    fn unwritten_of(&self, connection: u32) -> Vec<(u32, Mark)> {
+        let flows = self.channels.iter().filter(|(_, channel)| channel.writes && channel.received > channel.written);
+        let of_owner = flows.filter_map(|(id, channel)| Some((channel.owner()?, (*id, channel.received))));
+        of_owner.filter(|(owner, _)| owner.connection == connection).map(|(owner, mark)| (owner.stream, mark)).collect()
     }
 
     fn is_written(&self, marks: &[Mark]) -> bool {
@@ -257,25 +283,16 @@ impl Hub {
             .all(|(id, until)| self.channels.get(id).is_none_or(|channel| !channel.writes || channel.written >= *until))
     }
 
-    fn is_sent(&self, marks: &[Mark]) -> bool {
-        marks
-            .iter()
-            .all(|(id, until)| self.channels.get(id).is_none_or(|channel| !channel.reads || channel.sent >= *until))
-    }
-
     fn write(&mut self, id: u32, gone: bool) {
-        let ready = self
-            .channels
-            .get(&id)
-            .is_some_and(|channel| channel.front().is_none_or(|front: &Incoming| self.is_written(&front.after)));
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        if !channel.writes || !ready {
+        let Some(channel) = self.channels.get(&id).filter(|channel| channel.writes) else { return };
+        let next = channel.next(|marks| self.is_written(marks));
+        if next.is_none() && !channel.is_written_out() {
             return;
         }
-        let idle = channel.front().is_none();
-        match channel.write() {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        match channel.write(next) {
             Written::Refused => self.refuse(id),
-            Written::Open if gone && idle && !channel.reads => self.refuse(id),
+            Written::Open if gone && next.is_none() && !channel.reads => self.refuse(id),
             Written::Ended if channel.is_connection() => self.forget(id),
             Written::Ended => channel.stop_writing(),
             Written::Open => {
@@ -304,162 +321,16 @@ impl Hub {
         self.attached.remove(&id);
     }
 
-    fn read(&mut self, id: u32) {
-        let room = self.outbox.has_room();
-        let Some(channel) = self.channels.get_mut(&id).filter(|channel| channel.reads && room) else { return };
-        if channel.is_connection() {
-            return self.read_frames(id);
-        }
-        let most = usize::try_from(channel.credit).unwrap_or(PIECE);
-        if most == 0 {
-            return;
-        }
-        match channel.read(most) {
-            None => {}
-            Some(bytes) if bytes.is_empty() => {
-                channel.stop_reading();
-                // A command's outputs end just before it is told that it has ended: both go in one piece.
-                self.outbox.push_hurried(end(id), &[], self.side == Side::Near);
-            }
-            Some(bytes) => {
-                channel.credit -= bytes.len() as u64;
-                channel.sent += bytes.len() as u64;
-                self.outbox.push(data(id), &bytes);
-            }
-        }
-    }
-
-    fn read_frames(&mut self, id: u32) {
-        loop {
-            let Some(channel) = self.channels.get_mut(&id) else { return };
-            if !channel.reads || !channel.is_connection() || !channel.held.is_empty() {
-                return;
-            }
-            match channel.look() {
-                Ok(Look::Frame(received)) => self.forward(id, received),
-                Ok(Look::Nothing) => return,
-                Err(_) => {
-                    channel.stop_reading();
-                    channel.held.push_back(Outgoing::End);
-                    return self.pump(id);
-                }
-            }
-        }
-    }
-
-    /// Sends a frame of a client or an agent on.
-    fn forward(&mut self, id: u32, received: Received) {
-        let Received { frame, descriptors } = received;
-        let stream = frame.header.stream;
-        let mut held = Vec::new();
-        let mut payload = frame.payload;
-        if !descriptors.is_empty() {
-            match attach::directions(self.side, &frame.header, &payload, &descriptors) {
-                Ok(directions) => held.push(Outgoing::Message(self.attach_message(id, descriptors, &directions))),
-                Err(problem) if self.side == Side::Near => return self.turn_away(id, stream, &problem),
-                Err(problem) => {
-                    payload = serde_json::to_vec(&Event::Failed(problem)).unwrap_or_default();
-                }
-            }
-        }
-        if self.side == Side::Near && frame.header.kind == FrameKind::Message && stream != 0 {
-            attach::as_who_logged_in(&mut payload);
-        }
-        let mut header = frame.header;
-        let mut after = Vec::new();
-        if self.side == Side::Far && header.kind == FrameKind::Message {
-            header.attached = 0;
-            after = self.unread_of(id);
-            attach::mark_elsewhere(&header, &mut payload);
-        }
-        let mut bytes = Vec::with_capacity(12 + payload.len());
-        encode(header, &payload, &mut bytes);
-        held.push(Outgoing::Bytes(bytes, after));
-        if let Some(channel) = self.channels.get_mut(&id) {
-            channel.held.extend(held);
-        }
-        self.pump(id);
-    }
-
-    /// Tells a client that what it attached cannot travel. The far side never sees that request.
-    fn turn_away(&mut self, id: u32, stream: u32, problem: &Problem) {
-        if let Some(channel) = self.channels.get_mut(&id) {
-            channel.say(failed(stream, problem));
-        }
-        self.write(id, false);
-    }
-
-    fn attach_message(&mut self, owner: u32, descriptors: Vec<OwnedFd>, directions: &[Direction]) -> LinkMessage {
-        let mut flows: Vec<Flow> = Vec::new();
-        let mut known: Vec<((u64, u64), Flow)> = Vec::new();
-        for (descriptor, direction) in descriptors.into_iter().zip(directions.iter().copied()) {
-            let identity = rustix::fs::fstat(&descriptor).map(|facts| (facts.st_dev, facts.st_ino)).ok();
-            // Output and error output that lead to one place stay in order.
-            let same = known.iter().find(|(of, flow)| {
-                Some(*of) == identity && direction == Direction::In && flow.direction == Direction::In
-            });
-            if let Some((_, flow)) = same {
-                flows.push(*flow);
-                continue;
-            }
-            let flow = Flow { channel: self.open(Channel::flow(descriptor, owner, direction)), direction };
-            known.extend(identity.map(|identity| (identity, flow)));
-            flows.push(flow);
-        }
-        LinkMessage::Attach(flows)
-    }
-
-    /// How far the flows of a connection are when all that is in them now was sent.
-    fn unread_of(&self, owner: u32) -> Vec<Mark> {
-        let flows =
-            self.channels.iter().filter(|(_, channel)| matches!(channel.role, Role::Flow { owner: of } if of == owner));
-        flows
-            .map(|(id, channel)| (*id, channel.sent, channel.unread()))
-            .filter(|(_, _, unread)| *unread > 0)
-            .map(|(id, sent, unread)| (id, sent + unread))
-            .collect()
-    }
-
-    /// Sends what was read of a connection, as far as credit and flows allow.
-    fn pump(&mut self, id: u32) {
-        loop {
-            let Some(channel) = self.channels.get(&id) else { return };
-            let ready = match channel.held.front() {
-                None => return,
-                Some(Outgoing::Bytes(_, after)) => channel.credit > 0 && self.is_sent(after),
-                Some(_) => true,
-            };
-            let Some(channel) = self.channels.get_mut(&id).filter(|_| ready) else { return };
-            match channel.held.pop_front() {
-                Some(Outgoing::Bytes(mut bytes, _)) => {
-                    let most = usize::try_from(channel.credit).unwrap_or(PIECE).min(PIECE);
-                    let rest = bytes.split_off(bytes.len().min(most));
-                    channel.credit -= bytes.len() as u64;
-                    channel.sent += bytes.len() as u64;
-                    if !rest.is_empty() {
-                        channel.held.push_front(Outgoing::Bytes(rest, Vec::new()));
-                    }
-                    self.outbox.push(data(id), &bytes);
-                }
-                Some(Outgoing::Message(message)) => self.message(id, &message),
-                Some(Outgoing::End) => {
-                    self.outbox.push(end(id), &[]);
-                    // The other side has no use for an answer.
-                    self.forget(id);
-                }
-                None => return,
-            }
-        }
-    }
-
     /// What one channel's progress lets others do, and what is over.
     fn settle(&mut self) {
-        let waiting: Vec<u32> =
-            self.channels.iter().filter(|(_, channel)| !channel.held.is_empty()).map(|(id, _)| *id).collect();
-        for id in waiting {
+        let holding = self.channels.iter().filter(|(_, channel)| !channel.held.is_empty());
+        let waiting: Vec<(u32, bool)> = holding.map(|(id, channel)| (*id, channel.held.is_full())).collect();
+        for (id, full) in waiting {
             self.pump(id);
-            // Frames that were received together with what waited.
-            self.read_frames(id);
+            if full {
+                // Frames that were received together with what waited.
+                self.read_frames(id);
+            }
         }
         self.channels.retain(|_, channel| !channel.is_over());
     }

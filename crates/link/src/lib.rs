@@ -12,9 +12,12 @@
 pub mod asking;
 mod attach;
 pub mod bootstrap;
+pub mod breach;
 mod channel;
 mod connect;
+mod cutter;
 pub mod far;
+mod held;
 pub mod hub;
 pub mod message;
 pub mod near;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use testyard_model::{MachineSpec, Problem};
 
 /// The version of the link. Both sides come from one delivery, so it is only ever compared.
-pub const LINK_VERSION: u32 = 1;
+pub const LINK_VERSION: u32 = 2;
 
 /// The channel of the connection itself.
 pub const WIRE: u32 = u32::MAX;
@@ -77,7 +77,12 @@ pub enum LinkMessage {
     /// Near: a client has come; the channel is its connection.
     Connect,
     /// Near: the next frame of this client's connection carries descriptors; these channels are what they lead to.
-    Attach(Vec<Flow>),
+    Attach {
+        /// The frame's stream.
+        stream: u32,
+        /// In the order of the descriptors.
+        flows: Vec<Flow>,
+    },
     /// Nothing that is sent on this channel is wanted any more.
     Closed,
 }

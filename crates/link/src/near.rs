@@ -345,7 +345,7 @@ impl Near {
 
     fn resume(&mut self, connected: Connected) -> Result<(), Problem> {
         let Connected { child, input, output, errors, read, received, .. } = connected;
-        if let Err(mismatch) = self.hub.outbox().resume(received) {
+        if let Err(mismatch) = self.hub.resume(received) {
             return Err(self.gone(Problem::from_error(ProblemKind::Protocol, &mismatch)));
         }
         let alive = Duration::from_millis(self.start.alive_ms);
@@ -394,7 +394,8 @@ impl Near {
 
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Word(LinkMessage::Ready { limits }) => {
+            // Once: the rest is nothing that anybody waits for.
+            Arrival::Word(LinkMessage::Ready { limits }) if self.ready.is_none() => {
                 let limits: Vec<String> = self.start.notes.iter().cloned().chain(limits).collect();
                 self.ready = Some(limits.clone());
                 self.report(&Report::Ready { limits });
@@ -426,6 +427,11 @@ impl Near {
             return;
         }
         let host = self.start.remote.transport.name();
+        if let Cut::Breach(breach) = cut {
+            // Another connection would lead to the same.
+            self.over = Some(Err(breach.problem(&host, &self.start.name)));
+            return;
+        }
         let mut problem = Problem::from_error(ProblemKind::Unavailable, cut);
         problem.message = format!("the connection to {host} broke: {}", problem.message);
         let said = String::from_utf8_lossy(&said).into_owned();

@@ -7,8 +7,13 @@ use std::collections::VecDeque;
 
 use testyard_protocol::{FrameHeader, frame};
 
-/// With so many bytes that the other side has not acknowledged, nothing more is taken from local sources.
+/// With so much that the other side has not acknowledged, in bytes, nothing more is taken from local sources.
 const MOST_UNACKNOWLEDGED: usize = 8 << 20;
+/// What is said on a channel's behalf waits for no room, and comes to far less than this where the other side
+/// acknowledges what it gets.
+const FLOOD: usize = 64 << 20;
+/// What a frame costs beside its bytes.
+const OVERHEAD: usize = 64;
 /// What was received is acknowledged at the latest after so many bytes,
 const BYTES_UNTOLD: usize = 256 << 10;
 /// or so many frames.
@@ -39,7 +44,8 @@ pub struct Outbox {
     sent: u64,
     /// The number behind the last frame that is to be sent at once.
     hurried: u64,
-    bytes: usize,
+    /// Of `frames`, in bytes.
+    cost: usize,
 }
 
 impl Outbox {
@@ -52,7 +58,7 @@ impl Outbox {
     pub fn push_hurried(&mut self, header: FrameHeader, payload: &[u8], hurried: bool) {
         let mut bytes = Vec::with_capacity(frame::HEADER + payload.len());
         frame::encode(header, payload, &mut bytes);
-        self.bytes += bytes.len();
+        self.cost += bytes.len() + OVERHEAD;
         self.frames.push_back(bytes);
         if hurried {
             self.hurried = self.first + self.frames.len() as u64;
@@ -62,7 +68,13 @@ impl Outbox {
     /// Whether sources may add more.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.bytes < MOST_UNACKNOWLEDGED
+        self.cost < MOST_UNACKNOWLEDGED
+    }
+
+    /// Whether more waits than any side has to say that keeps to [`Outbox::has_room`].
+    #[must_use]
+    pub fn is_flooded(&self) -> bool {
+        self.cost > FLOOD
     }
 
     /// The next frame for the connection, once.
@@ -92,7 +104,7 @@ impl Outbox {
         }
         while self.first < received {
             let frame = self.frames.pop_front().expect("counted above");
-            self.bytes -= frame.len();
+            self.cost -= frame.len() + OVERHEAD;
             self.given = self.given.saturating_sub(1);
             self.first += 1;
         }

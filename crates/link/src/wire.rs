@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use testyard_protocol::frame::{Decoded, encode};
 use testyard_protocol::{Frame, FrameDecoder, FrameError, FrameHeader, FrameKind};
 
+use crate::breach::Breach;
 use crate::hub::{Arrival, Hub};
 use crate::message::{WIRE, WireMessage};
 use crate::numbered::Mismatch;
@@ -44,6 +45,9 @@ pub enum Cut {
     /// Both sides count differently.
     #[error("the two sides do not agree on what was sent")]
     Mismatch(#[from] Mismatch),
+    /// The other side does what none does.
+    #[error("the other side does not keep to the link's rules")]
+    Breach(#[from] Breach),
     /// The other side says that it does not go on.
     #[error("the other side refused to go on")]
     Refused,
@@ -58,6 +62,8 @@ pub struct Wire {
     out: Vec<u8>,
     at: usize,
     words: Vec<WireMessage>,
+    /// The other side is to be told how much came: once, however often it asks.
+    asked: bool,
     alive: Duration,
     heard: Instant,
     pinged: Instant,
@@ -83,6 +89,7 @@ impl Wire {
             out: Vec::new(),
             at: 0,
             words: Vec::new(),
+            asked: false,
             alive,
             heard: now,
             pinged: now,
@@ -103,7 +110,7 @@ impl Wire {
     /// What to wait for.
     pub fn interests(&self, hub: &Hub) -> [(BorrowedFd<'_>, PollFlags); 2] {
         let waiting = self.idles.is_none() || hub.waiting().is_hurried();
-        let writes = self.at < self.out.len() || !self.words.is_empty() || (hub.waiting().has_more() && waiting);
+        let writes = self.at < self.out.len() || self.has_words() || (hub.waiting().has_more() && waiting);
         let out = if writes { PollFlags::OUT } else { PollFlags::empty() };
         [(self.input.as_fd(), PollFlags::IN), (self.output.as_fd(), out)]
     }
@@ -111,7 +118,11 @@ impl Wire {
     /// Whether all was sent that there was to say.
     #[must_use]
     pub fn is_done(&self, hub: &Hub) -> bool {
-        self.at == self.out.len() && self.words.is_empty() && !hub.waiting().has_more()
+        self.at == self.out.len() && !self.has_words() && !hub.waiting().has_more()
+    }
+
+    fn has_words(&self) -> bool {
+        self.asked || !self.words.is_empty()
     }
 
     /// When [`Wire::keep_alive`] has something to do next.
@@ -135,9 +146,7 @@ impl Wire {
 
     /// Says that what came has come, where that is due; to be called before [`Wire::send`].
     fn answer(&mut self, hub: &mut Hub) {
-        if self.owed.is_some_and(|owed| Instant::now() >= owed) {
-            self.words.push(WireMessage::Received(hub.inbox().tell()));
-        }
+        self.asked |= self.owed.is_some_and(|owed| Instant::now() >= owed) || hub.inbox().is_due();
     }
 
     /// Says something outside of the numbered frames.
@@ -172,7 +181,7 @@ impl Wire {
     /// Whether all that there is to send may wait a moment: each small word of its own is carried through several
     /// processes, and Slurm's sockets hold back the one after it.
     fn waits_for_company(&mut self, hub: &Hub) -> bool {
-        if !self.words.is_empty() || hub.waiting().is_hurried() || !hub.waiting().has_more() {
+        if self.has_words() || hub.waiting().is_hurried() || !hub.waiting().has_more() {
             self.idles = None;
             return false;
         }
@@ -187,7 +196,7 @@ impl Wire {
     fn fill(&mut self, hub: &mut Hub) {
         self.out.clear();
         self.at = 0;
-        if hub.inbox().is_due() {
+        if std::mem::take(&mut self.asked) {
             self.words.push(WireMessage::Received(hub.inbox().tell()));
         }
         for word in self.words.drain(..) {
@@ -225,13 +234,11 @@ impl Wire {
             if self.answers {
                 self.owed.get_or_insert_with(|| Instant::now() + ANSWER);
             }
-            if let Some(arrival) = hub.receive(frame) {
+            if let Some(arrival) = hub.receive(frame)? {
                 arrived(hub, arrival);
             }
         }
-        if hub.inbox().is_due() {
-            self.words.push(WireMessage::Received(hub.inbox().tell()));
-        }
+        self.asked |= hub.inbox().is_due();
         Ok(())
     }
 
@@ -241,7 +248,7 @@ impl Wire {
         }
         match serde_json::from_slice(&frame.payload) {
             Ok(WireMessage::Received(count)) => hub.acknowledge(count)?,
-            Ok(WireMessage::Ping) => self.words.push(WireMessage::Received(hub.inbox().tell())),
+            Ok(WireMessage::Ping) => self.asked = true,
             Ok(WireMessage::Refused(_)) => return Err(Cut::Refused),
             _ => {}
         }
@@ -302,6 +309,21 @@ mod tests {
             wire.receive(&mut hub, |_, _| ()).expect("it is there");
             assert!(wire.deadline() > soon + ANSWER);
         }
+    }
+
+    #[test]
+    fn however_often_it_is_asked_it_answers_once() {
+        let (mut wire, told, tells) = connection();
+        let mut hub = Hub::new(Side::Near);
+        let mut bytes = Vec::new();
+        let ping = serde_json::to_vec(&WireMessage::Ping).expect("JSON");
+        (0..1000).for_each(|_| encode(FrameHeader::message(WIRE), &ping, &mut bytes));
+        rustix::io::write(&tells, &bytes).expect("a pipe has room");
+        wire.receive(&mut hub, |_, _| ()).expect("it is there");
+        assert!(!wire.is_done(&hub));
+        wire.send(&mut hub).expect("a pipe has room");
+        assert_eq!(words(&told), [WireMessage::Received(0)]);
+        assert!(wire.is_done(&hub));
     }
 
     #[test]

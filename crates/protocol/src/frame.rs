@@ -80,6 +80,11 @@ impl FrameHeader {
         Self { kind: FrameKind::Message, channel: 0, attached: 0, stream }
     }
 
+    /// Reads a header, and how long the payload is that follows it.
+    pub fn read(bytes: &[u8; HEADER]) -> Result<(Self, usize), FrameError> {
+        parse_header(bytes)
+    }
+
     /// The header's bytes for a payload of `length` bytes.
     #[must_use]
     pub fn bytes(self, length: usize) -> [u8; HEADER] {

@@ -2,6 +2,7 @@
 
 mod asking;
 mod cuts;
+mod hostile;
 mod machine;
 mod plain;
 mod refusals;

@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "frames carry all three streams", needs: &[], run: frames },
     Case { name: "much output arrives whole", needs: &[], run: much_output },
     Case { name: "a slow reader holds up its own stream only", needs: &[], run: slow_reader },
+    Case { name: "output that nobody reads holds up its own command only", needs: &[], run: unread_output },
     Case { name: "a command may close its input early", needs: &[], run: closed_input },
     Case { name: "a terminal is one, of the size asked for", needs: TERMINALS, run: terminal },
     Case { name: "a terminal passes on what control keys mean", needs: TERMINALS, run: control_keys },
@@ -105,6 +106,29 @@ fn slow_reader(ground: &Ground<'_>) -> Result<(), Broken> {
     let mut stdout = slow.stdout.take().ok_or_else(|| Broken::new("no standard output"))?;
     same("the slow one's bytes", std::io::copy(&mut stdout, &mut std::io::sink())?, 3_000_000)?;
     same("its status", slow.wait()?.status, CommandStatus::Exited(0))
+}
+
+fn unread_output(ground: &Ground<'_>) -> Result<(), Broken> {
+    let session = ground.session()?;
+    let attached = |script: &str| Exec { stdout: StreamTarget::Attached(0), ..shell(script) };
+    let (unread, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let mut endless = session.exec(attached("exec cat /dev/zero"), &[write.as_fd()])?;
+    drop(write);
+    endless.wait_started()?;
+    for number in 0..20_u8 {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut quick = session.exec(attached(&format!("echo hello; exit {number}")), &[write.as_fd()])?;
+        drop(write);
+        let mut seen = String::new();
+        File::from(read).read_to_string(&mut seen)?;
+        same("the quick one's output", seen.as_str(), "hello\n")?;
+        same("its status", quick.wait()?.status, CommandStatus::Exited(number))?;
+    }
+    // It was not ended meanwhile: it is now, and told so once nobody is to read what it wrote.
+    endless.handle().kill()?;
+    drop(unread);
+    let status = endless.wait()?.status;
+    same("whether the endless one was ended", status.success(), false)
 }
 
 fn closed_input(ground: &Ground<'_>) -> Result<(), Broken> {
