@@ -39,6 +39,31 @@ pub struct Slurm {
     host: String,
 }
 
+/// Makes a command of Slurm's do what is said here, whatever variables there are for people's own use of it: none that hide
+/// jobs, and the same for a job that is given at once as for one that is submitted.
+fn adapt(command: &mut Command, program: &str) {
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str() else { continue };
+        if name.starts_with("SQUEUE_") || name.starts_with("SCANCEL_") {
+            command.env_remove(name);
+        }
+        if let Some(what) = name.strip_prefix("SBATCH_").filter(|_| program == "salloc") {
+            let own = format!("SALLOC_{what}");
+            if std::env::var_os(&own).is_none() {
+                command.env(own, value);
+            }
+        }
+    }
+}
+
+/// The folder in which a program is found here, where that is none of the system's.
+fn own_folder(program: &str) -> Option<String> {
+    let path = std::env::var_os("PATH")?;
+    let folder = std::env::split_paths(&path).find(|folder| folder.join(program).is_file())?;
+    let folder = folder.to_str().filter(|folder| !folder.contains([',', ':', ' ']))?;
+    (!job::SYSTEM_FOLDERS.contains(&folder)).then(|| folder.to_owned())
+}
+
 /// With what `ssh` ends where it is not the command there that failed.
 const SSH_FAILED: i32 = 255;
 
@@ -71,6 +96,7 @@ impl Slurm {
             None => {
                 let mut command = Command::new(program);
                 command.args(&words[1..]);
+                adapt(&mut command, program);
                 command
             }
             Some((way, variables)) => {
@@ -105,8 +131,8 @@ impl Slurm {
     /// # Errors
     /// The way to the host with Slurm's commands cannot be written as one.
     pub(super) fn step(&self, job: &Job) -> Result<Vec<String>, Problem> {
-        let mut step = job::step(job.id, job.cpus);
         let Some((way, variables)) = &self.way else {
+            let mut step = job::step(job.id, job.cpus, own_folder("scancel").as_deref());
             step.extend([job::WITH_ITS_STEP.to_owned(), "step".to_owned()]);
             return Ok(step);
         };
@@ -115,6 +141,7 @@ impl Slurm {
             word.to_str().map(str::to_owned).ok_or_else(odd)
         };
         let way = way.iter().map(|word| Ok(quoted_text(&text(word)?))).collect::<Result<Vec<_>, Problem>>()?.join(" ");
+        let step = job::step(job.id, job.cpus, None);
         // The login's shell reads what is in the outer quotes, once this host's has put the script into it.
         let around = job::WITH_ITS_STEP.replace('$', "\\$").replace('"', "\\\"");
         let line = format!("exec {way} \"exec {} '{around}' step sh -c '$3'\"", step.join(" "));
@@ -141,6 +168,8 @@ impl Slurm {
         match self.ask_for(asked.job, &asked.allocation(), "", |said| job::granted(&said.errors)) {
             // What is busy may be waited for; and what Slurm refuses, it refuses again.
             Err(Unsubmitted { certain: true, problem }) if problem.kind != ProblemKind::Unavailable => {}
+            // Where a node is prepared first, the job is there long before the answer.
+            Err(unsubmitted) if !unsubmitted.certain => return self.find(asked.name).ok_or(unsubmitted),
             outcome => return outcome,
         }
         let guard = job::guard(grace.as_secs().max(1));
@@ -163,6 +192,13 @@ impl Slurm {
             problem: job::not_submitted(job, &said.errors),
             certain: !said.success && said.code.is_some() && job::is_certain(&said.errors),
         })
+    }
+
+    /// The number of the job of this name, where it is there.
+    fn find(&self, name: &str) -> Option<u64> {
+        let words = ["squeue", "--noheader", "--me", &format!("--name={name}"), "-o", "%A"].map(str::to_owned);
+        let said = self.run(&words, "").ok().filter(|said| said.success)?;
+        said.output.split_ascii_whitespace().next()?.parse().ok()
     }
 
     /// Whether a job of this name is not over.
@@ -202,7 +238,7 @@ impl Slurm {
                 }
                 _ => {
                     let over = Problem::new(ProblemKind::Unavailable, format!("job {id} was over before it began"));
-                    return Err(self.ending(machine, id).unwrap_or(over));
+                    return Err(self.ending(machine, id, false).unwrap_or(over));
                 }
             }
             pause(look.min(until.saturating_duration_since(Instant::now())));
@@ -211,17 +247,22 @@ impl Slurm {
     }
 
     /// Cancels every job of this name, and waits until none is left. None there is no error: a job whose step has just
-    /// ended has ended itself.
+    /// ended has ended itself. So long as it may come `late`, it is waited for.
     ///
     /// # Errors
     /// Slurm does not answer, or does not end them.
-    pub fn cancel(&self, name: &str) -> Result<(), Problem> {
-        let until = Instant::now() + GONE;
+    pub fn cancel(&self, name: &str, late: Duration) -> Result<(), Problem> {
+        let certain = Instant::now() + late;
+        let until = certain + GONE;
         let mut look = LOOKS[0];
         let mut asked = false;
         // What is completing is Slurm's own matter, which may wait long for a node that does not answer.
-        while self.is_any_left(name)? {
-            if !asked {
+        loop {
+            let is_any_left = self.is_any_left(name)?;
+            if !is_any_left && Instant::now() >= certain {
+                return Ok(());
+            }
+            if is_any_left && !asked {
                 self.end(name)?;
                 asked = true;
                 // Most are gone once that has been said.
@@ -234,7 +275,6 @@ impl Slurm {
             pause(look);
             look = (look * 3 / 2).min(LOOKS[1]);
         }
-        Ok(())
     }
 
     /// Ends the jobs of this name. What they run is of no use to anybody any more: their guards and their steps need no
@@ -248,18 +288,18 @@ impl Slurm {
         Ok(())
     }
 
-    /// How a job ended, where Slurm knows.
+    /// How a job ended, where Slurm knows. `of_memory` says that its step was killed for want of memory.
     #[must_use]
-    pub fn ending(&self, machine: &str, id: u64) -> Option<Problem> {
+    pub fn ending(&self, machine: &str, id: u64, of_memory: bool) -> Option<Problem> {
         let words = shown(id);
         for _ in 0..20 {
             let shown = self.run(&words, "").ok()?.output;
             // Until its node has done with it, only that is told.
             if !shown.contains("JobState=COMPLETING") {
-                return job::ending(machine, &shown);
+                return job::ending(machine, &shown, of_memory);
             }
             pause(Duration::from_millis(100));
         }
-        job::ending(machine, &self.run(&words, "").ok()?.output)
+        job::ending(machine, &self.run(&words, "").ok()?.output, of_memory)
     }
 }

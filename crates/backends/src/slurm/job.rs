@@ -114,7 +114,8 @@ impl Asked<'_> {
     /// `salloc` and its words: a job that runs nothing by itself, at once or not at all. What is submitted waits for the
     /// controller's next look at its queue even where nodes are free: a tenth of a second to some.
     pub(super) fn allocation(self) -> Vec<String> {
-        self.with_options(&["salloc", "--no-shell", "--immediate"])
+        // A node that has yet to boot is waited for as one of a job that was submitted.
+        self.with_options(&["salloc", "--no-shell", "--immediate", "--wait-all-nodes=0"])
     }
 
     fn with_options(self, command: &[&str]) -> Vec<String> {
@@ -145,6 +146,10 @@ pub(super) fn granted(said: &str) -> Option<u64> {
     said.lines().find_map(|line| line.rsplit_once("Granted job allocation ")?.1.trim().parse().ok())
 }
 
+/// Where programs are on any node.
+pub(super) const SYSTEM_FOLDERS: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
 /// A time limit as Slurm reads it, in `hours:minutes:seconds`.
 fn minutes(seconds: u64) -> String {
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
@@ -167,18 +172,22 @@ pub(super) fn guard(grace: u64) -> String {
     )
 }
 
-/// What a step runs around the words behind it: the job ends with its step, whoever was killed on the other side.
-pub(super) const WITH_ITS_STEP: &str = r#""$@"; code=$?; scancel "$SLURM_JOB_ID" >/dev/null 2>&1; exit $code"#;
+/// What a step runs around the words behind it: the job ends with its step, whoever was killed on the other side. Where
+/// those words could not be run or were killed (for want of memory, say), whoever is on the other side ends it, and hears
+/// why. A controller that restarts is asked again, ten minutes long.
+pub(super) const WITH_ITS_STEP: &str = r#""$@"; code=$?; [ $code -ge 64 ] && exit $code; n=0; until scancel "$SLURM_JOB_ID" >/dev/null 2>&1 || [ $? -eq 127 ] || [ $n -ge 120 ]; do n=$((n+1)); sleep 5; done; exit $code"#;
 
 /// The command that leads into a running job: [`WITH_ITS_STEP`] and the words behind it are run there by `sh -c`, with
 /// the command's standard streams. Nothing of this host's variables goes along; what Testyard keeps there is on the node's
-/// own disks, whatever the user's home is on.
-pub(super) fn step(id: u64, cpus: u32) -> Vec<String> {
-    let export = "--export=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin,LANG=C.UTF-8,\
-                  XDG_CACHE_HOME=/dev/null/none,XDG_STATE_HOME=/dev/null/none";
+/// own disks, whatever the user's home is on. `commands` is the folder with Slurm's commands, where that is none of the
+/// system's.
+pub(super) fn step(id: u64, cpus: u32, commands: Option<&str>) -> Vec<String> {
+    let folders = format!("{}{}", SYSTEM_FOLDERS.join(":"), commands.map(|own| format!(":{own}")).unwrap_or_default());
+    let export =
+        format!("--export=PATH={folders},LANG=C.UTF-8,XDG_CACHE_HOME=/dev/null/none,XDG_STATE_HOME=/dev/null/none");
     let words = ["srun", "--nodes=1", "--ntasks=1", "--overlap", "--quiet", "--unbuffered", "--chdir=/", "--mpi=none"];
     let mut words = words.map(str::to_owned).to_vec();
-    words.extend([format!("--jobid={id}"), format!("--cpus-per-task={cpus}"), export.to_owned()]);
+    words.extend([format!("--jobid={id}"), format!("--cpus-per-task={cpus}"), export]);
     words.extend(["sh".to_owned(), "-c".to_owned()]);
     words
 }
@@ -251,9 +260,10 @@ pub(super) fn allocated_memory(shown: &str) -> Option<ByteSize> {
     memory.parse().ok()
 }
 
-/// How a job ended, from `scontrol show job -o`; none while it has not.
+/// How a job ended, from `scontrol show job -o`; none while it has not. `of_memory` says that its step was killed for want
+/// of memory, at some time: that is why it ended where Slurm knows of no other reason, since the step ends the job.
 #[must_use]
-pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
+pub(super) fn ending(name: &str, shown: &str, of_memory: bool) -> Option<Problem> {
     let (id, state) = (field(shown, "JobId").unwrap_or_default(), field(shown, "JobState")?);
     // Until its node has done with it, only that is its state; why it ends may be told already.
     let state = match (state, field(shown, "Reason")) {
@@ -267,6 +277,7 @@ pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
         "PREEMPTED" => ("another job was given its node", "use a partition whose jobs are not preempted"),
         "NODE_FAIL" | "BOOT_FAIL" => ("its node failed", "see the node: sinfo -R"),
         "OUT_OF_MEMORY" => OF_MEMORY,
+        "CANCELLED" | "COMPLETED" | "COMPLETING" | "FAILED" if of_memory => return Some(out_of_memory(name, id)),
         "CANCELLED" => ("it was cancelled, or its link was lost", "create it anew"),
         "COMPLETED" | "COMPLETING" | "FAILED" => ("it was over", "create it anew"),
         _ => return None,
@@ -275,7 +286,7 @@ pub(super) fn ending(name: &str, shown: &str) -> Option<Problem> {
 }
 
 /// How a step ended whose job may go on.
-pub(super) fn out_of_memory(name: &str, id: u64) -> Problem {
+pub(super) fn out_of_memory(name: &str, id: impl std::fmt::Display) -> Problem {
     let (why, hint) = OF_MEMORY;
     ended(name, why, &format!("the machine's step of job {id} is OUT_OF_MEMORY"), hint)
 }
@@ -423,20 +434,26 @@ mod tests {
 
     #[test]
     fn the_end_of_an_allocation_is_named() {
-        let told = |state: &str| ending("gpu", &format!("JobId=7 JobName=x JobState={state} Reason=None"));
+        let told = |state: &str| ending("gpu", &format!("JobId=7 JobName=x JobState={state} Reason=None"), false);
         assert_eq!(told("RUNNING"), None);
         for (state, word) in [("TIMEOUT", "time limit"), ("PREEMPTED", "another job"), ("NODE_FAIL", "node failed")] {
             let problem = told(state).expect("it has ended");
             assert!(problem.message.contains(word) && problem.causes == [format!("job 7 is {state}")], "{problem:?}");
         }
-        assert_eq!(ending("gpu", "slurm_load_jobs error: Invalid job id specified"), None);
+        assert_eq!(ending("gpu", "slurm_load_jobs error: Invalid job id specified", false), None);
         for (rest, word) in [
             ("Reason=TimeLimit PreemptTime=None", "time limit"),
             ("Reason=None PreemptTime=2026-01-01T00:00:00", "another job"),
             ("Reason=None PreemptTime=None", "it was over"),
         ] {
-            let problem = ending("gpu", &format!("JobId=7 JobState=COMPLETING {rest}")).expect("it is ending");
+            let problem = ending("gpu", &format!("JobId=7 JobState=COMPLETING {rest}"), false).expect("it is ending");
             assert!(problem.message.contains(word), "{problem:?}");
+        }
+        // A step that lost a process long ago is no reason where there is another.
+        for (state, word) in [("TIMEOUT", "time limit"), ("CANCELLED", "more memory"), ("RUNNING", "")] {
+            let problem = ending("gpu", &format!("JobId=7 JobName=x JobState={state} Reason=None"), true);
+            assert_eq!(problem.is_none(), word.is_empty(), "{state}");
+            assert!(problem.is_none_or(|problem| problem.message.contains(word)), "{state}");
         }
         let lost = |line: &str| Problem::new(ProblemKind::Unavailable, "the connection broke").because(line);
         for line in [

@@ -37,6 +37,8 @@ const GRACE: Span = Span(Duration::from_secs(5));
 /// The file with the number of a machine's job and what that has; empty while it is asked for, and gone once it is
 /// certain that there is none.
 const JOB: &str = "slurm-job";
+/// A controller may still give a job so long after it was asked for, and its answer was lost.
+const LATE: Duration = Duration::from_secs(60);
 
 /// Machines that are allocations.
 pub struct SlurmAllocation;
@@ -140,6 +142,7 @@ impl Backend for SlurmAllocation {
                 return Err(unsubmitted.problem.into());
             }
         };
+        note(place, &format!("{id}\n"))?;
         let begun = slurm
             .await_node(place.name.as_str(), id, job.patience.map_or(PATIENCE, |span| span.0))
             .and_then(|job| note(place, &job.kept()).map(|()| job))
@@ -177,9 +180,10 @@ impl Backend for SlurmAllocation {
         let (_, job) = Self::job(&place.spec).ok()?;
         let id = Job::kept_number(&kept(&place.folder)?)?;
         let name = place.name.as_str();
-        // The step ends first, and its job because of that.
-        let of_step = said.filter(|said| job::is_of_memory(said)).map(|_| job::out_of_memory(name, id));
-        of_step.or_else(|| Slurm::of(job).ok()?.ending(name, id))
+        let of_memory = said.is_some_and(job::is_of_memory);
+        // The step may have ended, and the job not yet.
+        let of_step = || of_memory.then(|| job::out_of_memory(name, id));
+        Slurm::of(job).ok()?.ending(name, id, of_memory).or_else(of_step)
     }
 }
 
@@ -201,6 +205,11 @@ fn note(place: &MachinePlace, text: &str) -> Result<(), Problem> {
     })
 }
 
+/// How long ago the job was asked for.
+fn age(place: &MachinePlace) -> Option<Duration> {
+    std::fs::metadata(place.folder.join(JOB)).ok()?.modified().ok()?.elapsed().ok()
+}
+
 /// There is no job any more: nobody needs to look for it.
 fn forget(place: &MachinePlace) -> Result<(), Problem> {
     testyard_linux::files::remove_file(&place.folder.join(JOB)).map_err(|error| {
@@ -211,7 +220,9 @@ fn forget(place: &MachinePlace) -> Result<(), Problem> {
 
 /// Cancels a machine's jobs, and waits until none is left.
 fn cancel(slurm: &Slurm, place: &MachinePlace) -> Result<(), BackendError> {
-    slurm.cancel(&job_name(&place.id))?;
+    let unanswered = || kept(&place.folder).is_some_and(|text| text.is_empty()).then(|| age(place)).flatten();
+    let late = unanswered().map_or(Duration::ZERO, |age| LATE.saturating_sub(age));
+    slurm.cancel(&job_name(&place.id), late)?;
     Ok(forget(place)?)
 }
 

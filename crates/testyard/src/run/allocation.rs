@@ -99,7 +99,7 @@ impl Allocations {
         for held in self.held.iter_mut().map(held_in).filter(|held| held.answers.is_some()) {
             if let Ok(info) = self.yard.machines().info(&held.name) {
                 // Where Slurm does not answer, the keepers and the jobs' guards do it.
-                let _ = slurm.cancel(&job_name(&info.id));
+                let _ = slurm.cancel(&job_name(&info.id), Duration::ZERO);
             }
         }
     }
