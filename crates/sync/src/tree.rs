@@ -346,21 +346,22 @@ impl Tree {
             let kind = read(self.descriptor.as_fd(), old.manifest.get(*number)?.path, sort).ok()??;
             Some((*number, kind, mark))
         });
+        let mut folders = old.folders.clone();
+        if !listed.is_empty() {
+            let folders = Arc::make_mut(&mut folders);
+            listed.iter().for_each(|(number, mark)| folders[*number].mark = *mark);
+        }
         let Some(fresh) = fresh.into_iter().collect::<Option<Vec<_>>>() else {
             // One has gone since its folder was looked at, or may not be read.
             let walked = Walked {
-                folders: Vec::clone(&old.folders),
+                folders: Arc::unwrap_or_clone(folders),
                 files: old.manifest.entries().map(|entry| entry.path.to_owned()).collect(),
                 unhashed: old.unhashed.clone(),
                 ..Walked::default()
             };
             return self.gathering(looked_ns, Some((&**old, moved))).gather(old.rule_files.clone(), walked, index);
         };
-        let mut memory = Memory { index, ..Memory::clone(old) };
-        if !listed.is_empty() {
-            let folders = Arc::make_mut(&mut memory.folders);
-            listed.iter().for_each(|(number, mark)| folders[*number].mark = *mark);
-        }
+        let mut memory = Memory { index, folders, ..Memory::clone(old) };
         let mut changed = Vec::new();
         for (number, kind, mark) in fresh {
             memory.marks[number] = mark;

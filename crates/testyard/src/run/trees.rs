@@ -208,12 +208,14 @@ impl Trees {
     pub fn await_change(&self, stop: BorrowedFd<'_>) -> Result<Option<Vec<PathBuf>>, Problem> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if !await_events(known.values().map(|known| &known.watch), stop)? {
+            // What was found to have changed while tests ran is not told again.
+            let found = known.values().any(|known| known.changed);
+            if !found && !await_events(known.values().map(|known| &known.watch), stop)? {
                 return Ok(None);
             }
             let mut changed = Vec::new();
             for known in known.values_mut() {
-                if !known.watch.is_disturbed() {
+                if !known.watch.is_disturbed() && !known.changed {
                     continue;
                 }
                 let scan = known.watch.look(&known.tree).map_err(|error| error.problem())?;
@@ -320,7 +322,25 @@ impl CopiedTrees for Trees {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
+
+    #[test]
+    fn what_was_saved_while_tests_ran_is_not_waited_for() {
+        let (folder, cache) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let file = folder.path().join("file");
+        std::fs::write(&file, "one").expect("a file");
+        let trees = Trees::new(cache.path().to_owned(), Vec::new());
+        trees.look(folder.path()).expect("a tree");
+        std::fs::write(&file, "two").expect("a file");
+        assert!(trees.has_changed(folder.path()));
+        // Whoever waits for more is told to stop at once.
+        let (stop, told) = rustix::pipe::pipe().expect("a pipe");
+        drop(told);
+        assert_eq!(trees.await_change(stop.as_fd()).expect("looked"), Some(vec![file]));
+        assert_eq!(trees.await_change(stop.as_fd()).expect("looked"), None, "it is told once");
+    }
 
     #[test]
     fn what_a_run_brings_back_is_nobody_elses_doing() {
