@@ -18,6 +18,8 @@ use crate::stamp::Stamp;
 
 /// The last digit is the format.
 const MAGIC: &[u8; 8] = b"tytree04";
+/// Bytes of a mark.
+const MARK: usize = 4 * 8 + 1;
 
 /// A stamp, and whether it was settled when it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -191,13 +193,13 @@ impl Memory {
         }
         let hash = TreeHash(input.array()?);
         let index = input.mark()?;
-        let rule_files = input.list(|input| {
+        let rule_files = input.list(2 + 1 + 32, |input| {
             let path = input.path()?.to_owned();
             let present = input.byte()? == 1;
             let content = ContentHash(input.array()?);
             Some(RuleFile { path, content: present.then_some(content) })
         })?;
-        let folders = input.list(|input| {
+        let folders = input.list(2 + MARK + 1 + 8, |input| {
             Some(Folder {
                 path: input.path()?.to_owned(),
                 mark: input.mark()?,
@@ -205,7 +207,7 @@ impl Memory {
                 children: input.children()?,
             })
         })?;
-        let count = input.count()?;
+        let count = input.count(MARK + 1 + 2 + 2)?;
         let (mut manifest, mut marks) = (Manifest::with_room(count), Vec::with_capacity(count));
         for _ in 0..count {
             marks.push(input.mark()?);
@@ -222,7 +224,7 @@ impl Memory {
             }
         }
         let paths = |input: &mut Input<_>| input.path().map(Path::to_owned);
-        let (unhashed, unreadable) = (input.list(paths)?, input.list(paths)?);
+        let (unhashed, unreadable) = (input.list(2, paths)?, input.list(2, paths)?);
         // Paths out of their order would be missing.
         let whole = input.is_whole(&sum) && manifest.len() == marks.len();
         let (folders, manifest) = (Arc::new(folders), Arc::new(manifest));
@@ -342,14 +344,14 @@ impl<R: io::Read> Input<R> {
         Some(children)
     }
 
-    /// Every item takes at least two bytes: a longer list is a lie, and must not be reserved for.
-    fn count(&mut self) -> Option<usize> {
+    /// How many items follow, of which each takes `least` bytes: a longer list is a lie, and must not be reserved for.
+    fn count(&mut self, least: usize) -> Option<usize> {
         let count = self.number()?;
-        (count <= self.remaining() / 2).then(|| usize::try_from(count).ok()).flatten()
+        (count <= self.remaining() / least as u64).then(|| usize::try_from(count).ok()).flatten()
     }
 
-    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
-        let count = self.count()?;
+    fn list<T>(&mut self, least: usize, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.count(least)?;
         let mut items = Vec::with_capacity(count);
         for _ in 0..count {
             items.push(item(self)?);
