@@ -148,7 +148,10 @@ fn programs_of_others_are_not_run() {
     server.create("gpu");
     server.home.must_run(&["delete", "gpu"]);
     let program = server.programs()[0].join("testyard");
-    fs::write(&program, "#!/bin/sh\ntouch ~/hostile\n").expect("ours");
+    // The one that ran may just be ending, and cannot be written to then.
+    let other = program.with_extension("other");
+    fs::write(&other, "#!/bin/sh\ntouch ~/hostile\n").expect("ours");
+    fs::rename(&other, &program).expect("ours");
     // Versions that nobody has used for long go.
     for old in ["a", "b", "c", "d", "e", "f"] {
         fs::create_dir(open.join(old)).expect("a new folder");
