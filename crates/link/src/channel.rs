@@ -71,6 +71,8 @@ pub(crate) struct Channel {
     pub(crate) reads: bool,
     /// Whether the other side may send more for the descriptor.
     pub(crate) writes: bool,
+    /// Whether the other side knows of it, or will before anything that is sent from now on.
+    pub(crate) known: bool,
     /// How much more may be sent.
     pub(crate) credit: u64,
     /// How much was read and sent.
@@ -128,6 +130,7 @@ impl Channel {
             role,
             reads: direction != Direction::In,
             writes: direction != Direction::Out,
+            known: true,
             credit: u64::from(CREDIT),
             sent: 0,
             held: Held::default(),
@@ -166,7 +169,8 @@ impl Channel {
     /// What to wait for on the descriptor; none where nothing that could happen there matters now. `ready` says
     /// whether something may be written.
     pub(crate) fn interest(&self, room: bool, ready: bool) -> Option<PollFlags> {
-        self.descriptor.as_ref()?;
+        // What happened at one that the other side does not know could not be told.
+        self.descriptor.as_ref().filter(|_| self.known)?;
         let mut flags = PollFlags::empty();
         if self.reads && room && !self.held.is_full() && (self.is_connection() || self.credit > 0) {
             flags |= PollFlags::IN;

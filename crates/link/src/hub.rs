@@ -177,7 +177,7 @@ impl Hub {
                     channel.end();
                     if channel.is_connection() {
                         // The other side has let it go: see `forward`.
-                        channel.held.clear();
+                        self.clear(id);
                     }
                 }
                 self.write(id, false);
@@ -213,10 +213,10 @@ impl Hub {
             Ok(LinkMessage::Closed) => {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.stop_reading();
-                    channel.held.clear();
                     if channel.is_connection() {
                         channel.stop_writing();
                     }
+                    self.clear(id);
                 }
             }
             Ok(word) if id == 0 => return Some(Arrival::Word(word)),
@@ -317,6 +317,7 @@ impl Hub {
 
     /// A connection is over: what was attached to it lives on as long as somebody has it open.
     fn forget(&mut self, id: u32) {
+        self.clear(id);
         self.channels.remove(&id);
         self.attached.remove(&id);
     }

@@ -195,3 +195,89 @@ proptest! {
         prop_assert!(world.commands.values().all(|command| command.read == command.size));
     }
 }
+
+/// A world whose connection has no credit left and something that waits, so that what comes then waits, too.
+fn without_credit() -> World {
+    let mut world = World::new(&[]);
+    let mut upload = Vec::new();
+    encode(FrameHeader { stream: 3, ..data(3) }, &[b'u'; 4096], &mut upload);
+    for _ in 0..2_000 {
+        socket::send(&world.client, &[IoSlice::new(&upload)], &[]).expect("it is read");
+        world.go_on(1_000);
+        let client = &world.near.channels[&1];
+        if !client.held.is_empty() {
+            assert!(!client.held.is_full() && client.reads);
+            return world;
+        }
+    }
+    panic!("the agent reads nothing, and the client's credit has no end");
+}
+
+/// Asks for a command with these as its input and output.
+fn ask_for(client: &OwnedFd, input: &OwnedFd, output: &OwnedFd) {
+    let (stdin, stdout) = (StreamTarget::Attached(0), StreamTarget::Attached(1));
+    let exec = Exec { argv: vec!["cat".into()], stdin, stdout, ..Exec::default() };
+    let payload = serde_json::to_vec(&Request::Exec(Box::new(exec))).expect("plain data");
+    let mut bytes = Vec::new();
+    encode(FrameHeader { attached: 2, ..FrameHeader::message(5) }, &payload, &mut bytes);
+    let sent = socket::send(client, &[IoSlice::new(&bytes)], &[input.as_fd(), output.as_fd()]);
+    assert_eq!(sent.expect("it is read"), bytes.len());
+}
+
+#[test]
+fn input_is_sent_once_the_other_side_knows_whose_it_is() {
+    let mut world = without_credit();
+    let (input, ours) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+    let (nobody_reads, output) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+    drop(nobody_reads);
+    ask_for(&world.client, &input, &output);
+    drop((input, output));
+    rustix::io::write(&ours, b"all of it").expect("a pipe has room");
+    drop(ours);
+    (0..20).for_each(|_| world.go_on(1_000));
+    assert!(!world.near.channels[&1].held.is_empty(), "it waits for credit");
+    // The agent reads what was before it, and then the request.
+    let (mut streams, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    for _ in 0..2_000 {
+        while let Ok(Some(1..)) = socket::try_receive(&world.agent, &mut buffer, &mut streams) {}
+        world.go_on(1_000);
+    }
+    let [input, output] = streams.try_into().expect("what was attached");
+    rustix::io::ioctl_fionbio(&input, true).expect("it is ours");
+    let (mut read, mut ended) = (Vec::new(), false);
+    for _ in 0..2_000 {
+        match rustix::io::read(&input, &mut buffer) {
+            Ok(0) => ended = true,
+            Ok(count) => read.extend_from_slice(&buffer[..count]),
+            Err(_) => {}
+        }
+        world.go_on(1_000);
+    }
+    assert_eq!((String::from_utf8_lossy(&read).as_ref(), ended), ("all of it", true));
+    // What happened meanwhile to its output is told, too.
+    assert_eq!(rustix::io::write(&output, b"y"), Err(rustix::io::Errno::PIPE));
+}
+
+#[test]
+fn what_was_attached_to_a_request_that_never_went_is_let_go() {
+    let mut world = without_credit();
+    let (input, ours) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
+    let (theirs, output) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
+    ask_for(&world.client, &input, &output);
+    drop((input, output));
+    world.go_on(1_000);
+    assert_eq!(world.near.channels.len(), 3);
+    // The agent is gone.
+    let World { near, mut far, agent, .. } = world;
+    let mut near = near;
+    drop(agent);
+    for _ in 0..20 {
+        turn(&mut far);
+        pass(&mut far, &mut near, 1_000);
+        turn(&mut near);
+        pass(&mut near, &mut far, 1_000);
+    }
+    assert!(near.channels.is_empty() && far.channels.is_empty());
+    assert_eq!(rustix::io::write(&ours, b"more"), Err(rustix::io::Errno::PIPE));
+    assert_eq!(rustix::io::read(&theirs, &mut [0; 1]), Ok(0));
+}

@@ -100,6 +100,25 @@ impl Hub {
         self.write(id, false);
     }
 
+    /// The flows of a message that was sent.
+    fn make_known(&mut self, message: &LinkMessage) {
+        let LinkMessage::Attach { flows, .. } = message else { return };
+        for flow in flows {
+            if let Some(channel) = self.channels.get_mut(&flow.channel) {
+                channel.known = true;
+            }
+        }
+    }
+
+    /// Nothing of what waits of a connection is sent any more, so that nobody gets to know of its flows.
+    pub(super) fn clear(&mut self, connection: u32) {
+        if let Some(channel) = self.channels.get_mut(&connection) {
+            channel.held.clear();
+        }
+        self.channels
+            .retain(|_, channel| channel.known || channel.owner().is_none_or(|owner| owner.connection != connection));
+    }
+
     fn attach_message(&mut self, owner: Owner, descriptors: Vec<OwnedFd>, directions: &[Direction]) -> LinkMessage {
         let mut flows: Vec<Flow> = Vec::new();
         let mut known: Vec<((u64, u64), Flow)> = Vec::new();
@@ -113,7 +132,10 @@ impl Hub {
                 flows.push(*flow);
                 continue;
             }
-            let flow = Flow { channel: self.open(Channel::flow(descriptor, owner, direction)), direction };
+            let mut channel = Channel::flow(descriptor, owner, direction);
+            // Until this very message is sent.
+            channel.known = false;
+            let flow = Flow { channel: self.open(channel), direction };
             known.extend(identity.map(|identity| (identity, flow)));
             flows.push(flow);
         }
@@ -143,7 +165,10 @@ impl Hub {
             let Some(next) = channel.held.next(channel.credit, |marks| self.is_sent(marks)) else { return };
             match self.channels.get_mut(&id).and_then(|channel| channel.release(next)) {
                 Some(Released::Bytes(bytes)) => self.outbox.push(data(id), &bytes),
-                Some(Released::Message(message)) => self.message(id, &message),
+                Some(Released::Message(message)) => {
+                    self.message(id, &message);
+                    self.make_known(&message);
+                }
                 Some(Released::End) => {
                     self.outbox.push(end(id), &[]);
                     // The other side has no use for an answer.
