@@ -91,16 +91,17 @@ impl RawMode {
     /// Makes a terminal hand over each key at once and show none, while its signals and its output stay as they are;
     /// an error when it is none.
     pub fn enter_keys(terminal: impl AsFd) -> Result<Self> {
-        Self::without(terminal, LocalModes::empty())
+        Self::without(terminal, LocalModes::empty(), OptionalActions::Drain)
     }
 
     /// As [`RawMode::enter_keys`], with the keys too that would be signals: what is typed is for nobody's eyes, and
-    /// nothing may end this process before the terminal is as it was.
+    /// nothing may end this process before the terminal is as it was. What was typed before is dropped: it was shown, and
+    /// meant for something else.
     pub fn enter_secret(terminal: impl AsFd) -> Result<Self> {
-        Self::without(terminal, LocalModes::ISIG | LocalModes::IEXTEN)
+        Self::without(terminal, LocalModes::ISIG | LocalModes::IEXTEN, OptionalActions::Flush)
     }
 
-    fn without(terminal: impl AsFd, more: LocalModes) -> Result<Self> {
+    fn without(terminal: impl AsFd, more: LocalModes, typed: OptionalActions) -> Result<Self> {
         let failed = |errno| Error::new("read the keys of", "a terminal", errno);
         let terminal = rustix::io::fcntl_dupfd_cloexec(terminal, 3).map_err(failed)?;
         let before = rustix::termios::tcgetattr(&terminal).map_err(failed)?;
@@ -108,7 +109,7 @@ impl RawMode {
         keys.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | more);
         keys.special_codes[SpecialCodeIndex::VMIN] = 1;
         keys.special_codes[SpecialCodeIndex::VTIME] = 0;
-        rustix::termios::tcsetattr(&terminal, OptionalActions::Drain, &keys).map_err(failed)?;
+        rustix::termios::tcsetattr(&terminal, typed, &keys).map_err(failed)?;
         Ok(Self { terminal, before, restored: false })
     }
 
@@ -160,5 +161,18 @@ mod tests {
         drop(raw);
         assert!(!is_raw());
         assert!(RawMode::enter(std::fs::File::open("/dev/null").expect("always there")).is_err());
+    }
+
+    #[test]
+    fn what_was_typed_ahead_is_no_secret() {
+        let (controller, terminal) = open_pty(Size { rows: 24, columns: 80 }).expect("devpts is mounted");
+        rustix::io::write(&controller, b"ls\n").expect("open");
+        let mut polled = [rustix::event::PollFd::new(&terminal, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut polled, None).expect("a line has come");
+        let _secret = RawMode::enter_secret(&terminal).expect("a terminal");
+        rustix::io::write(&controller, b"s").expect("open");
+        let mut buffer = [0; 16];
+        let length = rustix::io::read(&terminal, &mut buffer).expect("a key is there");
+        assert_eq!(&buffer[..length], b"s");
     }
 }
