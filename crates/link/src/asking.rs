@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use testyard_linux::process::{self, Pid};
 use testyard_linux::socket;
 use testyard_model::{Problem, ProblemKind};
 
@@ -25,7 +26,6 @@ pub(crate) const THINKING: Duration = Duration::from_secs(120);
 const MOST: u64 = 64 * 1024;
 /// Who has connected says at once what it wants to know.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
-
 /// What somebody is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
@@ -63,11 +63,48 @@ pub(crate) fn ask(listens: &Path, text: &str) -> Result<String, Problem> {
 /// What was answered so far.
 #[derive(Debug, Default)]
 struct Known {
-    /// The answers, and to which process. Another one that asks the same has got in by it, and is a second connection;
-    /// the same one was refused.
-    given: HashMap<String, (i32, String)>,
+    given: HashMap<String, Vec<Given>>,
     /// Somebody did not want to answer: `ssh` takes that for an empty password, and would ask as often as it may.
     unwilling: bool,
+}
+
+/// An answer, and to which process.
+#[derive(Debug)]
+struct Given {
+    by: i32,
+    asker: Option<OwnedFd>,
+    answer: String,
+}
+
+impl Given {
+    /// Whether its process has ended. One of which that cannot be told has not.
+    fn is_over(&self) -> bool {
+        let Some(asker) = &self.asker else { return false };
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut [PollFd::new(asker, PollFlags::IN)], Some(&now)).is_ok_and(|count| count > 0)
+    }
+}
+
+impl Known {
+    /// Takes the answer that let an earlier connection in. While its process is there, who asks the same asks for another
+    /// host: a jump host's `ssh` lives as long as the one to the target. And where two of them asked, nobody knows whose
+    /// answer it is.
+    fn take(&mut self, text: &str) -> Option<String> {
+        let given = self.given.get_mut(text)?;
+        let lone = matches!(given.as_slice(), [one] if one.is_over());
+        given.pop_if(|_| lone).map(|given| given.answer)
+    }
+
+    /// Whether this process has an answer to it already, which was refused then.
+    fn was_refused(&self, text: &str, by: i32) -> bool {
+        self.given.get(text).is_some_and(|given| given.iter().any(|one| one.by == by && !one.is_over()))
+    }
+
+    fn add(&mut self, text: String, given: Given) {
+        let all = self.given.entry(text).or_default();
+        all.retain(|one| one.by != given.by);
+        all.push(given);
+    }
 }
 
 /// Answers questions as long as a machine is being started.
@@ -88,7 +125,7 @@ impl Asking {
         let listener = socket::listen(listens, 0o600).map_err(|error| error.problem())?;
         let (stopped, stop) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-        let attend = move || attend(&listener, &stopped, answer);
+        let attend = move || Attended { stopped, answer, known: Known::default() }.attend(&listener);
         let thread = std::thread::Builder::new().name("asked".to_owned()).spawn(attend).map_err(failed)?;
         Ok(Self { listens: listens.to_owned(), stop, thread })
     }
@@ -109,55 +146,73 @@ impl Asking {
     }
 }
 
-fn attend(listener: &OwnedFd, stopped: &OwnedFd, answer: Answer) {
-    let mut known = Known::default();
-    loop {
-        let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        match rustix::event::poll(&mut polled, None) {
-            Err(Errno::INTR) => continue,
-            Err(_) => return,
-            Ok(_) => {}
-        }
-        if !polled[1].revents().is_empty() {
-            return;
-        }
-        let Ok(asker) = socket::accept(listener) else { return };
-        let own = rustix::process::getuid().as_raw();
-        if socket::peer(&asker).is_ok_and(|peer| peer.uid == own) {
-            answer_one(&asker.into(), stopped, answer, &mut known);
-        }
-    }
+/// What the thread has.
+struct Attended {
+    stopped: OwnedFd,
+    answer: Answer,
+    known: Known,
 }
 
-fn answer_one(stream: &UnixStream, stopped: &OwnedFd, answer: Answer, known: &mut Known) {
-    let mut line = String::new();
-    // One that says nothing is answered nothing.
-    let _ = stream.set_read_timeout(Some(SAID_WITHIN));
-    if BufReader::new(stream.take(MOST)).read_line(&mut line).is_err() {
-        return;
-    }
-    let Ok(Asked { text, by }) = serde_json::from_str(&line) else { return };
-    let given = match known.given.get(&text) {
-        Some((asker, given)) if *asker != by => Some(given.clone()),
-        _ if known.unwilling => None,
-        refused => {
-            let question = Question { text: &text, again: refused.is_some() };
-            answer(&question, &[stopped.as_fd(), stream.as_fd()])
+impl Attended {
+    fn attend(mut self, listener: &OwnedFd) {
+        loop {
+            let mut polled =
+                [listener.as_fd(), self.stopped.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            match rustix::event::poll(&mut polled, None) {
+                Err(Errno::INTR) => continue,
+                Err(_) => return,
+                Ok(_) => {}
+            }
+            let happened = polled.map(|fd| !fd.revents().is_empty());
+            if happened[1] {
+                return;
+            }
+            if happened[0] {
+                let Ok(asker) = socket::accept(listener) else { return };
+                let own = rustix::process::getuid().as_raw();
+                if socket::peer(&asker).is_ok_and(|peer| peer.uid == own) {
+                    self.answer_one(&asker.into());
+                }
+            }
         }
-    };
-    known.unwilling |= given.is_none();
-    let mut bytes = serde_json::to_vec(&given).unwrap_or_default();
-    bytes.push(b'\n');
-    if let Some(given) = given {
-        known.given.insert(text, (by, given));
     }
-    let mut stream = stream;
-    // Who has given up needs no answer.
-    let _ = stream.write_all(&bytes);
+
+    fn answer_one(&mut self, stream: &UnixStream) {
+        let mut line = String::new();
+        // One that says nothing is answered nothing.
+        let _ = stream.set_read_timeout(Some(SAID_WITHIN));
+        if BufReader::new(stream.take(MOST)).read_line(&mut line).is_err() {
+            return;
+        }
+        let Ok(Asked { text, by }) = serde_json::from_str(&line) else { return };
+        let asker = Pid::from_raw(by).and_then(|by| process::pidfd_open(by).ok());
+        let given = match self.known.take(&text) {
+            Some(given) => Some(given),
+            None if self.known.unwilling => None,
+            None => self.ask(&text, by, stream),
+        };
+        self.known.unwilling |= given.is_none();
+        let mut bytes = serde_json::to_vec(&given).unwrap_or_default();
+        bytes.push(b'\n');
+        if let Some(answer) = given {
+            self.known.add(text, Given { by, asker, answer });
+        }
+        let mut stream = stream;
+        // Who has given up needs no answer.
+        let _ = stream.write_all(&bytes);
+    }
+
+    fn ask(&self, text: &str, by: i32, stream: &UnixStream) -> Option<String> {
+        let question = Question { text, again: self.known.was_refused(text, by) };
+        (self.answer)(&question, &[self.stopped.as_fd(), stream.as_fd()])
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
 
     /// Somebody who knows one word, and notices a second question.
@@ -192,17 +247,65 @@ mod tests {
         assert_eq!(ask(&path, "word? ").expect_err("nobody is there").kind, ProblemKind::Denied);
     }
 
-    #[test]
-    fn another_process_gets_what_let_the_first_one_in() {
+    /// A process that asks, as long as it is there.
+    fn asker() -> Child {
+        Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat is everywhere")
+    }
+
+    fn end(mut asker: Child) {
+        drop(asker.stdin.take());
+        asker.wait().expect("ours");
+    }
+
+    /// Who answers with how often they were asked.
+    fn counting(_: &Question<'_>, _: &[BorrowedFd<'_>]) -> Option<String> {
+        thread_local!(static TIMES: Cell<u32> = const { Cell::new(0) });
+        TIMES.set(TIMES.get() + 1);
+        Some(TIMES.get().to_string())
+    }
+
+    fn attended() -> Attended {
+        let (stopped, _) = rustix::pipe::pipe().expect("a pipe");
+        Attended { stopped, answer: counting, known: Known::default() }
+    }
+
+    #[track_caller]
+    fn check(attended: &mut Attended, by: &Child, expected: &str) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (stopped, _stop) = rustix::pipe::pipe().expect("a pipe");
-        let given = HashMap::from([("word? ".to_owned(), (7, "sesame".to_owned()))]);
-        let mut known = Known { given, unwilling: true };
-        (&ours).write_all(b"{\"text\":\"word? \",\"by\":8}\n").expect("room");
-        answer_one(&theirs, &stopped, |_, _| None, &mut known);
+        (&ours).write_all(format!("{{\"text\":\"word? \",\"by\":{}}}\n", by.id()).as_bytes()).expect("room");
+        attended.answer_one(&theirs);
         let mut line = String::new();
         BufReader::new(ours).read_line(&mut line).expect("an answer");
-        assert_eq!(line, "\"sesame\"\n");
+        assert_eq!(line, format!("{expected}\n"));
+    }
+
+    #[test]
+    fn a_second_connection_gets_what_let_the_first_one_in() {
+        let mut attended = attended();
+        let (first, second) = (asker(), asker());
+        check(&mut attended, &first, "\"1\"");
+        end(first);
+        attended.known.unwilling = true;
+        check(&mut attended, &second, "\"1\"");
+        check(&mut attended, &second, "null");
+        end(second);
+    }
+
+    #[test]
+    fn one_host_is_not_told_what_is_for_another() {
+        let mut attended = attended();
+        let (jump, target) = (asker(), asker());
+        check(&mut attended, &jump, "\"1\"");
+        check(&mut attended, &target, "\"2\"");
+        check(&mut attended, &target, "\"3\"");
+        end(target);
+        end(jump);
+        // Nor is a second connection, of which nobody knows which host asks first.
+        let (jump, target) = (asker(), asker());
+        check(&mut attended, &jump, "\"4\"");
+        check(&mut attended, &target, "\"5\"");
+        end(target);
+        end(jump);
     }
 
     #[test]
