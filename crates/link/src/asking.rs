@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use testyard_linux::process::{self, Pid};
+use testyard_linux::signal::{self, Mask, Signal, SignalFd};
 use testyard_linux::socket;
 use testyard_model::{Problem, ProblemKind};
 
@@ -26,6 +27,9 @@ pub(crate) const THINKING: Duration = Duration::from_secs(120);
 const MOST: u64 = 64 * 1024;
 /// Who has connected says at once what it wants to know.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
+/// What is sent to a process that is to end.
+const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+
 /// What somebody is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
@@ -113,10 +117,14 @@ pub struct Asking {
     listens: PathBuf,
     stop: OwnedFd,
     thread: JoinHandle<()>,
+    /// What the thread that began it had blocked.
+    before: Mask,
 }
 
 impl Asking {
-    /// Listens there, in place of what somebody left who was killed.
+    /// Listens there, in place of what somebody left who was killed. Until [`Asking::end`], which is for the same thread to
+    /// call, a signal that ends this process does so only once an open question was given up: whoever asks at a terminal
+    /// has changed it.
     pub fn begin(listens: &Path, answer: Answer) -> Result<Self, Problem> {
         let failed = |error: std::io::Error| {
             Problem::new(ProblemKind::System, "cannot wait for what the other host may ask").because(error)
@@ -125,18 +133,33 @@ impl Asking {
         let listener = socket::listen(listens, 0o600).map_err(|error| error.problem())?;
         let (stopped, stop) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
-        let attend = move || Attended { stopped, answer, known: Known::default() }.attend(&listener);
-        let thread = std::thread::Builder::new().name("asked".to_owned()).spawn(attend).map_err(failed)?;
-        Ok(Self { listens: listens.to_owned(), stop, thread })
+        let before = Mask::current().map_err(|error| error.problem())?;
+        // What somebody has blocked already, they wait for themselves.
+        let ending: Vec<_> = ENDING.into_iter().filter(|signal| !before.has(*signal)).collect();
+        // The new thread has the mask of this one.
+        let thread = SignalFd::new(&ending).map_err(|error| error.problem()).and_then(|signals| {
+            let attend = move || Attended { stopped, signals, answer, known: Known::default() }.attend(&listener);
+            std::thread::Builder::new().name("asked".to_owned()).spawn(attend).map_err(failed)
+        });
+        match thread {
+            Ok(thread) => Ok(Self { listens: listens.to_owned(), stop, thread, before }),
+            Err(problem) => {
+                // What was blocked a moment ago can be unblocked.
+                let _ = before.restore();
+                Err(problem)
+            }
+        }
     }
 
     /// Nothing more is asked; a question that is open is given up.
     pub fn end(self) {
-        let Self { listens, stop, thread } = self;
+        let Self { listens, stop, thread, before } = self;
         drop(stop);
         // It answers questions: one that panicked answered none.
         let _ = thread.join();
         Self::forget(&listens);
+        // What came last acts now.
+        let _ = before.restore();
     }
 
     /// Removes what is left there of somebody who was killed.
@@ -149,6 +172,7 @@ impl Asking {
 /// What the thread has.
 struct Attended {
     stopped: OwnedFd,
+    signals: SignalFd,
     answer: Answer,
     known: Known,
 }
@@ -156,14 +180,20 @@ struct Attended {
 impl Attended {
     fn attend(mut self, listener: &OwnedFd) {
         loop {
-            let mut polled =
-                [listener.as_fd(), self.stopped.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let mut polled = [listener.as_fd(), self.stopped.as_fd(), self.signals.as_fd()]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match rustix::event::poll(&mut polled, None) {
                 Err(Errno::INTR) => continue,
                 Err(_) => return,
                 Ok(_) => {}
             }
             let happened = polled.map(|fd| !fd.revents().is_empty());
+            if happened[2] {
+                while let Ok(Some(received)) = self.signals.read() {
+                    // Nothing is asked now. What is ignored, or has a handler, lets this go on.
+                    let _ = signal::let_act(received.signal);
+                }
+            }
             if happened[1] {
                 return;
             }
@@ -204,7 +234,7 @@ impl Attended {
 
     fn ask(&self, text: &str, by: i32, stream: &UnixStream) -> Option<String> {
         let question = Question { text, again: self.known.was_refused(text, by) };
-        (self.answer)(&question, &[self.stopped.as_fd(), stream.as_fd()])
+        (self.answer)(&question, &[self.stopped.as_fd(), self.signals.as_fd(), stream.as_fd()])
     }
 }
 
@@ -266,7 +296,8 @@ mod tests {
 
     fn attended() -> Attended {
         let (stopped, _) = rustix::pipe::pipe().expect("a pipe");
-        Attended { stopped, answer: counting, known: Known::default() }
+        let signals = SignalFd::new(&[]).expect("no error");
+        Attended { stopped, signals, answer: counting, known: Known::default() }
     }
 
     #[track_caller]

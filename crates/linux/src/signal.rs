@@ -144,22 +144,59 @@ impl FromStr for Signal {
     }
 }
 
+/// The signals that a thread has blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mask(u64);
+
+impl Mask {
+    /// The calling thread's.
+    pub fn current() -> Result<Self> {
+        change_mask(libc::SIG_BLOCK, 0)
+    }
+
+    /// Whether this one is blocked.
+    #[must_use]
+    pub fn has(self, signal: Signal) -> bool {
+        self.0 & signal.bit() != 0
+    }
+
+    /// Makes it the calling thread's mask; what waited and is not blocked any more acts at once.
+    pub fn restore(self) -> Result<()> {
+        change_mask(libc::SIG_SETMASK, self.0).map(drop)
+    }
+}
+
 /// Adds these signals to the calling thread's mask.
 pub fn block(signals: &[Signal]) -> Result<()> {
-    change_mask(libc::SIG_BLOCK, signals.iter().fold(0, |mask, signal| mask | signal.bit()))
+    change_mask(libc::SIG_BLOCK, signals.iter().fold(0, |mask, signal| mask | signal.bit())).map(drop)
 }
 
 /// Empties the calling thread's mask: a new program must not inherit ours.
 pub fn unblock_all() -> Result<()> {
-    change_mask(libc::SIG_SETMASK, 0)
+    change_mask(libc::SIG_SETMASK, 0).map(drop)
 }
 
-fn change_mask(how: i32, mask: u64) -> Result<()> {
-    // SAFETY: the mask is a live 8-byte value, as its given length says; no old mask is asked for.
-    let answer = unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, std::ptr::null_mut::<u64>(), size_of::<u64>())
-    };
-    if answer == 0 { Ok(()) } else { Err(Error::new("change", "the signal mask", std::io::Error::last_os_error())) }
+/// Lets a signal that was read from a [`SignalFd`] act on this process as if it had not been blocked, which ends most;
+/// returns where it is ignored, or once its handler has run.
+pub fn let_act(signal: Signal) -> Result<()> {
+    let before = change_mask(libc::SIG_UNBLOCK, signal.bit())?;
+    // Before this returns: this thread has it unblocked.
+    let sent = signal.send_to(rustix::process::getpid());
+    before.restore()?;
+    sent
+}
+
+/// Changes the calling thread's mask; the one that it had.
+fn change_mask(how: i32, mask: u64) -> Result<Mask> {
+    let mut before = 0_u64;
+    // SAFETY: both masks are live 8-byte values, as the given length says.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, &raw mut before, size_of::<u64>()) };
+    if answer == 0 {
+        Ok(Mask(before))
+    } else {
+        Err(Error::new("change", "the signal mask", std::io::Error::last_os_error()))
+    }
 }
 
 /// The kernel's `struct sigaction`: a handler, flags, a restorer and a mask, all words.
@@ -295,6 +332,17 @@ mod tests {
         for bad in ["", "0", "65", "-1", "SIG", "NOPE", "RTMIN+31", "RTMAX-31", "RTMIN-1", "RTMINx", "SIG99"] {
             assert!(bad.parse::<Signal>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_mask_is_put_back() {
+        let signal = Signal::from_number(41).expect("in range");
+        let before = Mask::current().expect("no error");
+        assert!(!before.has(signal));
+        block(&[signal]).expect("no error");
+        assert!(Mask::current().expect("no error").has(signal));
+        before.restore().expect("no error");
+        assert_eq!(Mask::current().expect("no error"), before);
     }
 
     #[test]

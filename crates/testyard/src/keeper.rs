@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use testyard_link::asking::Asking;
 use testyard_linux::process::{self, CloneFlags, CloneOptions, Forked, SingleThreaded};
-use testyard_linux::signal::{Signal, SignalFd};
+use testyard_linux::signal::{self, Signal, SignalFd};
 use testyard_linux::step::{self, Step};
 use testyard_machine::backend::{KernelIdentity, MachinePlace, ResourceKind};
 use testyard_machine::supervisor::{
@@ -219,6 +219,8 @@ fn detach(options: &Options, id: &MachineId) -> Result<(OwnedFd, OwnedFd), Probl
     // What else the client had open is not ours to keep open for the machine's whole life.
     let kept: Vec<_> = [lock.as_fd(), told.as_fd()].into_iter().chain(step::log()).collect();
     process::close_range_from(3, &kept).map_err(failed)?;
+    // Nor is what it keeps from its threads: see `Asking`.
+    signal::unblock_all().map_err(failed)?;
     let alone = SingleThreaded::check().map_err(failed)?;
     match process::clone3(alone, CloneFlags::NONE, CloneOptions::default()).map_err(failed)? {
         Forked::Parent(_) => process::exit_immediately(0),

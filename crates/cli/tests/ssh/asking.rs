@@ -3,11 +3,14 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Pid;
 use rustix::termios::{LocalModes, tcgetattr};
 use testkit::wait::wait_until;
+use testyard_linux::signal::Signal;
 use testyard_linux::terminal::{Size, open_pty};
 
 use crate::refusals::replaced;
@@ -160,6 +163,21 @@ fn a_host_without_an_agent_asks_once() {
     server.finish();
 }
 
+/// Ends it while it asks: the terminal is as it was, and it ends as by that signal.
+#[track_caller]
+fn ended(server: &Server, words: &[String], by: Signal, end: impl FnOnce(&mut Person)) {
+    let mut person = Person::runs(&cli(server, words));
+    let controller = person.controller.try_clone().expect("descriptors are left");
+    let modes = || tcgetattr(controller.as_fd()).expect("a terminal").local_modes;
+    person.sees(ASKED);
+    assert!(!modes().intersects(LocalModes::ECHO | LocalModes::ISIG));
+    end(&mut person);
+    person.sees("\n");
+    assert!(wait_until(PATIENCE, || modes().contains(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON)));
+    let (status, shown) = person.leaves();
+    assert!(status.signal() == Some(by.number()) && !shown.contains("half"), "{status}: {shown}");
+}
+
 #[test]
 fn who_gives_no_password_leaves_nothing() {
     if !testkit::user::is_host_root() {
@@ -185,17 +203,13 @@ fn who_gives_no_password_leaves_nothing() {
     let (status, shown) = person.leaves();
     assert!(status.code() == Some(69) && shown.contains("does not let this user in"), "{shown}");
     assert!(gone());
-    // Ctrl-C: the terminal is as it was, and the machine does not come to be.
-    let mut person = Person::runs(&cli(&server, &words));
-    let controller = person.controller.try_clone().expect("descriptors are left");
-    let modes = || tcgetattr(controller.as_fd()).expect("a terminal").local_modes;
-    person.sees(ASKED);
-    assert!(!modes().intersects(LocalModes::ECHO | LocalModes::ISIG));
-    person.types("half\u{3}");
-    person.sees("\n");
-    assert!(wait_until(PATIENCE, || modes().contains(LocalModes::ECHO | LocalModes::ISIG | LocalModes::ICANON)));
-    let (status, shown) = person.leaves();
-    assert!(!status.success() && !shown.contains("half"), "{status}: {shown}");
+    // Whoever ends it, at the terminal or from outside.
+    ended(&server, &words, Signal::INT, |person| person.types("half\u{3}"));
+    assert!(gone());
+    ended(&server, &words, Signal::TERM, |person| {
+        person.types("half");
+        Signal::TERM.send_to(Pid::from_child(&person.child)).expect("it asks");
+    });
     assert!(gone());
     // Without a terminal: why, and what to do.
     let output = server.cli(&words, &[]);
