@@ -64,6 +64,29 @@ pub(crate) fn ask(listens: &Path, text: &str) -> Result<String, Problem> {
     serde_json::from_str::<Option<String>>(&answer).ok().flatten().ok_or_else(nobody)
 }
 
+/// Whether somebody is asked something while a connection is made: who asks them leaves a mark beside the socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Questions(PathBuf);
+
+impl Questions {
+    /// Those from now on that go to who listens there.
+    pub(crate) fn from_now(listens: &Path) -> Self {
+        let mark = mark(listens);
+        // Of an earlier connection, if there is one; what stays gives this one more time than it needs.
+        let _ = std::fs::remove_file(&mark);
+        Self(mark)
+    }
+
+    /// Whether there was one.
+    pub(crate) fn came(&self) -> bool {
+        self.0.exists()
+    }
+}
+
+fn mark(listens: &Path) -> PathBuf {
+    listens.with_extension("asked")
+}
+
 /// What was answered so far.
 #[derive(Debug, Default)]
 struct Known {
@@ -136,9 +159,10 @@ impl Asking {
         let before = Mask::current().map_err(|error| error.problem())?;
         // What somebody has blocked already, they wait for themselves.
         let ending: Vec<_> = ENDING.into_iter().filter(|signal| !before.has(*signal)).collect();
+        let mark = mark(listens);
         // The new thread has the mask of this one.
         let thread = SignalFd::new(&ending).map_err(|error| error.problem()).and_then(|signals| {
-            let attend = move || Attended { stopped, signals, answer, known: Known::default() }.attend(&listener);
+            let attend = move || Attended { stopped, signals, answer, mark, known: Known::default() }.attend(&listener);
             std::thread::Builder::new().name("asked".to_owned()).spawn(attend).map_err(failed)
         });
         match thread {
@@ -164,8 +188,9 @@ impl Asking {
 
     /// Removes what is left there of somebody who was killed.
     pub fn forget(listens: &Path) {
-        // It may have gone with the machine's folder; what stays, refuses.
+        // They may have gone with the machine's folder; what stays, refuses.
         let _ = std::fs::remove_file(listens);
+        let _ = std::fs::remove_file(mark(listens));
     }
 }
 
@@ -174,6 +199,7 @@ struct Attended {
     stopped: OwnedFd,
     signals: SignalFd,
     answer: Answer,
+    mark: PathBuf,
     known: Known,
 }
 
@@ -233,6 +259,8 @@ impl Attended {
     }
 
     fn ask(&self, text: &str, by: i32, stream: &UnixStream) -> Option<String> {
+        // Without it there is less time to think.
+        let _ = std::fs::File::create(&self.mark);
         let question = Question { text, again: self.known.was_refused(text, by) };
         (self.answer)(&question, &[self.stopped.as_fd(), self.signals.as_fd(), stream.as_fd()])
     }
@@ -294,10 +322,12 @@ mod tests {
         Some(TIMES.get().to_string())
     }
 
-    fn attended() -> Attended {
+    fn attended() -> (Attended, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
         let (stopped, _) = rustix::pipe::pipe().expect("a pipe");
         let signals = SignalFd::new(&[]).expect("no error");
-        Attended { stopped, signals, answer: counting, known: Known::default() }
+        let mark = folder.path().join("ask.asked");
+        (Attended { stopped, signals, answer: counting, mark, known: Known::default() }, folder)
     }
 
     #[track_caller]
@@ -312,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_second_connection_gets_what_let_the_first_one_in() {
-        let mut attended = attended();
+        let (mut attended, _folder) = attended();
         let (first, second) = (asker(), asker());
         check(&mut attended, &first, "\"1\"");
         end(first);
@@ -324,7 +354,7 @@ mod tests {
 
     #[test]
     fn one_host_is_not_told_what_is_for_another() {
-        let mut attended = attended();
+        let (mut attended, _folder) = attended();
         let (jump, target) = (asker(), asker());
         check(&mut attended, &jump, "\"1\"");
         check(&mut attended, &target, "\"2\"");
@@ -337,6 +367,21 @@ mod tests {
         check(&mut attended, &target, "\"5\"");
         end(target);
         end(jump);
+    }
+
+    #[test]
+    fn it_is_seen_whether_somebody_was_asked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ask.sock");
+        let asking = Asking::begin(&path, somebody).expect("it listens");
+        let questions = Questions::from_now(&path);
+        assert!(!questions.came());
+        ask(&path, "word? ").expect("an answer");
+        assert!(questions.came());
+        assert!(!Questions::from_now(&path).came());
+        ask(&path, "word? ").expect("an answer");
+        asking.end();
+        assert!(!questions.came(), "nothing is left");
     }
 
     #[test]

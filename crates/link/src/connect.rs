@@ -15,6 +15,7 @@ use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::frame::{Decoded, encode};
 use testyard_protocol::{FrameDecoder, FrameHeader};
 
+use crate::asking::{Questions, THINKING};
 use crate::bootstrap::{Bundle, Said, answer};
 use crate::message::{Hello, WIRE, WireMessage};
 use crate::transport::{Dialled, Why, last_lines};
@@ -104,6 +105,7 @@ fn dial(
         read: Vec::new(),
         said: Vec::new(),
         deadline: Instant::now() + patience,
+        questions: dialled.questions().cloned(),
         noise: 0,
         delivered: false,
     };
@@ -197,6 +199,8 @@ struct Talk {
     read: Vec<u8>,
     said: Vec<u8>,
     deadline: Instant,
+    /// What puts the deadline off, once.
+    questions: Option<Questions>,
     noise: usize,
     /// The programs are there, and were about to be started.
     delivered: bool,
@@ -233,7 +237,18 @@ impl Talk {
                 let message = "the login there prints without end";
                 return Err(Broken::Said(Problem::new(ProblemKind::Protocol, message)));
             }
-            self.noise += self.receive(PollFlags::empty(), self.deadline)?;
+            self.noise += self.receive_in_time()?;
+        }
+    }
+
+    /// Waits until the deadline, which is later once somebody was asked something, and reads what is there.
+    fn receive_in_time(&mut self) -> Result<usize, Broken> {
+        match self.receive(PollFlags::empty(), self.deadline) {
+            Err(Broken::Late) if self.questions.take_if(|questions| questions.came()).is_some() => {
+                self.deadline += THINKING;
+                self.receive(PollFlags::empty(), self.deadline)
+            }
+            received => received,
         }
     }
 
@@ -357,7 +372,7 @@ impl Talk {
                     }
                 }
             }
-            self.receive(PollFlags::empty(), self.deadline)?;
+            self.receive_in_time()?;
             decoder.feed(&std::mem::take(&mut self.read));
         }
     }
@@ -413,5 +428,27 @@ fn why_not(refusal: Said) -> Problem {
             problem.hint("give that user one: XDG_CACHE_HOME=FOLDER")
         }
         _ => Problem::new(ProblemKind::Protocol, "the shell there answered out of turn"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A login that says this by itself and no more, which is waited for only where somebody was asked.
+    fn log_in(asked: bool) -> Result<Connected, Problem> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listens = folder.path().join("ask.sock");
+        let dialled = Dialled::asking(&["sh", "-c", "echo up; exec cat"], &listens);
+        if asked {
+            std::fs::write(listens.with_extension("asked"), "").expect("a folder");
+        }
+        connect_shell(&dialled, "", "up", Duration::ZERO)
+    }
+
+    #[test]
+    fn a_login_that_hangs_is_waited_for_longer_only_where_somebody_was_asked() {
+        assert_eq!(log_in(false).expect_err("there is no time").kind, ProblemKind::TimedOut);
+        assert_eq!(end(log_in(true).expect("there is time").child), None);
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use testyard_model::{Problem, ProblemKind, Transport};
 
+use crate::asking::Questions;
 use crate::ssh;
 
 /// Why there is no connection, as far as it was seen.
@@ -37,12 +38,12 @@ pub(crate) struct Dialled {
 }
 
 /// Where a password comes from, should one be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Password {
     /// From a file or a variable.
     Kept,
     /// From a person.
-    Asked,
+    Asked(Questions),
     /// Nobody has one.
     Nowhere,
 }
@@ -60,7 +61,7 @@ impl Dialled {
                 let (words, variables) = ssh::line(ssh, patience, asks)?;
                 let password = match (&ssh.password, asks) {
                     (Some(_), _) => Password::Kept,
-                    (None, Some(_)) => Password::Asked,
+                    (None, Some(listens)) => Password::Asked(Questions::from_now(listens)),
                     (None, None) => Password::Nowhere,
                 };
                 Ok(Self { program: "ssh".into(), words, variables, name, ssh: true, password })
@@ -79,9 +80,21 @@ impl Dialled {
         }
     }
 
-    /// Whether a person may be asked something.
-    pub(crate) fn asks(&self) -> bool {
-        self.password == Password::Asked
+    #[cfg(test)]
+    pub(crate) fn asking(words: &[&str], listens: &Path) -> Self {
+        let mut words = words.iter().map(OsString::from);
+        let program = words.next().unwrap_or_default();
+        let password = Password::Asked(Questions::from_now(listens));
+        let (words, variables) = (words.collect(), Vec::new());
+        Self { program, words, variables, name: "there".to_owned(), ssh: false, password }
+    }
+
+    /// What a person is asked, where one may be.
+    pub(crate) fn questions(&self) -> Option<&Questions> {
+        match &self.password {
+            Password::Asked(questions) => Some(questions),
+            Password::Kept | Password::Nowhere => None,
+        }
     }
 
     /// The words behind the command line that make the other host run a shell script.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use testyard_model::{MachineSpec, Problem, Remote, milliseconds};
 
-use crate::asking::THINKING;
 use crate::bootstrap::Programs;
 use crate::message::{FarStart, Hello, LINK_VERSION};
 use crate::plain::PlainStart;
@@ -48,12 +47,12 @@ impl NearStart {
         self.remote.grace.map_or(GRACE, |span| span.0)
     }
 
-    /// The transport, and how long making a connection may take. Only at first there is somebody to be asked.
+    /// The transport, and how long making a connection may take where nobody is asked. Only at first there is somebody
+    /// who can be.
     pub(crate) fn dialled(&self, first: bool) -> Result<(Dialled, Duration), Problem> {
         let patience = Duration::from_millis(self.connect_ms);
         let dialled = Dialled::new(&self.remote.transport, patience, self.asks.as_deref().filter(|_| first))?;
-        let thinking = if dialled.asks() { THINKING } else { Duration::ZERO };
-        Ok((dialled, patience + thinking))
+        Ok((dialled, patience))
     }
 
     pub(super) fn hello(&self, resume: Option<u64>) -> Hello {
