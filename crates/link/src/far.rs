@@ -26,6 +26,7 @@ use testyard_model::{Problem, ProblemKind};
 use testyard_protocol::frame::{Decoded, encode};
 use testyard_protocol::{FrameDecoder, FrameHeader};
 
+use crate::bringer::Bringer;
 use crate::hub::{Arrival, Hub, Side};
 use crate::message::{FarStart, Hello, LINK_VERSION, LinkMessage, WIRE, WireMessage};
 use crate::wire::{Cut, Wire};
@@ -71,18 +72,17 @@ fn usable(place: &Path) -> Result<(), String> {
 }
 
 /// Serves one connection over standard input and output: starts the session's keeper or finds it, and hands the
-/// connection over. Returns when the keeper has done with it. `spawn` starts a keeper for a session's folder.
+/// connection over. Returns when the keeper has let it go. `spawn` starts a keeper for a session's folder.
 pub fn attach(spawn: impl FnOnce(&Path, OwnedFd, &FarStart) -> Result<(), Problem>) -> Result<(), Problem> {
     let outcome = read_hello().and_then(|(hello, read)| {
         let socket = if hello.resume.is_none() { begin(&hello, spawn) } else { find(&hello) }?;
         hand_over(&socket, &hello, &read).map(|()| socket)
     });
     match outcome {
-        Ok(keeper) => {
-            // Until the keeper lets it go.
-            let _ = socket::receive(&keeper, &mut [0; 1], &mut Vec::new());
-            Ok(())
-        }
+        Ok(keeper) => match socket::receive(&keeper, &mut [0; 1], &mut Vec::new()) {
+            Ok(1) => Ok(()),
+            _ => Err(Problem::new(ProblemKind::Unavailable, "the machine's session was killed")),
+        },
         Err(problem) => {
             let payload = serde_json::to_vec(&WireMessage::Refused(problem.clone())).unwrap_or_default();
             let mut bytes = Vec::new();
@@ -227,7 +227,7 @@ pub struct Keeper {
     grace: Duration,
     alive: Duration,
     /// The connection, and the process that brought it, which waits.
-    wire: Option<(Wire, OwnedFd)>,
+    wire: Option<(Wire, Bringer)>,
     /// How many connections there were.
     connections: u64,
     /// Since when there is none.
@@ -404,7 +404,7 @@ impl Keeper {
         let server = concat!("testyard far side ", env!("CARGO_PKG_VERSION")).to_owned();
         wire.say(WireMessage::Welcome { received: self.hub.inbox().tell(), server });
         // An older connection is dead, or is about to find out.
-        self.wire = Some((wire, bringer));
+        self.wire = Some((wire, Bringer(bringer)));
         self.connections += 1;
         let mut arrivals = Vec::new();
         let outcome = match &mut self.wire {

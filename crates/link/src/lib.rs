@@ -13,6 +13,7 @@ pub mod asking;
 mod attach;
 pub mod bootstrap;
 pub mod breach;
+mod bringer;
 mod channel;
 mod connect;
 mod cutter;
