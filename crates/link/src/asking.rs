@@ -134,19 +134,19 @@ impl Known {
     }
 }
 
-/// Answers questions as long as a machine is being started.
+/// Answers questions as long as a machine is being started: until it is dropped. Then a question that is open is given up.
 #[derive(Debug)]
 pub struct Asking {
     listens: PathBuf,
-    stop: OwnedFd,
-    thread: JoinHandle<()>,
+    /// The end of a pipe and the thread that stops once it is closed; none once it has.
+    attending: Option<(OwnedFd, JoinHandle<()>)>,
     /// What the thread that began it had blocked.
     before: Mask,
 }
 
 impl Asking {
-    /// Listens there, in place of what somebody left who was killed. Until [`Asking::end`], which is for the same thread to
-    /// call, a signal that ends this process does so only once an open question was given up: whoever asks at a terminal
+    /// Listens there, in place of what somebody left who was killed. Until it is dropped, which is for the same thread to
+    /// do, a signal that ends this process does so only once an open question was given up: whoever asks at a terminal
     /// has changed it.
     pub fn begin(listens: &Path, answer: Answer) -> Result<Self, Problem> {
         let failed = |error: std::io::Error| {
@@ -166,7 +166,7 @@ impl Asking {
             std::thread::Builder::new().name("asked".to_owned()).spawn(attend).map_err(failed)
         });
         match thread {
-            Ok(thread) => Ok(Self { listens: listens.to_owned(), stop, thread, before }),
+            Ok(thread) => Ok(Self { listens: listens.to_owned(), attending: Some((stop, thread)), before }),
             Err(problem) => {
                 // What was blocked a moment ago can be unblocked.
                 let _ = before.restore();
@@ -175,22 +175,24 @@ impl Asking {
         }
     }
 
-    /// Nothing more is asked; a question that is open is given up.
-    pub fn end(self) {
-        let Self { listens, stop, thread, before } = self;
-        drop(stop);
-        // It answers questions: one that panicked answered none.
-        let _ = thread.join();
-        Self::forget(&listens);
-        // What came last acts now.
-        let _ = before.restore();
-    }
-
     /// Removes what is left there of somebody who was killed.
     pub fn forget(listens: &Path) {
         // They may have gone with the machine's folder; what stays, refuses.
         let _ = std::fs::remove_file(listens);
         let _ = std::fs::remove_file(mark(listens));
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.attending.take() {
+            drop(stop);
+            // It answers questions: one that panicked answered none.
+            let _ = thread.join();
+        }
+        Self::forget(&self.listens);
+        // What came last acts now.
+        let _ = self.before.restore();
     }
 }
 
@@ -300,7 +302,7 @@ mod tests {
         let refused = ask(&path, "how are you? ").expect_err("nobody knows");
         assert!(refused.kind == ProblemKind::Denied && refused.message.contains("how are you?"), "{refused}");
         assert!(ask(&path, "word? ").is_err(), "who does not want to answer is asked no more");
-        asking.end();
+        drop(asking);
         assert!(!path.exists());
         assert_eq!(ask(&path, "word? ").expect_err("nobody is there").kind, ProblemKind::Denied);
     }
@@ -380,7 +382,7 @@ mod tests {
         assert!(questions.came());
         assert!(!Questions::from_now(&path).came());
         ask(&path, "word? ").expect("an answer");
-        asking.end();
+        drop(asking);
         assert!(!questions.came(), "nothing is left");
     }
 
@@ -394,7 +396,7 @@ mod tests {
             std::thread::spawn(move || ask(&path, "word? "))
         };
         // It has been heard once it is no longer waiting to be accepted, or is refused by the end: both are answers.
-        asking.end();
+        drop(asking);
         assert!(asks.join().expect("it ends").is_err());
     }
 }

@@ -40,33 +40,8 @@ pub(crate) fn start(
     adopt: bool,
 ) -> Result<Box<MachineInfo>, Problem> {
     make_folder(yard, place)?;
-    let asking = if adopt { None } else { ask(yard, place)? };
-    let started = start_in_folder(yard, place, lease, from, adopt);
-    if let Some(asking) = asking {
-        asking.end();
-    }
-    started
-}
-
-/// Answers what the machine's login asks, where somebody is there who can.
-fn ask(yard: &Testyard, place: &MachinePlace) -> Result<Option<Asking>, Problem> {
-    let socket = place.asking_socket();
-    Asking::forget(&socket);
-    let logs_in = place
-        .spec
-        .remote
-        .as_ref()
-        .is_some_and(|remote| matches!(&remote.transport, Transport::Ssh(ssh) if ssh.password.is_none()));
-    yard.options().ask.filter(|_| logs_in).map(|answer| Asking::begin(&socket, answer)).transpose()
-}
-
-fn start_in_folder(
-    yard: &Testyard,
-    place: &MachinePlace,
-    lease: Lease,
-    from: Option<&MachineId>,
-    adopt: bool,
-) -> Result<Box<MachineInfo>, Problem> {
+    // Until the machine is up, or is not.
+    let _asking = if adopt { None } else { ask(yard, place)? };
     let log = open_log(place)?;
     let (heard, told) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| local("make a pipe", errno.into()))?;
     let lock = lease.as_fd().try_clone_to_owned().map_err(|error| local("hand the lock on", error))?;
@@ -95,6 +70,18 @@ fn start_in_folder(
     child.wait().map_err(|error| local("wait for the supervisor's start", error))?;
     drop(lease);
     await_announcement(heard, &place.log())
+}
+
+/// Answers what the machine's login asks, where somebody is there who can.
+fn ask(yard: &Testyard, place: &MachinePlace) -> Result<Option<Asking>, Problem> {
+    let socket = place.asking_socket();
+    Asking::forget(&socket);
+    let logs_in = place
+        .spec
+        .remote
+        .as_ref()
+        .is_some_and(|remote| matches!(&remote.transport, Transport::Ssh(ssh) if ssh.password.is_none()));
+    yard.options().ask.filter(|_| logs_in).map(|answer| Asking::begin(&socket, answer)).transpose()
 }
 
 /// Makes the machine's folder and writes down which it is; one that somebody put in its place is refused.
