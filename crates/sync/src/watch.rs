@@ -20,8 +20,8 @@ const LOST: ReadFlags = ReadFlags::IGNORED.union(ReadFlags::QUEUE_OVERFLOW);
 /// The folders of a tree, watched.
 #[derive(Debug)]
 pub struct Watch {
-    /// None before the first look, where the kernel gives no more watches, and where folders come and go all the time: then everything may always
-    /// have changed.
+    /// None before the first look, where the kernel gives no more watches, and where folders come and go all the time:
+    /// then everything may always have changed.
     inotify: Option<OwnedFd>,
     /// Whether a folder of the tree may not be watched: then they are watched anew before the next look.
     has_gaps: bool,
