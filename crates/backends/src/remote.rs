@@ -115,14 +115,7 @@ impl Backend for Elsewhere {
                 return Err(self.refuse(ability, hint));
             }
         }
-        match &spec.arch {
-            None => Ok(()),
-            Some(arch) => Err(BackendError::Unsupported {
-                backend: self.name.clone(),
-                ability: format!("of architecture {arch}"),
-                hint: Some("it is that of the host: leave --arch out".to_owned()),
-            }),
-        }
+        check_architecture(&self.name, spec, "it is that of the host: leave --arch out")
     }
 
     fn create(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
@@ -147,6 +140,18 @@ impl Backend for Elsewhere {
     fn copy(&self, _from: &MachinePlace, to: &MachinePlace, recorder: &mut dyn Recorder) -> Result<(), BackendError> {
         // It has no files of its own: another session on the same host is the same machine.
         self.create(to, recorder)
+    }
+}
+
+/// Refuses a chosen architecture: a machine elsewhere has that of its host.
+pub(crate) fn check_architecture(backend: &BackendName, spec: &MachineSpec, hint: &str) -> Result<(), BackendError> {
+    match &spec.arch {
+        None => Ok(()),
+        Some(arch) => Err(BackendError::Unsupported {
+            backend: backend.clone(),
+            ability: format!("of architecture {arch}"),
+            hint: Some(hint.to_owned()),
+        }),
     }
 }
 

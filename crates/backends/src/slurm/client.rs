@@ -196,20 +196,19 @@ impl Slurm {
 
     /// The number of the job of this name, where it is there.
     fn find(&self, name: &str) -> Option<u64> {
-        let words = ["squeue", "--noheader", "--me", &format!("--name={name}"), "-o", "%A"].map(str::to_owned);
-        let said = self.run(&words, "").ok().filter(|said| said.success)?;
-        said.output.split_ascii_whitespace().next()?.parse().ok()
+        self.queued(name, "%A").ok()?.split_ascii_whitespace().next()?.parse().ok()
     }
 
     /// Whether a job of this name is not over.
     fn is_any_left(&self, name: &str) -> Result<bool, Problem> {
-        let name = format!("--name={name}");
-        let words = ["squeue", "--noheader", "--me", &name, "-o", "%T"].map(str::to_owned);
+        Ok(self.queued(name, "%T")?.lines().any(|state| !job::is_over(state.trim())))
+    }
+
+    /// A field of each job of this name, a line each.
+    fn queued(&self, name: &str, field: &str) -> Result<String, Problem> {
+        let words = ["squeue", "--noheader", "--me", &format!("--name={name}"), "-o", field].map(str::to_owned);
         let said = self.run(&words, "")?;
-        if !said.success {
-            return Err(job::unreachable(&said.errors));
-        }
-        Ok(said.output.lines().any(|state| !job::is_over(state.trim())))
+        if said.success { Ok(said.output) } else { Err(job::unreachable(&said.errors)) }
     }
 
     /// A job as it is now; none where Slurm does not know it any more.

@@ -104,17 +104,8 @@ impl Backend for SlurmAllocation {
                 return Err(Self::refuse(&ability, node));
             }
         }
-        match &spec.arch {
-            None => Ok(()),
-            Some(arch) => Err(BackendError::Unsupported {
-                backend: BackendName::slurm_allocation(),
-                ability: format!("of architecture {arch}"),
-                hint: Some(
-                    "it is that of the node: leave --arch out, or name a partition of such nodes: --partition"
-                        .to_owned(),
-                ),
-            }),
-        }
+        let hint = "it is that of the node: leave --arch out, or name a partition of such nodes: --partition";
+        remote::check_architecture(&self.name(), spec, hint)
     }
 
     fn create(&self, _place: &MachinePlace, _recorder: &mut dyn Recorder) -> Result<(), BackendError> {
