@@ -5,6 +5,7 @@
 //!  stamp      when a remembered hash still holds     tree     one working tree: scan, scan_again
 //!                                                    walk     folders: who is in the tree
 //!  memory     what is kept between scans, its codec  content  files: what they hold
+//!  step       what a later look adds to it
 //!  git_index  which paths git tracks                 gather   the whole, of what is known and what is read
 //!  unhashed   what the hash does not cover           rules    which files say what is ignored
 //!                                                    history  git's objects and references
@@ -31,6 +32,7 @@ mod git_index;
 mod memory;
 mod rules;
 mod stamp;
+mod step;
 mod unhashed;
 mod walk;
 

@@ -1,25 +1,32 @@
 //! What is kept of a tree between scans, and its form on disk.
 //!
 //! The file is a cache: whatever is wrong with it (cut, older, of another tree), it is as if it were not there. It
-//! holds `MAGIC`, the BLAKE3 of the rest, and the rest: numbers little-endian, texts and lists with their length
-//! before them. It is read piece by piece, into memory that is used again: fresh memory for all of it takes as long as
-//! reading it.
+//! holds `MAGIC`, the BLAKE3 of what comes next, the length of a whole memory, that memory, and the steps that were made
+//! since (see `step`). Numbers are little-endian, texts and lists have their length before them. It is read piece by
+//! piece, into memory that is used again: fresh memory for all of it takes as long as reading it.
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::manifest::{ContentHash, KindRef, Manifest, TreeHash};
+use crate::manifest::{ContentHash, Manifest, PlacedKind, TreeHash};
 use crate::rules::RuleFile;
 use crate::stamp::Stamp;
+use crate::step::{self, End};
 
 /// The last digit is the format.
-const MAGIC: &[u8; 8] = b"tytree04";
+const MAGIC: &[u8; 8] = b"tytree05";
+/// Bytes before the memory: `MAGIC`, a sum, a length.
+const HEAD: usize = 8 + 32 + 8;
 /// Bytes of a mark.
-const MARK: usize = 4 * 8 + 1;
+pub(crate) const MARK: usize = 4 * 8 + 1;
+/// Bytes of an entry, beside its text: a mark, the length of its path, its kind, and a content or the length of a target.
+const ENTRY: usize = MARK + 4 + 1 + 32;
+/// What stands for an entry that is a link; files are told by whether they are executable.
+const LINK: u8 = 2;
 
 /// A stamp, and whether it was settled when it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -127,11 +134,11 @@ impl Memory {
         }
     }
 
-    /// For the file. `key` stands for the tree and the options it was scanned with.
+    /// For the file, without steps. `key` stands for the tree and the options it was scanned with.
     pub(crate) fn encode(&self, key: &[u8; 32]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(1024 + self.marks.len() * 160);
+        let mut out = Vec::with_capacity(1024 + self.marks.len() * (ENTRY + 64));
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[0; 32]);
+        out.extend_from_slice(&[0; HEAD - 8]);
         out.extend_from_slice(key);
         out.extend_from_slice(&self.hash.0);
         put_mark(&mut out, &self.index);
@@ -146,48 +153,60 @@ impl Memory {
             put_path(&mut out, &folder.path);
             put_mark(&mut out, &folder.mark);
             out.push(folder.repository.into());
-            put_number(&mut out, folder.children.0.len() as u64);
-            out.extend_from_slice(&folder.children.0);
+            put_block(&mut out, &folder.children.0);
         }
+        put_block(&mut out, self.manifest.text());
         put_number(&mut out, self.marks.len() as u64);
-        for (entry, mark) in self.manifest.entries().zip(&self.marks) {
+        for ((length, kind), mark) in self.manifest.placed().zip(&self.marks) {
             put_mark(&mut out, mark);
-            match entry.kind {
-                KindRef::File { executable, content } => {
-                    out.push(executable.into());
-                    out.extend_from_slice(&content.0);
+            out.extend_from_slice(&length.to_le_bytes());
+            let (flag, content) = match kind {
+                PlacedKind::File { executable, content } => (executable.into(), content.0),
+                PlacedKind::Link(target) => {
+                    let mut room = [0; 32];
+                    room[..4].copy_from_slice(&target.to_le_bytes());
+                    (LINK, room)
                 }
-                KindRef::Link { target } => {
-                    out.push(2);
-                    put_path(&mut out, target);
-                }
-            }
-            put_path(&mut out, entry.path);
+            };
+            out.push(flag);
+            out.extend_from_slice(&content);
         }
         for paths in [&self.unhashed, &self.unreadable] {
             put_number(&mut out, paths.len() as u64);
             paths.iter().for_each(|path| put_path(&mut out, path));
         }
+        let length = (out.len() - HEAD) as u64;
+        out[40..HEAD].copy_from_slice(&length.to_le_bytes());
         let sum = blake3::hash(&out[40..]);
         out[8..40].copy_from_slice(sum.as_bytes());
         out
     }
 
     /// What the file at this path holds, as [`Memory::read`] reads it.
-    pub(crate) fn load(path: &Path, key: &[u8; 32]) -> Option<Self> {
+    pub(crate) fn load(path: &Path, key: &[u8; 32]) -> Option<(Self, End)> {
         let file = fs::File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
         Self::read(file, length, key)
     }
 
-    /// From a file of this length; `None` if it is not one that was written whole, in this format, for this key.
-    fn read(file: impl io::Read, length: u64, key: &[u8; 32]) -> Option<Self> {
-        let mut input = Input::new(file, length);
-        if &input.array::<8>()? != MAGIC {
+    /// From a file of this length, with the steps in it; `None` if it is not one whose memory was written whole, in this
+    /// format, for this key.
+    pub(crate) fn read(mut file: impl io::Read, length: u64, key: &[u8; 32]) -> Option<(Self, End)> {
+        let mut head = [0; HEAD];
+        file.read_exact(&mut head).ok()?;
+        let (magic, rest) = head.split_first_chunk::<8>()?;
+        let (sum, size) = rest.split_first_chunk::<32>()?;
+        let body = u64::from_le_bytes(*size.first_chunk()?);
+        if magic != MAGIC || body > length.saturating_sub(HEAD as u64) {
             return None;
         }
-        let sum: [u8; 32] = input.array()?;
-        input.sum_from_here();
+        let mut input = Input::new(&mut file, body);
+        input.sum.update(size);
+        let memory = Self::decode(&mut input, key).filter(|_| input.is_whole(sum))?;
+        step::taken(memory, file, *sum, body)
+    }
+
+    fn decode<R: io::Read>(input: &mut Input<R>, key: &[u8; 32]) -> Option<Self> {
         if input.array::<32>()? != *key {
             return None;
         }
@@ -207,43 +226,42 @@ impl Memory {
                 children: input.children()?,
             })
         })?;
-        let count = input.count(MARK + 1 + 2 + 2)?;
-        let (mut manifest, mut marks) = (Manifest::with_room(count), Vec::with_capacity(count));
-        for _ in 0..count {
-            marks.push(input.mark()?);
-            match input.byte()? {
-                2 => {
-                    let target = input.path()?.to_owned();
-                    manifest.push(input.path()?, KindRef::Link { target: &target });
-                }
-                flag @ (0 | 1) => {
-                    let content = ContentHash(input.array()?);
-                    manifest.push(input.path()?, KindRef::File { executable: flag == 1, content });
-                }
-                _ => return None,
-            }
+        let text = input.block()?;
+        let count = input.count(ENTRY)?;
+        let mut marks = Vec::with_capacity(count);
+        let entries = (0..count).map_while(|_| {
+            let (mark, entry) = take_entry(input.bytes(ENTRY)?.first_chunk()?)?;
+            marks.push(mark);
+            Some(entry)
+        });
+        let manifest = Manifest::of_text(text, count, entries)?;
+        if manifest.len() < count {
+            return None;
         }
         let paths = |input: &mut Input<_>| input.path().map(Path::to_owned);
         let (unhashed, unreadable) = (input.list(2, paths)?, input.list(2, paths)?);
-        // Paths out of their order would be missing.
-        let whole = input.is_whole(&sum) && manifest.len() == marks.len();
         let (folders, manifest) = (Arc::new(folders), Arc::new(manifest));
-        whole.then_some(Self { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable })
+        Some(Self { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable })
     }
 }
 
-fn put_number(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&number.to_le_bytes());
 }
 
 /// Paths hold at most 4,096 bytes; two are enough for the length.
-fn put_path(out: &mut Vec<u8>, path: &Path) {
+pub(crate) fn put_path(out: &mut Vec<u8>, path: &Path) {
     let bytes = path.as_os_str().as_bytes();
     out.extend_from_slice(&(bytes.len().min(usize::from(u16::MAX)) as u16).to_le_bytes());
     out.extend_from_slice(&bytes[..bytes.len().min(usize::from(u16::MAX))]);
 }
 
-fn put_mark(out: &mut Vec<u8>, mark: &Mark) {
+fn put_block(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+pub(crate) fn put_mark(out: &mut Vec<u8>, mark: &Mark) {
     put_number(out, mark.stamp.size);
     put_number(out, mark.stamp.modified_ns.cast_unsigned());
     put_number(out, mark.stamp.changed_ns.cast_unsigned());
@@ -268,12 +286,6 @@ impl<R: io::Read> Input<R> {
 
     fn new(file: R, length: u64) -> Self {
         Self { file, held: Vec::with_capacity(2 * Self::PIECE), at: 0, left: length, sum: blake3::Hasher::new() }
-    }
-
-    /// What was decoded so far is not in the sum.
-    fn sum_from_here(&mut self) {
-        self.sum = blake3::Hasher::new();
-        self.sum.update(&self.held[self.at..]);
     }
 
     /// Whether all was decoded, and is what was summed.
@@ -329,14 +341,24 @@ impl<R: io::Read> Input<R> {
     }
 
     fn mark(&mut self) -> Option<Mark> {
-        let (size, modified, changed, inode) = (self.number()?, self.number()?, self.number()?, self.number()?);
-        let stamp = Stamp { size, modified_ns: modified.cast_signed(), changed_ns: changed.cast_signed(), inode };
-        Some(Mark { stamp, settled: self.byte()? == 1 })
+        self.array().map(|bytes| take_mark(&bytes))
+    }
+
+    /// Bytes with their length before them.
+    fn block(&mut self) -> Option<Vec<u8>> {
+        let length = self.count(1)?;
+        let held = length.min(self.held.len() - self.at);
+        let mut block = Vec::with_capacity(length);
+        block.extend_from_slice(self.bytes(held)?);
+        let more = (length - held) as u64;
+        self.file.by_ref().take(more).read_to_end(&mut block).ok().filter(|read| *read as u64 == more)?;
+        self.left -= more;
+        self.sum.update(&block[held..]);
+        Some(block)
     }
 
     fn children(&mut self) -> Option<Children> {
-        let length = usize::try_from(self.number()?).ok()?;
-        let children = Children(self.bytes(length)?.to_vec());
+        let children = Children(self.block()?);
         let mut left = children.0.as_slice();
         while !left.is_empty() {
             take_child(&mut left)?;
@@ -360,6 +382,30 @@ impl<R: io::Read> Input<R> {
     }
 }
 
+pub(crate) fn take_mark(bytes: &[u8; MARK]) -> Mark {
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * at + byte]));
+    let stamp = Stamp {
+        size: number(0),
+        modified_ns: number(1).cast_signed(),
+        changed_ns: number(2).cast_signed(),
+        inode: number(3),
+    };
+    Mark { stamp, settled: bytes[MARK - 1] == 1 }
+}
+
+/// A mark, the length of a path and what is there.
+fn take_entry(bytes: &[u8; ENTRY]) -> Option<(Mark, (u32, PlacedKind))> {
+    let (mark, rest) = bytes.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (flag, content) = rest.split_first()?;
+    let kind = match *flag {
+        LINK => PlacedKind::Link(u32::from_le_bytes(*content.first_chunk()?)),
+        0 | 1 => PlacedKind::File { executable: *flag == 1, content: ContentHash(*content.first_chunk()?) },
+        _ => return None,
+    };
+    Some((take_mark(mark), (u32::from_le_bytes(*length), kind)))
+}
+
 /// The first child of a block of them, which is shorter then.
 fn take_child<'a>(left: &mut &'a [u8]) -> Option<Child<'a>> {
     let (length, rest) = left.split_first_chunk()?;
@@ -376,13 +422,13 @@ fn take_child<'a>(left: &mut &'a [u8]) -> Option<Child<'a>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::manifest::{Entry, EntryKind};
 
-    fn sample(files: &[(String, u64)]) -> Memory {
+    pub(crate) fn sample(files: &[(String, u64)]) -> Memory {
         let mark = |n| Mark { stamp: Stamp { size: n, modified_ns: -5, changed_ns: 7, inode: n }, settled: n % 2 == 0 };
         let kind = |n: u64| match n % 3 {
             0 => EntryKind::Link { target: "../x".into() },
@@ -412,7 +458,7 @@ mod tests {
     }
 
     fn decoded(bytes: &[u8], key: &[u8; 32]) -> Option<Memory> {
-        Memory::read(bytes, bytes.len() as u64, key)
+        Memory::read(bytes, bytes.len() as u64, key).map(|(memory, _)| memory)
     }
 
     #[test]
@@ -422,11 +468,11 @@ mod tests {
         let bytes = memory.encode(&[1; 32]);
         assert!(bytes.len() > 10 * Input::<&[u8]>::PIECE);
         assert_eq!(decoded(&bytes, &[1; 32]), Some(memory));
-        for cut in [0, 7, 39, 71, Input::<&[u8]>::PIECE, bytes.len() - 1] {
+        for cut in [0, 7, 39, HEAD - 1, HEAD + 31, Input::<&[u8]>::PIECE, bytes.len() - 1] {
             assert_eq!(decoded(&bytes[..cut], &[1; 32]), None, "{cut}");
         }
         // It became shorter after its length was asked for.
-        assert_eq!(Memory::read(&bytes[..bytes.len() / 2], bytes.len() as u64, &[1; 32]), None);
+        assert!(Memory::read(&bytes[..bytes.len() / 2], bytes.len() as u64, &[1; 32]).is_none());
     }
 
     proptest! {
@@ -438,10 +484,12 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 72..400)) {
-            // With a right sum and key, so that the decoder is reached.
+        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), HEAD + 32..400)) {
+            // With a right length, sum and key, so that the decoder is reached.
             bytes[..8].copy_from_slice(MAGIC);
-            bytes[40..72].fill(1);
+            let length = (bytes.len() - HEAD) as u64;
+            bytes[40..HEAD].copy_from_slice(&length.to_le_bytes());
+            bytes[HEAD..HEAD + 32].fill(1);
             let sum = blake3::hash(&bytes[40..]);
             bytes[8..40].copy_from_slice(sum.as_bytes());
             let _ = decoded(&bytes, &[1; 32]);

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use crate::gather::Gathering;
 use crate::manifest::{Changes, EntryKind, Manifest, TreeHash};
 use crate::memory::{Child, ChildSort, Folder, Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
+use crate::step::End;
 use crate::unhashed::collapse;
 use crate::walk::{Walked, Walker};
 
@@ -72,6 +73,8 @@ pub struct Scan {
     memory: Arc<Memory>,
     /// What was remembered before.
     before: Option<Arc<Memory>>,
+    /// Where the cache's file ended that this was read from.
+    end: Option<End>,
 }
 
 /// What a scan took.
@@ -197,9 +200,9 @@ impl Tree {
     /// # Errors
     /// As [`Tree::scan`].
     pub fn look(&self) -> Result<Scan, SyncError> {
-        let remembered = self.load().map(Arc::new);
+        let (remembered, end) = self.load().map(|(memory, end)| (Arc::new(memory), end)).unzip();
         let (memory, cost) = self.survey(remembered.clone())?;
-        Ok(Scan { before: remembered, ..Self::described(memory, cost) })
+        Ok(Scan { before: remembered, end, ..Self::described(memory, cost) })
     }
 
     /// Writes to the cache what a scan of this tree knows, unless that is where it knows all of it from.
@@ -207,7 +210,15 @@ impl Tree {
     /// # Errors
     /// The cache cannot be written: the next scan is slow, and right.
     pub fn remember(&self, scan: &Scan) -> io::Result<()> {
-        if scan.is_remembered() { Ok(()) } else { self.save(&scan.memory) }
+        if scan.is_remembered() {
+            return Ok(());
+        }
+        let added = scan.before.as_ref().zip(scan.end).and_then(|(before, end)| end.added(before, &scan.memory));
+        match added {
+            Some(step) if step.is_empty() => Ok(()),
+            Some(step) => self.add(&step),
+            None => self.save(&scan.memory),
+        }
     }
 
     /// Takes the tree as it is now with the help of an earlier scan; neither reads nor writes the cache.
@@ -224,7 +235,7 @@ impl Tree {
 
     fn described(memory: Arc<Memory>, cost: ScanCost) -> Scan {
         let unhashed = collapse(&memory.manifest, &memory.unhashed);
-        Scan { hash: memory.hash, unhashed, cost, cache_failure: None, memory, before: None }
+        Scan { hash: memory.hash, unhashed, cost, cache_failure: None, memory, before: None, end: None }
     }
 
     /// The tree now. The same memory comes back if it still holds to the last bit.
@@ -370,14 +381,16 @@ impl Tree {
             }
         }
         if !changed.is_empty() {
-            memory.manifest = Arc::new(old.manifest.with(&changed));
-            memory.hash = memory.manifest.hash();
+            let mut manifest = Manifest::clone(&old.manifest);
+            manifest.change(&changed);
+            memory.hash = manifest.hash();
+            memory.manifest = Arc::new(manifest);
         }
         Ok((Arc::new(memory), cost))
     }
 
     /// What the cache knows of this tree.
-    fn load(&self) -> Option<Memory> {
+    fn load(&self) -> Option<(Memory, End)> {
         let (file, key) = self.cache_place()?;
         Memory::load(&file, &key)
     }
@@ -388,6 +401,12 @@ impl Tree {
         let fresh = file.with_extension("new");
         fs::write(&fresh, memory.encode(&key))?;
         fs::rename(&fresh, &file)
+    }
+
+    /// Behind what is in the cache's file. Who was faster has changed what this is a step from: then it is not read.
+    fn add(&self, step: &[u8]) -> io::Result<()> {
+        let Some((file, _)) = self.cache_place() else { return Ok(()) };
+        fs::File::options().append(true).open(file)?.write_all(step)
     }
 
     /// The cache's file for this root, and what it must have been written for.

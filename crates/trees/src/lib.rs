@@ -27,7 +27,9 @@ mod wire;
 mod work;
 
 pub use list::{Delta, ListError};
-pub use manifest::{Changes, ContentHash, Entry, EntryKind, EntryRef, KindRef, Manifest, TreeHash, TreeHashError};
+pub use manifest::{
+    Changes, ContentHash, Entry, EntryKind, EntryRef, KindRef, Manifest, PlacedKind, TreeHash, TreeHashError,
+};
 pub use receive::{ReceiveError, Received, receive};
 pub use send::{Offer, SendError, Sent, open_below, send};
 pub use store::{Owner, Record, Store};

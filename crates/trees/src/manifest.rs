@@ -126,13 +126,17 @@ struct Place {
     kind: PlacedKind,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum PlacedKind {
+/// An [`EntryKind`] beside a text that holds the targets of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlacedKind {
+    /// A regular file.
     File {
+        /// Whether its owner may execute it.
         executable: bool,
+        /// The hash of its content.
         content: ContentHash,
     },
-    /// Its target is so long.
+    /// A symbolic link, whose target is so many bytes long.
     Link(u32),
 }
 
@@ -288,9 +292,21 @@ impl Manifest {
         self.places.get(first).is_some_and(|place| bytes(place).starts_with(&prefix))
     }
 
-    /// The same tree, in which the entries of these numbers (rising) are of another kind.
-    #[must_use]
-    pub fn with(&self, changed: &[(usize, EntryKind)]) -> Self {
+    /// Makes the entries of these numbers (rising) of another kind.
+    pub fn change(&mut self, changed: &[(usize, EntryKind)]) {
+        let is_file = |place: &Place| matches!(place.kind, PlacedKind::File { .. });
+        let in_place = |(number, kind): &(usize, EntryKind)| {
+            matches!(kind, EntryKind::File { .. }) && self.places.get(*number).is_some_and(is_file)
+        };
+        if changed.iter().all(in_place) {
+            for (number, kind) in changed {
+                if let EntryKind::File { executable, content } = *kind {
+                    self.places[*number].kind = PlacedKind::File { executable, content };
+                }
+            }
+            return;
+        }
+        // The targets of links are among the paths.
         let mut manifest = Self::with_room(self.len());
         let mut changed = changed.iter().peekable();
         for (number, entry) in self.entries().enumerate() {
@@ -299,7 +315,45 @@ impl Manifest {
                 None => manifest.push(entry.path, entry.kind),
             };
         }
-        manifest
+        *self = manifest;
+    }
+
+    /// The paths one behind the other, behind a link's its target: with the lengths and kinds of the entries, all there is.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Of each entry the length of its path, and what is there.
+    pub fn placed(&self) -> impl ExactSizeIterator<Item = (u32, PlacedKind)> {
+        self.places.iter().map(|place| (place.length, place.kind))
+    }
+
+    /// Of such a text, and of each entry (there are about `room`) the length of its path and what is there; none where they
+    /// do not fit, or the paths are not in their order.
+    #[must_use]
+    pub fn of_text(text: Vec<u8>, room: usize, entries: impl Iterator<Item = (u32, PlacedKind)>) -> Option<Self> {
+        let mut manifest = Self { text, places: Vec::with_capacity(room) };
+        let mut start = 0;
+        for (length, kind) in entries {
+            let place = Place { start, length, kind };
+            start = Self::end(&place).filter(|end| *end <= manifest.text.len())?;
+            let in_order = manifest.last().is_none_or(|last| by_bytes(last, manifest.path(&place)) == Ordering::Less);
+            if !in_order {
+                return None;
+            }
+            manifest.places.push(place);
+        }
+        (start == manifest.text.len()).then_some(manifest)
+    }
+
+    /// Where the text of an entry ends.
+    fn end(place: &Place) -> Option<usize> {
+        let path = place.start.checked_add(place.length as usize)?;
+        match place.kind {
+            PlacedKind::File { .. } => Some(path),
+            PlacedKind::Link(length) => path.checked_add(length as usize),
+        }
     }
 
     /// The hash of the whole. Every length is hashed before its bytes, so no two trees read the same.

@@ -1,5 +1,6 @@
 //! The manifest's own laws.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -48,6 +49,34 @@ proptest! {
     }
 
     #[test]
+    fn a_text_and_its_entries_are_the_whole(manifest in manifest()) {
+        let again = |text: &[u8]| Manifest::of_text(text.to_vec(), manifest.len(), manifest.placed());
+        prop_assert_eq!(again(manifest.text()), Some(manifest.clone()));
+        prop_assert_eq!(again(&[manifest.text(), b"x"].concat()), None);
+        if let Some((_, shorter)) = manifest.text().split_last() {
+            prop_assert_eq!(again(shorter), None);
+        }
+        let turned: Vec<_> = manifest.placed().collect::<Vec<_>>().into_iter().rev().collect();
+        let turned = Manifest::of_text(manifest.text().to_vec(), 0, turned.into_iter());
+        prop_assert!(turned.is_none_or(|turned| turned.entries().is_sorted_by(|a, b| a.path.as_os_str() < b.path.as_os_str())));
+    }
+
+    #[test]
+    fn entries_change_in_their_places(
+        manifest in manifest(),
+        others in prop::collection::vec((any::<prop::sample::Index>(), entry()), 0..4),
+    ) {
+        prop_assume!(!manifest.is_empty());
+        let kinds: BTreeMap<usize, EntryKind> =
+            others.into_iter().map(|(at, entry)| (at.index(manifest.len()), entry.kind)).collect();
+        let mut entries: Vec<Entry> = manifest.entries().map(|entry| entry.owned()).collect();
+        kinds.iter().for_each(|(number, kind)| entries[*number].kind = kind.clone());
+        let mut changed = manifest.clone();
+        changed.change(&kinds.into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(changed, Manifest::new(entries));
+    }
+
+    #[test]
     fn a_delta_leads_from_one_to_the_other(a in manifest(), b in manifest()) {
         let delta = Delta::between(&a, &b);
         let read = Delta::decode(&delta.encode()).expect("what was written");
@@ -57,14 +86,5 @@ proptest! {
             // A list can say that something is a file and a folder; no disk can.
             Err(error) => prop_assert!(matches!(error, ListError::Conflict(_)), "{error}"),
         }
-    }
-
-    #[test]
-    fn an_entry_changes_in_its_place(manifest in manifest(), at in any::<prop::sample::Index>(), new in entry()) {
-        prop_assume!(!manifest.is_empty());
-        let number = at.index(manifest.len());
-        let mut entries: Vec<Entry> = manifest.entries().map(|entry| entry.owned()).collect();
-        entries[number].kind = new.kind.clone();
-        prop_assert_eq!(manifest.with(&[(number, new.kind)]), Manifest::new(entries));
     }
 }
