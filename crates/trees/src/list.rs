@@ -98,6 +98,9 @@ impl Delta {
         if base.is_empty() {
             return self.clone().into_whole();
         }
+        if let Some(made) = self.in_place(base) {
+            return Ok(made);
+        }
         let mut made = Manifest::with_room(base.len() + self.put.len());
         let (mut removed, mut put) = (self.removed.iter().peekable(), self.put.entries().peekable());
         for entry in base.entries() {
@@ -125,6 +128,19 @@ impl Delta {
             return Err(ListError::Missing(gone.clone()));
         }
         checked(made, &self.put)
+    }
+
+    /// The tree that comes of it where no path comes or goes, as after a file was saved: much faster than to look at all
+    /// of them. No path is then a file and a folder that was not before.
+    fn in_place(&self, base: &Manifest) -> Option<Manifest> {
+        if !self.removed.is_empty() {
+            return None;
+        }
+        let changed = self.put.entries().map(|entry| Some((base.place(entry.path)?, entry.kind.owned())));
+        let changed: Vec<_> = changed.collect::<Option<_>>()?;
+        let mut made = base.clone();
+        made.change(&changed);
+        Some(made)
     }
 
     /// The tree that comes of it where there was nothing before.
