@@ -269,6 +269,7 @@ pub(super) fn ending(name: &str, shown: &str, of_memory: bool) -> Option<Problem
     let state = match (state, field(shown, "Reason")) {
         ("COMPLETING", Some("TimeLimit")) => "TIMEOUT",
         ("COMPLETING", Some("OutOfMemory")) => "OUT_OF_MEMORY",
+        ("COMPLETING", Some("NodeDown")) => "NODE_FAIL",
         ("COMPLETING", _) if field(shown, "PreemptTime").is_some_and(|time| time != "None") => "PREEMPTED",
         (state, _) => state,
     };
@@ -443,6 +444,7 @@ mod tests {
         assert_eq!(ending("gpu", "slurm_load_jobs error: Invalid job id specified", false), None);
         for (rest, word) in [
             ("Reason=TimeLimit PreemptTime=None", "time limit"),
+            ("Reason=NodeDown PreemptTime=None", "node failed"),
             ("Reason=None PreemptTime=2026-01-01T00:00:00", "another job"),
             ("Reason=None PreemptTime=None", "it was over"),
         ] {
