@@ -203,7 +203,7 @@ impl Memory {
         let mut input = Input::new(&mut file, body);
         input.sum.update(size);
         let memory = Self::decode(&mut input, key).filter(|_| input.is_whole(sum))?;
-        step::taken(memory, file, *sum, body)
+        step::taken(memory, file, *sum, HEAD as u64 + body)
     }
 
     fn decode<R: io::Read>(input: &mut Input<R>, key: &[u8; 32]) -> Option<Self> {

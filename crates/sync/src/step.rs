@@ -26,6 +26,8 @@ const HEAD: usize = 4 + 32;
 pub(crate) struct End {
     /// The last step's, else the memory's.
     sum: [u8; 32],
+    /// Bytes of the file, as far as it was read.
+    pub(crate) length: u64,
     /// Bytes that may still be added; none where what was there after the last step makes no sense.
     room: u64,
 }
@@ -54,9 +56,9 @@ impl End {
     }
 }
 
-/// A memory of so many bytes with the steps that follow it in its file; none where a step does not fit it.
-pub(crate) fn taken(memory: Memory, file: impl io::Read, sum: [u8; 32], length: u64) -> Option<(Memory, End)> {
-    let most = MOST.min(length / SHARE);
+/// A memory whose part of the file has so many bytes, with the steps that follow it there; none where a step does not fit it.
+pub(crate) fn taken(memory: Memory, file: impl io::Read, sum: [u8; 32], whole: u64) -> Option<(Memory, End)> {
+    let most = MOST.min(whole / SHARE);
     let mut bytes = Vec::new();
     // What cannot be read is as if it were cut.
     let is_read = file.take(most + 1).read_to_end(&mut bytes).is_ok();
@@ -67,7 +69,7 @@ pub(crate) fn taken(memory: Memory, file: impl io::Read, sum: [u8; 32], length: 
     }
     let room = if is_read && left.is_empty() { most.saturating_sub(bytes.len() as u64) } else { 0 };
     let memory = if steps.is_empty() { memory } else { Step::all_taken(steps, memory)? };
-    Some((memory, End { sum, room }))
+    Some((memory, End { sum, length: whole + bytes.len() as u64, room }))
 }
 
 impl Step {
@@ -236,7 +238,7 @@ mod tests {
             let (file, now) = (usize::from(*file), u64::from(*now));
             memory.marks[file].stamp.changed_ns = i64::from(file as u32) + 1_000 * now as i64;
             let kind = match now % 4 {
-                0 => EntryKind::Link { target: "elsewhere".into() },
+                0 => EntryKind::Link { target: ["elsewhere", "../x", "../x/"][usize::from(now as u8) % 3].into() },
                 rest => EntryKind::File { executable: rest == 1, content: ContentHash([now as u8; 32]) },
             };
             Arc::make_mut(&mut memory.manifest).change(&[(file, kind)]);

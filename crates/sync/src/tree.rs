@@ -213,12 +213,11 @@ impl Tree {
         if scan.is_remembered() {
             return Ok(());
         }
-        let added = scan.before.as_ref().zip(scan.end).and_then(|(before, end)| end.added(before, &scan.memory));
-        match added {
-            Some(step) if step.is_empty() => Ok(()),
-            Some(step) => self.add(&step),
-            None => self.save(&scan.memory),
-        }
+        let added = scan.before.as_ref().zip(scan.end).and_then(|(before, end)| {
+            let step = end.added(before, &scan.memory)?;
+            if step.is_empty() { Some(()) } else { self.add(&step, end.length).ok() }
+        });
+        added.map_or_else(|| self.save(&scan.memory), Ok)
     }
 
     /// Takes the tree as it is now with the help of an earlier scan; neither reads nor writes the cache.
@@ -403,10 +402,15 @@ impl Tree {
         fs::rename(&fresh, &file)
     }
 
-    /// Behind what is in the cache's file. Who was faster has changed what this is a step from: then it is not read.
-    fn add(&self, step: &[u8]) -> io::Result<()> {
-        let Some((file, _)) = self.cache_place() else { return Ok(()) };
-        fs::File::options().append(true).open(file)?.write_all(step)
+    /// Behind what is in the cache's file, which has this length. Where somebody else was faster nevertheless, what this
+    /// is a step from is another, and it is not read.
+    fn add(&self, step: &[u8], length: u64) -> io::Result<()> {
+        let Some((path, _)) = self.cache_place() else { return Ok(()) };
+        let mut file = fs::File::options().append(true).open(path)?;
+        if file.metadata()?.len() != length {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        file.write_all(step)
     }
 
     /// The cache's file for this root, and what it must have been written for.

@@ -15,6 +15,9 @@ const FILES: usize = 64;
 const BYTES: usize = 256 << 10;
 /// More threads than this only wait for the same file system.
 const MOST: usize = 4;
+/// So few files are made by the one who follows the stream, after it: to start a thread costs more. They must all fit
+/// between the two.
+const FEW: usize = MOST;
 
 /// A whole file that is yet to be made.
 pub(crate) struct Small<'t> {
@@ -42,7 +45,7 @@ pub(crate) struct Crew<'t> {
 
 /// Both ends.
 pub(crate) fn crew<'t>() -> (Crew<'t>, Orders<'t>) {
-    let (sender, receiver) = sync_channel(2 * MOST);
+    let (sender, receiver) = sync_channel(2 * FEW);
     let orders = Orders { batches: Mutex::new(receiver), failed: Mutex::new(None) };
     (Crew { batch: Vec::new(), bytes: 0, sender }, orders)
 }
@@ -70,28 +73,33 @@ impl<'t> Crew<'t> {
 }
 
 impl<'t> Orders<'t> {
-    /// Starts the threads for so many files; false where none could be had.
+    /// Starts the threads for so many files, where they are worth it; false where none could be had.
     pub(crate) fn start<'s>(&'s self, files: usize, layer: &'s Layer, scope: &'s Scope<'s, '_>) -> bool
     where
         't: 's,
     {
+        if files <= FEW {
+            return true;
+        }
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST).min(files.div_ceil(FILES));
         let mut started = false;
         for _ in 0..threads {
-            let work = || {
-                while let Some(batch) = self.next() {
-                    for file in batch {
-                        if let Err(error) = layer.make(&file) {
-                            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                            // The others of the batch are not made; the batches after it still have to be taken.
-                            break;
-                        }
-                    }
-                }
-            };
-            started |= thread::Builder::new().spawn_scoped(scope, work).is_ok();
+            started |= thread::Builder::new().spawn_scoped(scope, || self.work(layer)).is_ok();
         }
         started
+    }
+
+    /// Makes what is still to be made, once the crew's end is closed.
+    pub(crate) fn work(&self, layer: &Layer) {
+        while let Some(batch) = self.next() {
+            for file in batch {
+                if let Err(error) = layer.make(&file) {
+                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    // The others of the batch are not made; the batches after it still have to be taken.
+                    break;
+                }
+            }
+        }
     }
 
     fn next(&self) -> Option<Batch<'t>> {

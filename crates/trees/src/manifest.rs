@@ -54,8 +54,8 @@ impl<'de> Deserialize<'de> for TreeHash {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash(pub [u8; 32]);
 
-/// What is at a path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What is at a path. Links are the same whose targets are written the same: a slash more is another.
+#[derive(Debug, Clone)]
 pub enum EntryKind {
     /// A regular file.
     File {
@@ -72,7 +72,7 @@ pub enum EntryKind {
 }
 
 /// One hashed path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Relative to the tree's root, without `.` or `..`.
     pub path: PathBuf,
@@ -81,7 +81,7 @@ pub struct Entry {
 }
 
 /// An [`EntryKind`] in a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy)]
 pub enum KindRef<'a> {
     /// A regular file.
     File {
@@ -98,7 +98,7 @@ pub enum KindRef<'a> {
 }
 
 /// An [`Entry`] in a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryRef<'a> {
     /// Relative to the tree's root, without `.` or `..`.
     pub path: &'a Path,
@@ -153,6 +153,29 @@ impl EntryKind {
         }
     }
 }
+
+// By hand: paths are otherwise compared by their components, and `a/` and `a` are one.
+impl PartialEq for KindRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Link { target }, Self::Link { target: other }) => target.as_os_str() == other.as_os_str(),
+            (Self::File { executable, content }, Self::File { executable: other, content: held }) => {
+                executable == other && content == held
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for KindRef<'_> {}
+
+impl PartialEq for EntryKind {
+    fn eq(&self, other: &Self) -> bool {
+        self.borrowed() == other.borrowed()
+    }
+}
+
+impl Eq for EntryKind {}
 
 impl KindRef<'_> {
     /// The same, owned.

@@ -190,11 +190,13 @@ impl<'t> Work<'t> {
             open: None,
         };
         let taken = thread::scope(|scope| {
-            if !needed.is_empty() && !orders.start(needed.len(), &self.layer, scope) {
+            if !orders.start(needed.len(), &self.layer, scope) {
                 let source = io::ErrorKind::OutOfMemory.into();
                 return Err(ReceiveError::Write { path: "files: no thread could be started".into(), source });
             }
-            come.take(crew, input, body)
+            let taken = come.take(crew, input, body);
+            orders.work(&self.layer);
+            taken
         });
         match orders.failure() {
             Some(error) => Err(error),

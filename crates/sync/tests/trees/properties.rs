@@ -11,7 +11,7 @@ fn entry() -> impl Strategy<Value = Entry> {
     let kind = prop_oneof![
         (any::<bool>(), 0_u8..4)
             .prop_map(|(executable, n)| EntryKind::File { executable, content: ContentHash([n; 32]) }),
-        "[ab]{1,2}".prop_map(|target| EntryKind::Link { target: target.into() }),
+        "[ab](/|//b|/[.]/b)?".prop_map(|target| EntryKind::Link { target: target.into() }),
     ];
     ("[abc]{1,2}(/[abc-]{1,2}){0,2}", kind).prop_map(|(path, kind)| Entry { path: PathBuf::from(path), kind })
 }
