@@ -89,7 +89,7 @@ impl History {
         let config_path = Path::new(".git/config").to_path_buf();
         let looked_ns = file_clock_ns();
         let key = [7; 32];
-        let old = cache.and_then(|cache| Memory::load(cache, &key)).map_or_else(Memory::empty, |(memory, _)| memory);
+        let old = cache.and_then(|cache| Memory::load(cache, &key)).unwrap_or_else(Memory::empty);
         let named: Vec<(&PathBuf, &PathBuf)> =
             places.iter().filter_map(|(path, place)| Some((path, place.as_ref()?))).collect();
         let outcomes = in_parallel(&named, |(path, place)| -> Result<Option<(EntryKind, Mark)>, rustix::io::Errno> {

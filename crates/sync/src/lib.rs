@@ -38,5 +38,5 @@ mod walk;
 
 pub use history::History;
 pub use manifest::{Changes, ContentHash, Entry, EntryKind, EntryRef, KindRef, Manifest, TreeHash, TreeHashError};
-pub use tree::{Scan, ScanCost, SyncError, Tree, TreeOptions};
+pub use tree::{Remembered, Scan, ScanCost, SyncError, Tree, TreeOptions};
 pub use watch::Watch;

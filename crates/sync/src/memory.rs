@@ -92,6 +92,15 @@ pub(crate) struct Memory {
     pub(crate) unreadable: Vec<PathBuf>,
 }
 
+/// What a file held.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) memory: Memory,
+    /// Stands for the tree and the options it was scanned with.
+    pub(crate) key: [u8; 32],
+    pub(crate) end: End,
+}
+
 impl Children {
     /// Adds one behind all others.
     pub(crate) fn push(&mut self, child: Child<'_>) {
@@ -182,16 +191,23 @@ impl Memory {
         out
     }
 
-    /// What the file at this path holds, as [`Memory::read`] reads it.
-    pub(crate) fn load(path: &Path, key: &[u8; 32]) -> Option<(Self, End)> {
+    /// What the file at this path holds, if it is of this key.
+    pub(crate) fn load(path: &Path, key: &[u8; 32]) -> Option<Self> {
+        Loaded::from_file(path).filter(|loaded| loaded.key == *key).map(|loaded| loaded.memory)
+    }
+}
+
+impl Loaded {
+    /// What the file at this path holds, as [`Loaded::read`] reads it.
+    pub(crate) fn from_file(path: &Path) -> Option<Self> {
         let file = fs::File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
-        Self::read(file, length, key)
+        Self::read(file, length)
     }
 
     /// From a file of this length, with the steps in it; `None` if it is not one whose memory was written whole, in this
-    /// format, for this key.
-    pub(crate) fn read(mut file: impl io::Read, length: u64, key: &[u8; 32]) -> Option<(Self, End)> {
+    /// format.
+    pub(crate) fn read(mut file: impl io::Read, length: u64) -> Option<Self> {
         let mut head = [0; HEAD];
         file.read_exact(&mut head).ok()?;
         let (magic, rest) = head.split_first_chunk::<8>()?;
@@ -202,14 +218,17 @@ impl Memory {
         }
         let mut input = Input::new(&mut file, body);
         input.sum.update(size);
-        let memory = Self::decode(&mut input, key).filter(|_| input.is_whole(sum))?;
-        step::taken(memory, file, *sum, HEAD as u64 + body)
-    }
-
-    fn decode<R: io::Read>(input: &mut Input<R>, key: &[u8; 32]) -> Option<Self> {
-        if input.array::<32>()? != *key {
+        let (key, memory) = (input.array()?, Memory::decode(&mut input)?);
+        if !input.is_whole(sum) {
             return None;
         }
+        let (memory, end) = step::taken(memory, file, *sum, HEAD as u64 + body)?;
+        Some(Self { memory, key, end })
+    }
+}
+
+impl Memory {
+    fn decode<R: io::Read>(input: &mut Input<R>) -> Option<Self> {
         let hash = TreeHash(input.array()?);
         let index = input.mark()?;
         let rule_files = input.list(2 + 1 + 32, |input| {
@@ -458,7 +477,8 @@ pub(crate) mod tests {
     }
 
     fn decoded(bytes: &[u8], key: &[u8; 32]) -> Option<Memory> {
-        Memory::read(bytes, bytes.len() as u64, key).map(|(memory, _)| memory)
+        let loaded = Loaded::read(bytes, bytes.len() as u64).filter(|loaded| loaded.key == *key);
+        loaded.map(|loaded| loaded.memory)
     }
 
     #[test]
@@ -472,7 +492,7 @@ pub(crate) mod tests {
             assert_eq!(decoded(&bytes[..cut], &[1; 32]), None, "{cut}");
         }
         // It became shorter after its length was asked for.
-        assert!(Memory::read(&bytes[..bytes.len() / 2], bytes.len() as u64, &[1; 32]).is_none());
+        assert!(Loaded::read(&bytes[..bytes.len() / 2], bytes.len() as u64).is_none());
     }
 
     proptest! {

@@ -222,12 +222,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::Loaded;
     use crate::memory::tests::sample;
 
     const KEY: [u8; 32] = [1; 32];
 
     fn read(bytes: &[u8]) -> (Memory, End) {
-        Memory::read(bytes, bytes.len() as u64, &KEY).unwrap()
+        let loaded = Loaded::read(bytes, bytes.len() as u64).unwrap();
+        (loaded.memory, loaded.end)
     }
 
     /// Files 0 to 99, of which each number in `others` was written again.
@@ -272,7 +274,7 @@ mod tests {
             bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
             bytes.extend_from_slice(sum.as_bytes());
             bytes.extend_from_slice(&body);
-            let _ = Memory::read(&bytes[..], bytes.len() as u64, &KEY);
+            let _ = Loaded::read(&bytes[..], bytes.len() as u64);
         }
     }
 

@@ -7,13 +7,12 @@
 //! ```
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use testyard_model::{Problem, ProblemKind};
@@ -21,7 +20,7 @@ use testyard_model::{Problem, ProblemKind};
 use crate::content::{Found, Moved, Sort, file_clock_ns, in_parallel, moved, read};
 use crate::gather::Gathering;
 use crate::manifest::{Changes, EntryKind, Manifest, TreeHash};
-use crate::memory::{Child, ChildSort, Folder, Mark, Memory};
+use crate::memory::{Child, ChildSort, Folder, Loaded, Mark, Memory};
 use crate::rules::{Ground, Repository, RuleFile};
 use crate::step::End;
 use crate::unhashed::collapse;
@@ -56,7 +55,13 @@ pub struct Tree {
     root: PathBuf,
     descriptor: OwnedFd,
     options: TreeOptions,
+    /// For the first look.
+    ahead: Mutex<Option<Remembered>>,
 }
+
+/// What the cache remembers of a tree, read before it is known how the tree is to be looked at.
+#[derive(Debug)]
+pub struct Remembered(Loaded);
 
 /// A tree as it was at one moment (files that change during a scan are taken before or after).
 #[derive(Debug, Clone)]
@@ -177,7 +182,14 @@ impl Tree {
         let real = fs::canonicalize(root).map_err(failed)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = rustix::fs::open(&real, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { root: real, descriptor, options })
+        Ok(Self { root: real, descriptor, options, ahead: Mutex::default() })
+    }
+
+    /// Spares the first look the reading of the cache; what was remembered of another tree, or with other options, is as
+    /// if it were not there.
+    #[must_use]
+    pub fn with_remembered(self, remembered: Remembered) -> Self {
+        Self { ahead: Mutex::new(Some(remembered)), ..self }
     }
 
     /// The root's real path.
@@ -200,7 +212,7 @@ impl Tree {
     /// # Errors
     /// As [`Tree::scan`].
     pub fn look(&self) -> Result<Scan, SyncError> {
-        let (remembered, end) = self.load().map(|(memory, end)| (Arc::new(memory), end)).unzip();
+        let (remembered, end) = self.load().map(|loaded| (Arc::new(loaded.memory), loaded.end)).unzip();
         let (memory, cost) = self.survey(remembered.clone())?;
         Ok(Scan { before: remembered, end, ..Self::described(memory, cost) })
     }
@@ -389,9 +401,10 @@ impl Tree {
     }
 
     /// What the cache knows of this tree.
-    fn load(&self) -> Option<(Memory, End)> {
+    fn load(&self) -> Option<Loaded> {
         let (file, key) = self.cache_place()?;
-        Memory::load(&file, &key)
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ahead.map(|remembered| remembered.0).or_else(|| Loaded::from_file(&file)).filter(|loaded| loaded.key == key)
     }
 
     /// Written beside and renamed: a reader sees the old or the new file, and the sum inside shows any other.
@@ -416,7 +429,6 @@ impl Tree {
     /// The cache's file for this root, and what it must have been written for.
     fn cache_place(&self) -> Option<(PathBuf, [u8; 32])> {
         let folder = self.options.cache_folder.as_deref()?;
-        let root = blake3::hash(self.root.as_os_str().as_bytes());
         let mut key = blake3::Hasher::new();
         let global = self.options.global_ignore_file.iter().map(PathBuf::as_path);
         for path in [self.root.as_path(), Path::new("\0")].into_iter().chain(global) {
@@ -425,9 +437,22 @@ impl Tree {
         for path in &self.options.exclude {
             key.update(b"exclude\0").update(path.as_os_str().as_bytes()).update(b"\0");
         }
-        let name = OsString::from(format!("{}.tree", &root.to_hex()[..32]));
-        Some((folder.join(name), *key.finalize().as_bytes()))
+        Some((cache_file(folder, &self.root), *key.finalize().as_bytes()))
     }
+}
+
+impl Remembered {
+    /// What the cache in this folder has of the tree at this (real) path; none where there is nothing of use.
+    #[must_use]
+    pub fn read(cache_folder: &Path, root: &Path) -> Option<Self> {
+        Loaded::from_file(&cache_file(cache_folder, root)).map(Self)
+    }
+}
+
+/// The cache's file for a root, which is a real path.
+fn cache_file(folder: &Path, root: &Path) -> PathBuf {
+    let key = blake3::hash(root.as_os_str().as_bytes());
+    folder.join(format!("{}.tree", &key.to_hex()[..32]))
 }
 
 /// Whether two lists hold the same rule files.

@@ -11,7 +11,7 @@ use testyard_images::host::{HostOptions, HostView, secrets_of};
 use testyard_machine::client::ClientError;
 use testyard_model::{Problem, ProblemKind, UserSpec};
 use testyard_registry::Home;
-use testyard_sync::{History, Scan, Tree, TreeHash, TreeOptions, Watch};
+use testyard_sync::{History, Remembered, Scan, Tree, TreeHash, TreeOptions, Watch};
 
 use crate::machine::Machine;
 use crate::run::await_events;
@@ -106,16 +106,31 @@ impl Testyard {
             };
             Problem::new(kind, format!("cannot open the tree {}", path.display())).because(error)
         })?;
-        let secrets: Vec<PathBuf> = secrets(home)?.into_iter().filter(|hidden| hidden.starts_with(&path)).collect();
-        let own = [home.state().to_path_buf(), home.runtime().to_path_buf()];
-        let exclude = own.into_iter().chain(secrets.iter().cloned()).collect();
-        let options = TreeOptions { exclude, ..TreeOptions::for_user(home.sync_folder()) };
-        let tree = Tree::open(&path, options).map_err(|error| error.problem())?;
+        // What is remembered of a large tree is read meanwhile.
+        let (options, remembered) = thread::scope(|scope| {
+            let read = || Remembered::read(&home.sync_folder(), &path);
+            let reading = thread::Builder::new().spawn_scoped(scope, read).ok();
+            let options = tree_options(home, &path);
+            (options, reading.and_then(|reading| reading.join().ok()).flatten())
+        });
+        let (options, secrets) = options?;
+        let mut tree = Tree::open(&path, options).map_err(|error| error.problem())?;
+        if let Some(remembered) = remembered {
+            tree = tree.with_remembered(remembered);
+        }
         let cache = history_cache(home, &path);
         let one = Arc::new(One { tree, secrets, history: request.history, cache, last: Mutex::default() });
         let copies = Copies::new(one.clone(), sent_lists(home), request.user);
         Ok(TreeSync { one, copies, present: request.present, ahead: None })
     }
+}
+
+/// How the tree at this path is looked at for syncing, and which secrets lie in it.
+fn tree_options(home: &Home, path: &Path) -> Result<(TreeOptions, Vec<PathBuf>), Problem> {
+    let secrets: Vec<PathBuf> = secrets(home)?.into_iter().filter(|hidden| hidden.starts_with(path)).collect();
+    let own = [home.state().to_path_buf(), home.runtime().to_path_buf()];
+    let exclude = own.into_iter().chain(secrets.iter().cloned()).collect();
+    Ok((TreeOptions { exclude, ..TreeOptions::for_user(home.sync_folder()) }, secrets))
 }
 
 /// Secrets of this host, and of who runs this, wherever their `HOME` is: no machine gets a copy of them.

@@ -1,8 +1,9 @@
 //! What makes a new hash and what does not, and that the cache never hides a change.
 
 use std::fs;
+use std::path::Path;
 
-use testyard_sync::{Tree, TreeHash, TreeOptions};
+use testyard_sync::{Remembered, Tree, TreeHash, TreeOptions};
 
 use crate::support::{Yard, paths, set_old, shown};
 
@@ -177,6 +178,25 @@ fn a_saved_file_is_added_to_the_cache_and_does_not_write_it_again() {
     let scan = yard.scan();
     assert_eq!(scan.hash, last.hash);
     assert!(scan.cost.read <= 1, "{:?}", scan.cost);
+}
+
+#[test]
+fn what_is_remembered_may_be_read_ahead() {
+    let yard = Yard::new();
+    yard.write("a", "one");
+    yard.write("secret", "two");
+    let last = yard.settle();
+    let ahead = |root: &Path| Remembered::read(&yard.cache(), root);
+    let root = yard.root().canonicalize().expect("the tree");
+    let scan = yard.tree().with_remembered(ahead(&root).expect("the cache")).look().expect("a readable tree");
+    assert_eq!((scan.hash, scan.cost.read), (last.hash, 0));
+    // Of a tree that is looked at in another way, it is of no use.
+    let options = TreeOptions { exclude: vec![root.join("secret")], ..yard.options() };
+    let other = Tree::open(&root, options).expect("the tree is there");
+    let scan = other.with_remembered(ahead(&root).expect("the cache")).look().expect("a readable tree");
+    assert_eq!(paths(&scan), ["a"]);
+    assert_eq!(scan.cost.read, 1);
+    assert!(ahead(&root.join("none")).is_none());
 }
 
 #[test]
