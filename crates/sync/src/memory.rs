@@ -195,39 +195,7 @@ impl Memory {
     pub(crate) fn load(path: &Path, key: &[u8; 32]) -> Option<Self> {
         Loaded::from_file(path).filter(|loaded| loaded.key == *key).map(|loaded| loaded.memory)
     }
-}
 
-impl Loaded {
-    /// What the file at this path holds, as [`Loaded::read`] reads it.
-    pub(crate) fn from_file(path: &Path) -> Option<Self> {
-        let file = fs::File::open(path).ok()?;
-        let length = file.metadata().ok()?.len();
-        Self::read(file, length)
-    }
-
-    /// From a file of this length, with the steps in it; `None` if it is not one whose memory was written whole, in this
-    /// format.
-    pub(crate) fn read(mut file: impl io::Read, length: u64) -> Option<Self> {
-        let mut head = [0; HEAD];
-        file.read_exact(&mut head).ok()?;
-        let (magic, rest) = head.split_first_chunk::<8>()?;
-        let (sum, size) = rest.split_first_chunk::<32>()?;
-        let body = u64::from_le_bytes(*size.first_chunk()?);
-        if magic != MAGIC || body > length.saturating_sub(HEAD as u64) {
-            return None;
-        }
-        let mut input = Input::new(&mut file, body);
-        input.sum.update(size);
-        let (key, memory) = (input.array()?, Memory::decode(&mut input)?);
-        if !input.is_whole(sum) {
-            return None;
-        }
-        let (memory, end) = step::taken(memory, file, *sum, HEAD as u64 + body)?;
-        Some(Self { memory, key, end })
-    }
-}
-
-impl Memory {
     fn decode<R: io::Read>(input: &mut Input<R>) -> Option<Self> {
         let hash = TreeHash(input.array()?);
         let index = input.mark()?;
@@ -261,6 +229,36 @@ impl Memory {
         let (unhashed, unreadable) = (input.list(2, paths)?, input.list(2, paths)?);
         let (folders, manifest) = (Arc::new(folders), Arc::new(manifest));
         Some(Self { rule_files, folders, index, manifest, hash, marks, unhashed, unreadable })
+    }
+}
+
+impl Loaded {
+    /// What the file at this path holds, as [`Loaded::read`] reads it.
+    pub(crate) fn from_file(path: &Path) -> Option<Self> {
+        let file = fs::File::open(path).ok()?;
+        let length = file.metadata().ok()?.len();
+        Self::read(file, length)
+    }
+
+    /// From a file of this length, with the steps in it; `None` if it is not one whose memory was written whole, in this
+    /// format.
+    pub(crate) fn read(mut file: impl io::Read, length: u64) -> Option<Self> {
+        let mut head = [0; HEAD];
+        file.read_exact(&mut head).ok()?;
+        let (magic, rest) = head.split_first_chunk::<8>()?;
+        let (sum, size) = rest.split_first_chunk::<32>()?;
+        let body = u64::from_le_bytes(*size.first_chunk()?);
+        if magic != MAGIC || body > length.saturating_sub(HEAD as u64) {
+            return None;
+        }
+        let mut input = Input::new(&mut file, body);
+        input.sum.update(size);
+        let (key, memory) = (input.array()?, Memory::decode(&mut input)?);
+        if !input.is_whole(sum) {
+            return None;
+        }
+        let (memory, end) = step::taken(memory, file, *sum, HEAD as u64 + body)?;
+        Some(Self { memory, key, end })
     }
 }
 

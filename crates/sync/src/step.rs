@@ -197,11 +197,7 @@ impl Step {
                 kinds.extend(kind.map(|kind| (number, kind)));
             }
         }
-        // One that was changed back is not another.
-        let is_other = |(number, kind): &(usize, EntryKind)| {
-            memory.manifest.get(*number).is_some_and(|entry| entry.kind != kind.borrowed())
-        };
-        let kinds: Vec<_> = kinds.into_iter().filter(is_other).collect();
+        let kinds: Vec<_> = kinds.into_iter().collect();
         Arc::make_mut(&mut memory.manifest).change(&kinds);
         Some(memory)
     }

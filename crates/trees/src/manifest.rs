@@ -225,8 +225,7 @@ impl Manifest {
 
     /// Adds an entry behind all others; false where its place is not there, and then it is left out.
     pub fn push(&mut self, path: &Path, kind: KindRef<'_>) -> bool {
-        let in_order = self.last().is_none_or(|last| by_bytes(last, path) == Ordering::Less);
-        if !in_order {
+        if !self.is_before(path) {
             return false;
         }
         let (start, bytes) = (self.text.len(), path.as_os_str().as_bytes());
@@ -243,9 +242,9 @@ impl Manifest {
         true
     }
 
-    /// The path of the last entry.
-    fn last(&self) -> Option<&Path> {
-        self.places.last().map(|place| self.path(place))
+    /// Whether all of it stands before this path.
+    fn is_before(&self, path: &Path) -> bool {
+        self.places.last().is_none_or(|last| by_bytes(self.path(last), path) == Ordering::Less)
     }
 
     fn path(&self, place: &Place) -> &Path {
@@ -361,8 +360,7 @@ impl Manifest {
         for (length, kind) in entries {
             let place = Place { start, length, kind };
             start = Self::end(&place).filter(|end| *end <= manifest.text.len())?;
-            let in_order = manifest.last().is_none_or(|last| by_bytes(last, manifest.path(&place)) == Ordering::Less);
-            if !in_order {
+            if !manifest.is_before(manifest.path(&place)) {
                 return None;
             }
             manifest.places.push(place);

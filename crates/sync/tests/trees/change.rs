@@ -137,7 +137,7 @@ fn a_damaged_cache_is_as_none() {
     let hash = yard.settle().hash;
     let file = fs::read_dir(yard.cache()).expect("the cache").next().expect("one file").expect("an entry").path();
     let whole = fs::read(&file).expect("the cache's file");
-    for length in [0, 7, 40, whole.len() / 2] {
+    for length in [0, 7, 40, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..length]).expect("the cache's file");
         let scan = yard.scan();
         assert_eq!((scan.hash, scan.cost.read), (hash, 1), "{length}");
