@@ -76,7 +76,7 @@ impl Agent {
 
     /// An environment's init has ended, and with it every process inside.
     pub(crate) fn environment_gone(&mut self, id: EnvironmentId) {
-        self.hear_environment(id);
+        self.hear_the_rest(id);
         step::reach(Step::AgentEnvironmentKilled);
         let Some(mut environment) = self.environments.remove(&id) else { return };
         unwatch(&self.epoll, &environment.control);

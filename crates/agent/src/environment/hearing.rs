@@ -39,6 +39,19 @@ impl Agent {
         if !environment.inbox.fill(&environment.control).unwrap_or(false) {
             unwatch(&self.epoll, &environment.control);
         }
+        self.heed_environment(id);
+    }
+
+    /// Reads all that an environment's init has said before it ended.
+    pub(super) fn hear_the_rest(&mut self, id: EnvironmentId) {
+        if let Some(environment) = self.environments.get_mut(&id) {
+            environment.inbox.fill_with_the_rest(&environment.control);
+        }
+        self.heed_environment(id);
+    }
+
+    /// Does what follows from what was read.
+    fn heed_environment(&mut self, id: EnvironmentId) {
         loop {
             let Some(environment) = self.environments.get_mut(&id) else { return };
             let Ok(Some(answer)) = environment.inbox.take() else { return };

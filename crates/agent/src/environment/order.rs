@@ -166,6 +166,17 @@ impl Inbox {
         Ok(length > 0)
     }
 
+    /// Reads what is there of a side that has ended. What came with descriptors is read by itself, so once is not enough.
+    pub(crate) fn fill_with_the_rest(&mut self, socket: &OwnedFd) {
+        let mut buffer = [0; 16 * 1024];
+        let mut descriptors = Vec::new();
+        // Without waiting: something that it started may hold the other end a moment longer.
+        while let Ok(Some(length @ 1..)) = socket::try_receive(socket.as_fd(), &mut buffer, &mut descriptors) {
+            self.bytes.extend_from_slice(&buffer[..length]);
+        }
+        self.attached.extend(descriptors);
+    }
+
     /// The next whole message.
     pub(crate) fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         let Some(head) = self.bytes.first_chunk::<4>() else { return Ok(None) };
@@ -224,5 +235,27 @@ mod tests {
             }
         }
         panic!("it keeps everything for ever");
+    }
+
+    #[test]
+    fn every_word_of_an_init_that_has_ended_is_heard() {
+        let (agent, init) = pair(Kind::Stream).expect("sockets are to be had");
+        let (marker, _kept) = pair(Kind::Stream).expect("sockets are to be had");
+        send(init.as_fd(), &Answer::Ready, &[marker.as_fd()]).expect("sent");
+        let started = Answer::Started { command: 1, pid: 2 };
+        send(init.as_fd(), &started, &[marker.as_fd(), marker.as_fd()]).expect("sent");
+        let long = Problem::new(testyard_model::ProblemKind::Command, "x".repeat(40_000));
+        send(init.as_fd(), &Answer::Failed { command: 1, problem: long }, &[]).expect("sent");
+        let mut inbox = Inbox::default();
+        // The other end is still open, which keeps nobody waiting.
+        inbox.fill_with_the_rest(&agent);
+        let heard: Vec<Answer> = std::iter::from_fn(|| inbox.take().expect("an answer")).collect();
+        let [Answer::Ready, Answer::Started { pid: 2, .. }, Answer::Failed { problem, .. }] = &heard[..] else {
+            panic!("{heard:?}")
+        };
+        assert_eq!((problem.message.len(), inbox.attached.len()), (40_000, 3));
+        drop(init);
+        inbox.fill_with_the_rest(&agent);
+        assert_eq!(inbox.attached.len(), 3);
     }
 }

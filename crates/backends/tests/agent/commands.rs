@@ -49,6 +49,18 @@ fn arguments_variables_and_codes_are_verbatim() {
     }
 }
 
+/// An environment may still be being made when its command comes, and both its first and its last word be there at once.
+#[test]
+fn a_program_that_is_not_there_is_named_however_soon_it_is_asked_for() {
+    let machine = Machine::namespace();
+    let mut connection = machine.connect();
+    let place = fresh(&isolated(UserSpec::Root));
+    for round in 0..200 {
+        let failed = connection.capture(Exec { place: place.clone(), ..exec(&["/no/such/program"]) }, &[]);
+        assert!(matches!(failed, Err(ClientError::Refused(_))), "round {round}: {failed:?}");
+    }
+}
+
 #[test]
 fn frames_carry_much_both_ways() {
     for (machine, place) in places() {
