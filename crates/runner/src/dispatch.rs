@@ -35,6 +35,8 @@ pub const PREPARATION: Duration = Duration::from_secs(30 * 60);
 
 /// How long before a test's deadline it is looked at, at most; a tenth of its time where that is less.
 const LAST_LOOK: Duration = Duration::from_secs(3);
+/// A debugger needs so long on a busy host; a test whose time is shorter than twice that is looked at halfway.
+const LEAST_LOOK: Duration = Duration::from_secs(2);
 
 /// The state of a run.
 #[derive(Debug)]
@@ -464,7 +466,7 @@ impl Dispatch {
 /// What is to be noticed of a command that starts now. A hung test is looked at a little before its time is up: its
 /// executor may be far from here, and ends it to the millisecond.
 fn notices(now: Duration, timeout: Duration, slow_after: Option<Duration>) -> Vec<(Duration, Notice)> {
-    let left = (timeout / 10).min(LAST_LOOK);
+    let left = (timeout / 10).clamp(LEAST_LOOK.min(timeout / 2), LAST_LOOK);
     let mut notices = vec![(now + timeout - left, Notice::Inspect { left })];
     if let Some(after) = slow_after.filter(|after| *after < timeout) {
         notices.push((now + after, Notice::Slow { after }));

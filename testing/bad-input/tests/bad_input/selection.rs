@@ -91,7 +91,7 @@ fn a_history_cut_short_costs_no_result() {
 fn a_test_that_hangs_is_shown_with_its_processes() {
     let home = TestHome::new();
     let command = "sleep 1051 & env -i sh -c 'sleep 1052; true'";
-    suite(&home, &format!("{}timeout = \"2s\"\nslow-after = \"1s\"\n", test("hangs", command)));
+    suite(&home, &format!("{}timeout = \"4s\"\nslow-after = \"1s\"\n", test("hangs", command)));
     let output = run(&home, &["--json"]);
     assert_eq!(output.code, 1, "{output}");
     let json = output.json();
