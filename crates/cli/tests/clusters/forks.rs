@@ -46,6 +46,9 @@ fn jobs_are_accounted_for(home: &TestHome) {
     let team = "sacctmgr -i -Q add account team && sacctmgr -i -Q add qos fast && \
                 sacctmgr -i -Q add user slurm account=team && sacctmgr -i -Q modify user slurm set qos+=fast";
     drop(as_root(home, "base", "1", team).expect_success());
+    // The database tells the controller in its own time, and until then a job of it is a job of no quality of service.
+    let told = || as_root(home, "base", "1", "scontrol show assoc_mgr qos=fast flags=qos").stdout.contains("QOS=fast(");
+    assert!(wait_until(DEADLINE, told), "the controller was not told");
     let submit = "sbatch --parsable --wait --account=team --qos=fast --gres=gpu:1 --wrap 'echo $CUDA_VISIBLE_DEVICES; exit 3' -o out";
     let submitted = on(home, "base", "1", submit);
     assert_eq!((submitted.code, on(home, "base", "1", "cat out").stdout.as_str()), (3, "0\n"), "{submitted}");
