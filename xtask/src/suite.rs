@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use crate::cargo::{cargo, has_subcommand, must_succeed, shown, succeeds, target_folder, watched};
 use crate::fault::{Fault, Outcome};
@@ -30,7 +31,9 @@ pub(crate) fn test(ci: bool) -> Outcome<ExitCode> {
     run.command("fuzz targets", &mut fuzz_targets()?)?;
 
     // What tests start as real programs is not built by building the tests.
-    must_succeed(cargo().args(["build", "--quiet", "--workspace", "--bins", "--examples", "--locked"]))?;
+    run.time("programs built", || {
+        must_succeed(cargo().args(["build", "--quiet", "--workspace", "--bins", "--examples", "--locked"]))
+    })?;
     let log = target_folder()?.join("skips.jsonl");
     std::fs::write(&log, "").map_err(|error| Fault::file(&log, &error))?;
     let (mut suite, reader) = suite_command();
@@ -85,18 +88,31 @@ pub(crate) struct Run {
     failures: Vec<String>,
     /// What each command that failed printed of its failed tests.
     said: Vec<(String, Vec<String>)>,
+    /// What took how long.
+    took: Vec<(String, Duration)>,
 }
+
+/// What was over sooner is not told of.
+const QUICK: Duration = Duration::from_secs(10);
 
 impl Run {
     /// A check that is one thing: it passed or it failed.
     fn check(&mut self, name: &str, check: impl FnOnce() -> Outcome<bool>) -> Outcome<()> {
         println!("==> {name}");
-        let passed = check()?;
+        let passed = self.time(name, check)?;
         self.tally.add(Tally::of(passed));
         if !passed {
             self.failures.push(name.to_owned());
         }
         Ok(())
+    }
+
+    /// Notes how long this takes.
+    pub(crate) fn time<T>(&mut self, name: &str, act: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let done = act();
+        self.took.push((name.to_owned(), started.elapsed()));
+        done
     }
 
     /// [`Run::check`] of a program's exit code.
@@ -110,7 +126,7 @@ impl Run {
         let line = shown(command);
         println!("==> {line}");
         let mut summaries = Summaries::new(reader);
-        let passed = watched(command, |text| summaries.look(text))?;
+        let passed = self.time(&line, || watched(command, |text| summaries.look(text)))?;
         let skips = read_skips(log);
         let mut tally = with_skips(summaries.tally, &skips);
         // It may have failed to compile, or have been ended, with no failed test to count.
@@ -134,13 +150,13 @@ impl Run {
 
     /// The tests that nextest left to Testyard.
     fn own(&mut self) -> Outcome<()> {
-        let suite = own::Own::lay_out()?;
+        let suite = self.time("the suite laid out", own::Own::lay_out)?;
         self.tests(&mut suite.command()?, Reader::Testyard, &suite.skip_log())?;
         suite.remove()
     }
 
     fn unprivileged(&mut self) -> Outcome<()> {
-        let stage = match unprivileged::Stage::prepare()? {
+        let stage = match self.time("programs for an ordinary user", unprivileged::Stage::prepare)? {
             Ok(stage) => stage,
             Err(reason) => {
                 self.skip("the suite as an ordinary user", reason);
@@ -165,6 +181,9 @@ impl Run {
         for skip in &self.skips {
             let kind = if skip.forced_by_host { "the host lacks it" } else { "not forced by the host" };
             println!("SKIPPED {}: {} ({kind})", skip.name, skip.reason);
+        }
+        for (what, took) in self.took.iter().filter(|(_, took)| *took >= QUICK) {
+            println!("took {:3}m{:02}s: {what}", took.as_secs() / 60, took.as_secs() % 60);
         }
         for failure in &self.failures {
             println!("FAILED {failure}");

@@ -54,13 +54,14 @@ fn fast(run: &mut Run, arguments: &[String]) -> Outcome<()> {
 pub(crate) fn as_installed(run: &mut Run, arguments: &[String]) -> Outcome<()> {
     let Some(sources) = made(run, Environments::of_sources()?, &["main"])? else { return Ok(()) };
     checks(run, &sources)?;
-    let wheel = wheel::build(&sources.program("maturin"), &target_folder()?.join("wheels"))?;
+    let wheels = target_folder()?.join("wheels");
+    let wheel = run.time("the wheel", || wheel::build(&sources.program("maturin"), &wheels))?;
     let environments = Environments::of_wheel(wheel)?;
     let Some(environments) = made(run, environments, &["main"])? else { return Ok(()) };
-    for name in OTHERS {
+    run.time("other virtual environments", || {
         // What could not be made is skipped by each test that needs it, by name.
-        environments.try_make(&[name])?;
-    }
+        OTHERS.into_iter().try_for_each(|name| environments.try_make(&[name]).map(drop))
+    })?;
     let log = new_log()?;
     let mut command = program(environments.program("python"));
     environments.pytest(&mut command, &workspace_root().join("python"), arguments);
@@ -151,7 +152,7 @@ fn new_log() -> Outcome<PathBuf> {
 
 /// The environments, or a counted skip where a registry cannot be reached.
 fn made(run: &mut Run, environments: Environments, names: &[&str]) -> Outcome<Option<Environments>> {
-    if environments.try_make(names)? {
+    if run.time("a virtual environment", || environments.try_make(names))? {
         return Ok(Some(environments));
     }
     run.skip(
