@@ -168,10 +168,9 @@ impl Agent {
 
     /// A worker has ended.
     pub(crate) fn worker_ended(&mut self, worker: Worker, status: i32) {
-        let mut text = [0; 8192];
-        let told = rustix::io::read(&worker.control, &mut text).unwrap_or(0);
+        let told = last_words(&worker.control);
         let failed = |kind, message: String| Event::Failed(Problem::new(kind, message));
-        let event = match (worker.ended, serde_json::from_slice::<Problem>(&text[..told])) {
+        let event = match (worker.ended, serde_json::from_slice::<Problem>(&told)) {
             (_, Err(_)) if status == 0 => Event::Done,
             (Some(why), _) => Event::Failed(why),
             (None, Ok(problem)) => Event::Failed(problem),
@@ -203,6 +202,16 @@ impl Agent {
         }
         self.stop |= self.is_over();
     }
+}
+
+/// What a worker that has ended wrote of its problem: with paths as long as the kernel takes, more than one read.
+fn last_words(control: &OwnedFd) -> Vec<u8> {
+    let (mut told, mut part) = (Vec::new(), [0; 8192]);
+    // It never blocks.
+    while let Ok(length @ 1..) = rustix::io::read(control, &mut part) {
+        told.extend_from_slice(&part[..length]);
+    }
+    told
 }
 
 fn is_exhausted(event: &Event) -> bool {

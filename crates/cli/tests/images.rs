@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use testkit::{Ability, Output, TestHome, wait_until};
 
@@ -468,7 +468,7 @@ fn begin_build(home: &TestHome) -> (Child, String) {
 }
 
 /// The processes of a home that have this program's name.
-fn processes(home: &TestHome, name: &str) -> Vec<Pid> {
+fn processes(home: &TestHome, name: &str) -> Vec<i32> {
     let mark = format!("TESTYARD_HOME={}", text(&home.state()));
     let of_home = |pid: &i32| {
         let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -477,7 +477,7 @@ fn processes(home: &TestHome, name: &str) -> Vec<Pid> {
     };
     let all = std::fs::read_dir("/proc").expect("it is mounted").flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(of_home).filter_map(Pid::from_raw).collect()
+    pids.filter(of_home).collect()
 }
 
 /// Whoever is killed: the tool, or the build itself.
@@ -490,9 +490,7 @@ fn nothing_stays_of_a_build_that_is_killed() {
         assert!(wait_until(DEADLINE, || processes(&home, "tail").len() == 2), "what it has started runs");
         let mounts = || std::fs::read_to_string("/proc/mounts").expect("it is mounted");
         assert!(!mounts().contains(&made), "the host does not see what it mounts");
-        for pid in processes(&home, name) {
-            kill_process(pid, Signal::KILL).expect("it runs");
-        }
+        testkit::processes::signal(&processes(&home, name), Signal::KILL);
         let ended = Output::of_child(&mut child, "a build", DEADLINE);
         if name == "mmdebstrap" {
             assert!(ended.code == 69 && ended.stderr.contains("mmdebstrap could not build bookworm"), "{ended}");

@@ -262,13 +262,6 @@ fn network_of(pid: i32) -> Option<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()
 }
 
-/// It may have ended already, as those of a machine do when another of them is killed.
-fn kill(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-    let killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    assert!(matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)), "it is ours: {killed:?}");
-}
-
 /// The supervisor of a machine, its agent, the agent's router, and the router's publisher.
 fn processes(home: &TestHome, machine: &str) -> [i32; 4] {
     let supervisor = info(home, machine)["supervisor_pid"].as_i64().expect("it runs") as i32;
@@ -288,15 +281,15 @@ fn what_is_killed_is_replaced_or_named_and_nothing_is_left_alone() {
     let server = Server::start(&home, "n1");
     let port = published(&home, "n1");
     let [supervisor, _, router, publisher] = processes(&home, "n1");
-    kill(publisher);
+    testkit::processes::signal(&[publisher], rustix::process::Signal::KILL);
     assert!(wait_until(SETTLED, || fetch(port) == MANY), "another publisher serves the port");
-    kill(supervisor);
+    testkit::processes::signal(&[supervisor], rustix::process::Signal::KILL);
     assert_eq!(ask(&home, "n2", "n1", "5"), all_came());
     assert_eq!(home.must_run(&["exec", "n1", "--", "echo", "here"]), "here\n");
     assert_eq!(fetch(port), MANY);
 
     // Who linked it to the others is gone: the links stay, as another member holds the network, and what is lost is named.
-    kill(router);
+    testkit::processes::signal(&[router], rustix::process::Signal::KILL);
     assert!(wait_until(SETTLED, || TcpStream::connect(("127.0.0.1", port)).is_err()), "its ports are free again");
     let refused = home.run_cli(&["network", "cut", "n1"]);
     assert!(refused.stderr.contains("has ended") && refused.stderr.contains("testyard restart"), "{refused}");
@@ -309,7 +302,7 @@ fn what_is_killed_is_replaced_or_named_and_nothing_is_left_alone() {
 
     // Everything of both at once: the network goes with them.
     for machine in ["n1", "n2"] {
-        processes(&home, machine).into_iter().for_each(kill);
+        testkit::processes::signal(&processes(&home, machine), rustix::process::Signal::KILL);
     }
     drop(server);
     home.must_run(&["reap"]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use testkit::{Output, TestHome, wait_until};
 
@@ -68,9 +68,8 @@ fn kill(home: &TestHome, machine: &str) {
     let supervisor = info["machine"]["supervisor_pid"].as_i64().expect("it runs");
     let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).expect("it lives");
     let agents = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-    for pid in std::iter::once(supervisor as i32).chain(agents) {
-        kill_process(Pid::from_raw(pid).expect("a process"), Signal::KILL).expect("it lives");
-    }
+    let all: Vec<i32> = std::iter::once(supervisor as i32).chain(agents).collect();
+    testkit::processes::signal(&all, Signal::KILL);
 }
 
 fn results(output: &Output) -> Vec<Value> {

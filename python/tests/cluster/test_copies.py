@@ -146,7 +146,7 @@ def test_a_child_of_a_job_has_the_copied_tree(bare: Cluster, client: Client, tmp
     client.install("c")
     with client.places(bare, str(tree), "sync") as placing:
         placed(placing)
-        bare.run(["ssh", bare.head.name, f"srun {tree}/job.sh"], timeout=60)
+        bare.run(["ssh", bare.head.name, f"srun {tree}/job.sh"], timeout=150)
         assert bare.run("cat child.out").stdout.startswith("3 c\n")
 
 

@@ -50,7 +50,7 @@ def test_the_first_command_makes_it_and_all_others_find_it(machine, others, monk
         assert one.run("test -e $TMPDIR/mark").returncode == 0
     with machine._late_environment() as one:
         with pytest.raises(testyard.CommandTimedOut):
-            one.run("touch $TMPDIR/mark; sleep 600", timeout=1)
+            one.run("touch $TMPDIR/mark; sleep 600", timeout=3)
         one.run("test -e $TMPDIR/mark")
         assert one.run("cat", input="given").stdout == "given"
     assert _gone(machine)
@@ -73,7 +73,7 @@ def test_an_interrupted_first_command_leaves_the_environment(machine):
     before = signal.signal(signal.SIGALRM, _interrupt)
     try:
         with machine._late_environment() as one:
-            signal.setitimer(signal.ITIMER_REAL, 1)
+            signal.setitimer(signal.ITIMER_REAL, 3)
             with pytest.raises(_Interrupted):
                 one.run("touch $TMPDIR/mark; exec sleep 600")
             one.run("test -e $TMPDIR/mark")

@@ -184,7 +184,7 @@ def test_gevent_runs_commands_side_by_side(machine):
 
 
 def test_a_connection_at_rest_is_no_use_of_a_machine(home):
-    machine = testyard.Machine.create("web", idle="1s")
+    machine = testyard.Machine.create("web", idle="4s")
     machine.run("true")
     with machine.environment() as one:
         one.run("true")

@@ -39,7 +39,7 @@ HANGS = """
     import os, signal, time
     import pytest
 
-    @pytest.mark.timeout(1)
+    @pytest.mark.timeout(3)
     def test_hangs():
         open("/tmp/mark", "w").write("test_hangs")
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))

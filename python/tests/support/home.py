@@ -17,7 +17,7 @@ from typing import Callable, Mapping
 from .user import as_ordinary_user
 
 # Teardown is off the hot path: this many seconds after a reaper has passed, nothing may be left.
-SETTLED_WITHIN = 10.0
+SETTLED_WITHIN = 60.0
 # As long may one call of the command line take, in seconds.
 COMMAND_DEADLINE = 120.0
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -14,7 +14,7 @@ use crate::{programs, wait_until};
 /// How long the command line may take unless a test says otherwise.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 /// Teardown is off the hot path: this long after a reaper has passed, nothing may be left.
-const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A temporary `TESTYARD_HOME` with its own `HOME` and `TMPDIR`, owned by one user.
 ///

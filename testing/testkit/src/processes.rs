@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A process that was there a moment ago, and may be gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
@@ -49,6 +52,19 @@ pub fn all() -> impl Iterator<Item = Process> {
 #[must_use]
 pub fn runs(command_line: &str) -> bool {
     all().any(|process| process.command_line() == command_line)
+}
+
+/// Sends a signal to processes that a test knows to be its own. One that has ended by then, because another of them has,
+/// needs none.
+///
+/// # Panics
+///
+/// On a process that is not this user's.
+pub fn signal(pids: &[i32], signal: Signal) {
+    for pid in pids {
+        let sent = kill_process(Pid::from_raw(*pid).expect("a process id"), signal);
+        assert!(matches!(sent, Ok(()) | Err(Errno::SRCH)), "{pid}: {sent:?}");
+    }
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn a_start_goes_on_with_queue_and_homes(home: &TestHome) {
     let waiting = submit("-w lab-2", "hostname");
     drop(cluster(home, &["stop", "lab"]).expect_success());
     drop(cluster(home, &["start", "lab"]).expect_success());
-    assert_eq!(state(home, "lab", 2), "drained");
+    assert!(wait_until(DEADLINE, || state(home, "lab", 2) == "drained"));
     let of = |job: &str| {
         let shown = on(home, "lab", "1", &format!("scontrol show job {job} | grep -o 'JobState=[A-Z_]*'")).stdout;
         shown.trim().trim_start_matches("JobState=").to_owned()
@@ -62,7 +62,7 @@ fn changes_take_turns(home: &TestHome) {
     drop(cluster(home, &["node", "drain", "lab", "2"]).expect_success());
     assert_eq!(info(home, "lab")["nodes"].as_array().map(Vec::len), Some(3), "draining came after scaling");
     drop(scaling.end().expect_success());
-    assert_eq!(state(home, "lab", 2), "drained");
+    assert!(wait_until(DEADLINE, || state(home, "lab", 2) == "drained"));
     drop(cluster(home, &["node", "restore", "lab", "2"]).expect_success());
 }
 

@@ -6,7 +6,7 @@ use super::{DEADLINE, as_root, cluster, info, on, state};
 
 pub(super) fn of_nodes(home: &TestHome) {
     drop(cluster(home, &["node", "drain", "lab", "2"]).expect_success());
-    assert_eq!(state(home, "lab", 2), "drained");
+    assert!(wait_until(DEADLINE, || state(home, "lab", 2) == "drained"));
     drop(cluster(home, &["node", "fail", "lab", "3"]).expect_success());
     assert_eq!(info(home, "lab")["nodes"][2]["state"], "down");
     assert_eq!(on(home, "lab", "1", "srun -N1 hostname").expect_success().stdout, "lab-1\n");
@@ -27,10 +27,9 @@ pub(super) fn of_nodes(home: &TestHome) {
 /// What has ended comes back with the node that it is of, and jobs go on.
 pub(super) fn of_daemons(home: &TestHome) {
     // A controller that was killed goes on with the jobs that it had written down.
-    let job =
-        on(home, "lab", "1", "touch now; sbatch --parsable --wrap 'until test -e go; do sleep 0.1; done' -o kept");
-    let job = job.expect_success().stdout;
-    let killed = "until test /var/lib/slurm/slurmctld/job_state -nt /home/slurm/now; do sleep 0.1; done; \
+    let job = "sbatch --parsable --job-name=outlives --wrap 'until test -e go; do sleep 0.1; done' -o kept";
+    let job = on(home, "lab", "1", job).expect_success().stdout;
+    let killed = "until grep -qa outlives /var/lib/slurm/slurmctld/job_state; do sleep 0.1; done; \
                   kill -9 $(cat /run/slurmctld.pid)";
     drop(as_root(home, "lab", "1", killed).expect_success());
     let alone = cluster(home, &["node", "restore", "lab", "2"]);
@@ -56,7 +55,7 @@ pub(super) fn of_daemons(home: &TestHome) {
     );
     drop(as_root(home, "lab", "2", "pkill -9 munged; pkill -9 slurmd").expect_success());
     drop(cluster(home, &["start", "lab"]).expect_success());
-    assert_eq!(state(home, "lab", 3), "drained");
+    assert!(wait_until(DEADLINE, || state(home, "lab", 3) == "drained"));
     assert_eq!(on(home, "lab", "2", "srun -N2 hostname | sort; ssh lab-1 hostname").stdout, "lab-1\nlab-2\nlab-1\n");
     drop(cluster(home, &["node", "restore", "lab", "3"]).expect_success());
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Output, TestHome, User};
+use testkit::{Output, TestHome, User, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -38,11 +38,11 @@ fn create(home: &TestHome, name: &str, arguments: &[&str]) -> Value {
 
 /// A command on a node, of the cluster's user.
 fn on(home: &TestHome, name: &str, node: &str, script: &str) -> Output {
-    cluster(home, &["exec", name, node, "--timeout", "30s", "--", "bash", "-c", script])
+    cluster(home, &["exec", name, node, "--timeout", "100s", "--", "bash", "-c", script])
 }
 
 fn as_root(home: &TestHome, name: &str, node: &str, script: &str) -> Output {
-    cluster(home, &["exec", name, node, "--user", "root", "--timeout", "30s", "--", "bash", "-c", script])
+    cluster(home, &["exec", name, node, "--user", "root", "--timeout", "100s", "--", "bash", "-c", script])
 }
 
 fn info(home: &TestHome, name: &str) -> Value {
@@ -136,8 +136,11 @@ fn jobs_run_as_their_users(home: &TestHome, cpus: &str) {
     assert_eq!(seen, "made\n");
     let gpus = on(home, "lab", "1", "srun --gres=gpu:2 sh -c 'echo $CUDA_VISIBLE_DEVICES'").expect_success().stdout;
     assert_eq!(gpus, "0,1\n");
-    let shown = on(home, "lab", "1", "sinfo -h -o '%R|%a|%D|%T|%c'; squeue -h -o '%A|%j|%T|%u|%S|%M|%l|%P|%a|%D|%r'");
-    assert_eq!(shown.expect_success().stdout, format!("debug|up|3|idle|{cpus}\nlong|up|1|idle|{cpus}\n"));
+    // A node is completing a job for a moment after `srun` has returned.
+    let ask = "sinfo -h -o '%R|%a|%D|%T|%c'; squeue -h -o '%A|%j|%T|%u|%S|%M|%l|%P|%a|%D|%r'";
+    let shown = || on(home, "lab", "1", ask).expect_success().stdout;
+    let idle = format!("debug|up|3|idle|{cpus}\nlong|up|1|idle|{cpus}\n");
+    assert!(wait_until(DEADLINE, || shown() == idle), "{}", shown());
     let script =
         format!("srun -c {cpus} sh -c 'echo $SLURM_CPUS_PER_TASK'; srun -p long hostname; sinfo -h -p long -o %m");
     assert_eq!(on(home, "lab", "1", &script).expect_success().stdout, format!("{cpus}\nlab-2\n2048\n"));

@@ -3,17 +3,15 @@
 use std::fs;
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use testkit::processes;
 use testkit::wait::wait_until;
 
 use crate::server::{PATIENCE, Server, server};
 
 fn signal(pids: &[i32], signal: Signal) {
     assert!(!pids.is_empty(), "there is no such process");
-    for pid in pids {
-        // One that has ended meanwhile needs no signal.
-        let _ = kill_process(Pid::from_raw(*pid).expect("a pid"), signal);
-    }
+    processes::signal(pids, signal);
 }
 
 /// The client's `ssh`.
@@ -59,9 +57,10 @@ fn what_runs_goes_on_over_a_cut() {
 fn a_connection_that_hangs_is_made_anew() {
     let server = server!();
     let _ = server.cli(&server.words("gpu"), &[("TESTYARD_ALIVE_MS", "1500")]).expect_success();
-    let child = server.script("gpu", "echo on; sleep 3; echo off").stdout(Stdio::piped()).spawn();
+    let nap = format!("sleep 3.{}", 900_000 + std::process::id());
+    let child = server.script("gpu", &format!("echo on; {nap}; echo off")).stdout(Stdio::piped()).spawn();
     let child = child.expect("it starts");
-    assert!(wait_until(PATIENCE, || server.sh("gpu", "pgrep -x sleep > /dev/null").code == 0));
+    assert!(wait_until(PATIENCE, || processes::runs(&nap)));
     // The client's end stands still, as when the network swallows everything.
     let stopped = clients(&server);
     signal(&stopped, Signal::STOP);
@@ -76,9 +75,9 @@ fn a_connection_that_hangs_is_made_anew() {
 fn a_session_that_is_lost_is_told_and_begun_anew() {
     let server = server!();
     server.create("gpu");
-    let child = server.home.cli(&["exec", "gpu", "--", "sleep", "60"]).stderr(Stdio::piped()).spawn();
+    let child = server.script("gpu", &format!("exec {}", Server::nap(22))).stderr(Stdio::piped()).spawn();
     let child = child.expect("it starts");
-    assert!(wait_until(PATIENCE, || server.sh("gpu", "pgrep -x sleep > /dev/null").code == 0));
+    assert!(wait_until(PATIENCE, || Server::sleeps(22)));
     signal(&server.processes("far-keep"), Signal::KILL);
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -121,8 +120,8 @@ fn a_killed_near_side_leaves_nothing() {
     let words = [server.words("gpu"), vec!["--grace".to_owned(), "1s".to_owned()]].concat();
     let _ = server.cli(&words, &[]).expect_success();
     let home = server.home.state().display().to_string();
-    let near = testkit::processes::all()
-        .filter(|process| process.command_line().ends_with(" near") && process.environment_has(&home));
+    let near =
+        processes::all().filter(|process| process.command_line().ends_with(" near") && process.environment_has(&home));
     let near: Vec<i32> = near.map(|process| process.pid).collect();
     signal(&near, Signal::KILL);
     assert!(wait_until(PATIENCE, || server.sessions().is_empty()), "left there: {:?}", server.sessions());

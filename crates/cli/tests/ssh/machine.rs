@@ -61,16 +61,9 @@ fn commands(server: &Server) {
     let place = server.home.run_cli(&["env", "run", "gpu", "--isolation", "workspace", "--", "pwd"]).expect_success();
     assert!(place.stdout.contains("/workspaces/"), "{place}");
     // A signal reaches the command there.
-    let mut command = server.home.cli(&[
-        "exec",
-        "gpu",
-        "--",
-        "sh",
-        "-c",
-        "trap 'echo got it; exit 3' TERM; echo on; sleep 60 & wait",
-    ]);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
-    assert!(wait_until(PATIENCE, || server.sh("gpu", "pgrep -x sleep > /dev/null").code == 0));
+    let script = format!("trap 'echo got it; exit 3' TERM; echo on; {} & wait", Server::nap(21));
+    let mut child = server.script("gpu", &script).stdout(Stdio::piped()).spawn().expect("it starts");
+    assert!(wait_until(PATIENCE, || Server::sleeps(21)));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
     assert_eq!(child.wait().expect("it ends").code(), Some(3));

@@ -15,15 +15,6 @@ impl Server {
         let words = [self.words(name), vec!["--agent".to_owned(), "never".to_owned()]].concat();
         let _ = self.cli(&words, &[]).expect_success();
     }
-
-    /// A sleep there that no other test has.
-    fn nap(number: u32) -> String {
-        format!("sleep {}.{number}", 900_000 + std::process::id())
-    }
-
-    fn sleeps(number: u32) -> bool {
-        testkit::processes::runs(&Self::nap(number))
-    }
 }
 
 #[test]
@@ -68,7 +59,7 @@ fn commands(server: &Server) {
     assert!(wait_until(PATIENCE, || !Server::sleeps(1) && !Server::sleeps(2)), "it runs on there");
     // What a command leaves there runs on, and does not hold its client.
     assert_eq!(server.sh("gpu", &format!("{} & echo left", Server::nap(8))).stdout, "left\n");
-    assert!(Server::sleeps(8));
+    assert!(wait_until(PATIENCE, || Server::sleeps(8)));
     // A signal reaches the command there; a killed client takes it along.
     let script = format!("trap 'echo got it; exit 3' TERM; echo on; {} & wait", Server::nap(3));
     let mut child = server.script("gpu", &script).stdout(Stdio::null()).spawn().expect("it starts");
@@ -166,9 +157,7 @@ fn a_connection_that_broke_is_made_anew_and_says_so() {
         .spawn();
     let child = child.expect("it starts");
     assert!(wait_until(PATIENCE, || Server::sleeps(5)));
-    for pid in server.processes("ControlMaster=yes") {
-        kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("it runs");
-    }
+    testkit::processes::signal(&server.processes("ControlMaster=yes"), Signal::KILL);
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(69), &b"on\n"[..]), "{said}");
@@ -205,9 +194,8 @@ fn a_killed_machine_leaves_nothing_there() {
     assert!(wait_until(PATIENCE, || Server::sleeps(6)));
     let keepers = keepers(&server);
     assert_eq!(keepers.len(), 1);
-    for pid in keepers.into_iter().chain(server.processes("ControlMaster=yes")) {
-        kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL).expect("it runs");
-    }
+    let all = [keepers, server.processes("ControlMaster=yes")].concat();
+    testkit::processes::signal(&all, Signal::KILL);
     assert!(wait_until(PATIENCE, || !Server::sleeps(6)), "it runs on there");
     assert!(!child.wait().expect("it ends").success());
     server.home.must_run(&["delete", "gpu"]);

@@ -44,6 +44,16 @@ impl Server {
         Self::with("", "")
     }
 
+    /// A sleep there that no other test has.
+    pub(crate) fn nap(number: u32) -> String {
+        format!("sleep {}.{number}", 900_000 + std::process::id())
+    }
+
+    /// Whether that sleeps.
+    pub(crate) fn sleeps(number: u32) -> bool {
+        testkit::processes::runs(&Self::nap(number))
+    }
+
     /// With lines of its configuration, and a shell's words before it starts (root only).
     pub(crate) fn with(lines: &str, prepare: &str) -> Self {
         let home = TestHome::new();

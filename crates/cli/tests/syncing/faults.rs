@@ -245,7 +245,7 @@ fn next(lines: &mut BufReader<ChildStdout>) -> Value {
 #[test]
 fn a_watching_sync_sends_what_is_saved_until_it_is_stopped_or_the_tree_goes() {
     let ground = ground!();
-    ground.write("value", "one");
+    ground.write("sub/value", "one");
     let watch = || {
         let mut command = ground.home.cli(&["sync", "m", "tree", "--watch", "--json"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
@@ -255,7 +255,7 @@ fn a_watching_sync_sends_what_is_saved_until_it_is_stopped_or_the_tree_goes() {
     let (mut child, mut lines) = watch();
     assert_eq!(next(&mut lines)["sync"]["sent_files"], 1);
     for value in ["two", "three"] {
-        ground.write("sub/value", value);
+        ground.save("sub/value", value);
         let report = next(&mut lines);
         assert_eq!(report["sync"]["sent_files"], 1, "{report}");
         assert_eq!(ground.inside("cat sub/value"), value);

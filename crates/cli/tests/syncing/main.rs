@@ -50,6 +50,14 @@ impl Ground {
         self.home.give(&path);
     }
 
+    /// [`Self::write`], all of it at once: who watches sends what it sees.
+    fn save(&self, name: &str, text: &str) {
+        let beside = self.home.work().join("beside");
+        std::fs::write(&beside, text).expect("a file");
+        self.home.give(&beside);
+        std::fs::rename(beside, self.tree.join(name)).expect("a file");
+    }
+
     fn sync(&self) -> Value {
         self.home.run_cli(&["sync", "m", "tree", "--json"]).expect_success().json()["sync"].clone()
     }

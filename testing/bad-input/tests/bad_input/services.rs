@@ -83,15 +83,15 @@ fn a_service_that_does_not_get_ready_is_no_tests_fault() {
     let home = TestHome::new();
     for (service, words) in [
         (
-            "command = 'echo its words; exec sleep 1000'\nready = { port = 1, timeout = '300ms' }",
+            "command = 'echo its words; exec sleep 1000'\nready = { port = 1, timeout = '1500ms' }",
             "port 1 of its loopback",
         ),
         (
-            "command = 'echo its words; exec sleep 1000'\nready = { log = '^no$', timeout = '300ms' }",
+            "command = 'echo its words; exec sleep 1000'\nready = { log = '^no$', timeout = '1500ms' }",
             "no line that matches `^no$`",
         ),
         (
-            "command = 'echo its words; exec sleep 1000'\nready = { command = 'false', timeout = '300ms' }",
+            "command = 'echo its words; exec sleep 1000'\nready = { command = 'false', timeout = '1500ms' }",
             "never exited with 0",
         ),
         ("command = 'echo its words; exit 3'\nready = { port = 1 }", "ended before it was ready: exit code 3"),
@@ -124,7 +124,7 @@ fn a_service_that_dies_during_a_test_is_named() {
     testkit::require!(testkit::Ability::UserNamespaces);
     let home = TestHome::new();
     let dying = "command = 'while test ! -e /tmp/die; do sleep 0.01; done; echo last words; exit 7'";
-    let kill = "touch /tmp/die; sleep 0.5";
+    let kill = "touch /tmp/die; sleep 2";
     let (output, result) = run(&home, dying, kill);
     assert_eq!(output.code, 1, "{output}");
     for words in ["service `it` died: exit code 7; the test itself: exit code 0", "last words"] {

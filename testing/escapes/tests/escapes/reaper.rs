@@ -131,8 +131,7 @@ fn a_cgroup_that_was_exchanged_is_left_alone() {
     let pids = String::from_utf8_lossy(&supervisors.stdout).into_owned();
     let agents = Command::new("pgrep").args(["--parent", pids.trim()]).output().expect("pgrep starts");
     for pid in format!("{pids}{}", String::from_utf8_lossy(&agents.stdout)).lines() {
-        let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+        testkit::processes::signal(&[pid.parse().expect("a pid")], rustix::process::Signal::KILL);
     }
     let mount = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().map(Path::new).find(|path| path.exists());
     let group = mount.expect("a hierarchy").join(format!("testyard-{id}"));

@@ -70,8 +70,7 @@ fn a_killed_supervisor_is_replaced_by_the_next_command() {
             let supervisor = format!("supervise --id {}", machine.file_name().to_string_lossy());
             let found = Command::new("pgrep").args(["--full", &supervisor]).output().expect("pgrep starts");
             for pid in String::from_utf8_lossy(&found.stdout).lines() {
-                let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw).expect("a pid");
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+                testkit::processes::signal(&[pid.parse().expect("a pid")], rustix::process::Signal::KILL);
             }
         }
         let output = prison.home.must_run(&["exec", "m", "--", "cat", "/opt/kept"]);
