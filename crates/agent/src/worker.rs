@@ -204,11 +204,11 @@ impl Agent {
     }
 }
 
-/// What a worker that has ended wrote of its problem: with paths as long as the kernel takes, more than one read.
-fn last_words(control: &OwnedFd) -> Vec<u8> {
+/// What a process that has ended wrote of its problem into a pipe or socket that never blocks: with paths as long as the
+/// kernel takes, more than one read.
+pub(crate) fn last_words(end: &OwnedFd) -> Vec<u8> {
     let (mut told, mut part) = (Vec::new(), [0; 8192]);
-    // It never blocks.
-    while let Ok(length @ 1..) = rustix::io::read(control, &mut part) {
+    while let Ok(length @ 1..) = rustix::io::read(end, &mut part) {
         told.extend_from_slice(&part[..length]);
     }
     told

@@ -75,9 +75,9 @@ impl Agent {
                 Answer::Listening { wait, accepts } => self.listening_answered(id, wait, accepts),
                 Answer::Shown { problem } => self.source_shown(id, problem),
                 Answer::Uppers { root, source } => self.uppers_came(id, root, source),
-                Answer::Exited { command, status, cpu_us, memory_peak, with_network } => {
-                    if with_network {
-                        environment.network = environment.inbox.attached.pop_front();
+                Answer::Exited { command, status, cpu_us, memory_peak } => {
+                    if let Some(network) = environment.inbox.attached.pop_front() {
+                        environment.network = Some(network);
                     }
                     self.command_exited(id, command, status, cpu_us, memory_peak);
                 }

@@ -28,6 +28,7 @@ use super::order::{self, Answer, Inbox, Order};
 use super::source::{SourceMount, SourcePlace, SourceView};
 use super::{root, workspace};
 use crate::start::machine_root::MachineRoot;
+use crate::worker::last_words;
 
 /// The environment variable that marks what a command started.
 pub(super) use testyard_protocol::start::relay::MARK;
@@ -427,18 +428,16 @@ impl Server<'_, '_> {
     fn reap(&mut self) -> bool {
         while let Ok(Some((pid, status, usage))) = process::wait_any_nohang() {
             let Some(running) = self.running.remove(&pid) else { continue };
-            let mut text = [0; 4096];
-            let told = running.failure.as_ref().map_or(0, |pipe| rustix::io::read(pipe, &mut text).unwrap_or(0));
-            let ends = running.once && (told > 0 || !running.linger.applies(status));
+            let told = running.failure.as_ref().map(last_words).unwrap_or_default();
+            let ends = running.once && (!told.is_empty() || !running.linger.applies(status));
             let network = self.init.network.as_ref().filter(|_| ends).map(|fd| fd.as_fd());
-            let answer = match serde_json::from_slice::<Problem>(&text[..told]) {
+            let answer = match serde_json::from_slice::<Problem>(&told) {
                 Ok(problem) => Answer::Failed { command: running.number, problem },
                 Err(_) => Answer::Exited {
                     command: running.number,
                     status,
                     cpu_us: usage.user_us + usage.system_us,
                     memory_peak: usage.max_rss_bytes,
-                    with_network: network.is_some(),
                 },
             };
             let attached = if matches!(answer, Answer::Exited { .. }) { network } else { None };

@@ -1,4 +1,10 @@
-//! What the agent and an environment's init say to each other: length-prefixed JSON, descriptors attached.
+//! What the agent and an environment's init say to each other: JSON with descriptors attached.
+//!
+//! ```text
+//! length of the JSON (4 bytes, little-endian) │ how many descriptors are attached (1 byte) │ JSON
+//! ```
+//!
+//! A stream glues messages, so where descriptors arrive does not say whose they are; the number does.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -57,18 +63,20 @@ pub(crate) enum Answer {
     Started { command: u32, pid: i32 },
     /// A command ended. Attached, if it was all that the environment was made for: its network, so that the agent
     /// decides when that goes.
-    Exited { command: u32, status: i32, cpu_us: u64, memory_peak: u64, with_network: bool },
+    Exited { command: u32, status: i32, cpu_us: u64, memory_peak: u64 },
     /// A command could not be started.
     Failed { command: u32, problem: Problem },
 }
 
+/// Bytes before the JSON.
+const HEAD: usize = 5;
 /// An init that has left so much unread hangs.
 const MOST_WAITING: usize = 64 << 20;
 
 /// Sends one message; blocks while the other side's buffer is full. For who has nothing else to do: the agent itself
 /// keeps an [`Outbox`].
 pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, attached: &[BorrowedFd<'_>]) -> Result<()> {
-    let whole = encoded(message)?;
+    let whole = encoded(message, attached)?;
     let mut sent = socket::send(socket, &[IoSlice::new(&whole)], attached)?;
     while sent < whole.len() {
         sent += socket::send(socket, &[IoSlice::new(&whole[sent..])], &[])?;
@@ -76,11 +84,13 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, attached: &
     Ok(())
 }
 
-fn encoded(message: &impl Serialize) -> Result<Vec<u8>> {
-    let mut whole = vec![0; 4];
+fn encoded(message: &impl Serialize, attached: &[BorrowedFd<'_>]) -> Result<Vec<u8>> {
+    let mut whole = vec![0; HEAD];
     serde_json::to_writer(&mut whole, message).map_err(|error| Error::new("write", "a message to an init", error))?;
-    let length = (whole.len() - 4) as u32;
+    let length = (whole.len() - HEAD) as u32;
     whole[..4].copy_from_slice(&length.to_le_bytes());
+    // The socket takes far fewer at once.
+    whole[4] = attached.len() as u8;
     Ok(whole)
 }
 
@@ -105,7 +115,7 @@ impl Outbox {
         message: &impl Serialize,
         attached: &[BorrowedFd<'_>],
     ) -> Result<()> {
-        let bytes = encoded(message)?;
+        let bytes = encoded(message, attached)?;
         let sent = match self.waiting.is_empty() {
             true => socket::try_send(socket, &[IoSlice::new(&bytes)], attached)?.unwrap_or(0),
             false => 0,
@@ -151,7 +161,9 @@ impl Outbox {
 #[derive(Default)]
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
-    /// Descriptors that came, oldest first.
+    /// Descriptors that came, of messages that were not taken yet.
+    descriptors: VecDeque<OwnedFd>,
+    /// Those of the message that was taken last.
     pub(crate) attached: VecDeque<OwnedFd>,
 }
 
@@ -161,7 +173,7 @@ impl Inbox {
         let mut buffer = [0; 16 * 1024];
         let mut descriptors = Vec::new();
         let length = socket::receive(socket.as_fd(), &mut buffer, &mut descriptors)?;
-        self.attached.extend(descriptors);
+        self.descriptors.extend(descriptors);
         self.bytes.extend_from_slice(&buffer[..length]);
         Ok(length > 0)
     }
@@ -174,17 +186,19 @@ impl Inbox {
         while let Ok(Some(length @ 1..)) = socket::try_receive(socket.as_fd(), &mut buffer, &mut descriptors) {
             self.bytes.extend_from_slice(&buffer[..length]);
         }
-        self.attached.extend(descriptors);
+        self.descriptors.extend(descriptors);
     }
 
-    /// The next whole message.
+    /// The next whole message, whose descriptors are the attached ones then.
     pub(crate) fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
-        let Some(head) = self.bytes.first_chunk::<4>() else { return Ok(None) };
-        let end = 4 + u32::from_le_bytes(*head) as usize;
-        let Some(body) = self.bytes.get(4..end) else { return Ok(None) };
+        let Some([length @ .., attached]) = self.bytes.first_chunk::<HEAD>() else { return Ok(None) };
+        let (end, attached) = (HEAD + u32::from_le_bytes(*length) as usize, usize::from(*attached));
+        let Some(body) = self.bytes.get(HEAD..end) else { return Ok(None) };
         let message =
             serde_json::from_slice(body).map_err(|error| Error::new("read", "a message of an init", error))?;
         self.bytes.drain(..end);
+        // They come with its first byte.
+        self.attached = self.descriptors.drain(..attached.min(self.descriptors.len())).collect();
         Ok(Some(message))
     }
 }
@@ -219,13 +233,13 @@ mod tests {
             outbox.flush(agent.as_fd()).expect("the init is there");
             assert!(inbox.fill(&init).expect("it is there"));
             while let Some(order) = inbox.take::<Order>().expect("an order") {
+                assert_eq!(inbox.attached.len(), 1);
                 let Order::Run { command, exec, .. } = order else { panic!("{order:?}") };
                 assert_eq!(exec.argv[0].0.len(), 300_000);
                 seen.push(command);
             }
         }
         assert_eq!(seen, (0..20).collect::<Vec<_>>());
-        assert_eq!(inbox.attached.len(), 20);
         assert!(outbox.is_empty());
 
         for _ in 0..300 {
@@ -238,24 +252,28 @@ mod tests {
     }
 
     #[test]
-    fn every_word_of_an_init_that_has_ended_is_heard() {
+    fn every_word_of_an_init_that_has_ended_is_heard_with_its_own_descriptors() {
         let (agent, init) = pair(Kind::Stream).expect("sockets are to be had");
         let (marker, _kept) = pair(Kind::Stream).expect("sockets are to be had");
-        send(init.as_fd(), &Answer::Ready, &[marker.as_fd()]).expect("sent");
-        let started = Answer::Started { command: 1, pid: 2 };
-        send(init.as_fd(), &started, &[marker.as_fd(), marker.as_fd()]).expect("sent");
-        let long = Problem::new(testyard_model::ProblemKind::Command, "x".repeat(40_000));
-        send(init.as_fd(), &Answer::Failed { command: 1, problem: long }, &[]).expect("sent");
+        let started = |command| Answer::Started { command, pid: 2 };
+        let failed = Problem::new(testyard_model::ProblemKind::Command, "x".repeat(40_000));
+        let answers = [
+            (Answer::Ready, 0),
+            (started(1), 1),
+            (Answer::Ready, 2),
+            (started(2), 0),
+            (Answer::Failed { command: 1, problem: failed }, 0),
+        ];
+        for (answer, attached) in &answers {
+            send(init.as_fd(), answer, &vec![marker.as_fd(); *attached]).expect("sent");
+        }
         let mut inbox = Inbox::default();
         // The other end is still open, which keeps nobody waiting.
         inbox.fill_with_the_rest(&agent);
-        let heard: Vec<Answer> = std::iter::from_fn(|| inbox.take().expect("an answer")).collect();
-        let [Answer::Ready, Answer::Started { pid: 2, .. }, Answer::Failed { problem, .. }] = &heard[..] else {
-            panic!("{heard:?}")
-        };
-        assert_eq!((problem.message.len(), inbox.attached.len()), (40_000, 3));
-        drop(init);
-        inbox.fill_with_the_rest(&agent);
-        assert_eq!(inbox.attached.len(), 3);
+        for (answer, attached) in &answers {
+            let heard: Answer = inbox.take().expect("an answer").expect("it was sent");
+            assert_eq!((format!("{heard:?}"), inbox.attached.len()), (format!("{answer:?}"), *attached));
+        }
+        assert!(inbox.take::<Answer>().expect("nothing wrong").is_none());
     }
 }
