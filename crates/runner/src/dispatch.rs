@@ -33,9 +33,10 @@ pub const GRACE: Duration = Duration::from_secs(10);
 /// How long a machine may take to get ready: an image is perhaps built first.
 pub const PREPARATION: Duration = Duration::from_secs(30 * 60);
 
-/// How long before a test's deadline it is looked at, at most; a tenth of its time where that is less.
+/// How long before a test's deadline it is looked at: a tenth of its time, but at most so long.
 const LAST_LOOK: Duration = Duration::from_secs(3);
-/// A debugger needs so long on a busy host; a test whose time is shorter than twice that is looked at halfway.
+/// And at least so long, which a debugger needs on a busy host; not where that is more than half of its time, since a
+/// debugger stops for a moment what may still be well.
 const LEAST_LOOK: Duration = Duration::from_secs(2);
 
 /// The state of a run.
@@ -466,7 +467,8 @@ impl Dispatch {
 /// What is to be noticed of a command that starts now. A hung test is looked at a little before its time is up: its
 /// executor may be far from here, and ends it to the millisecond.
 fn notices(now: Duration, timeout: Duration, slow_after: Option<Duration>) -> Vec<(Duration, Notice)> {
-    let left = (timeout / 10).clamp(LEAST_LOOK.min(timeout / 2), LAST_LOOK);
+    let least = if timeout >= 2 * LEAST_LOOK { LEAST_LOOK } else { Duration::ZERO };
+    let left = (timeout / 10).clamp(least, LAST_LOOK);
     let mut notices = vec![(now + timeout - left, Notice::Inspect { left })];
     if let Some(after) = slow_after.filter(|after| *after < timeout) {
         notices.push((now + after, Notice::Slow { after }));
