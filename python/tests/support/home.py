@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Callable, Mapping, Optional
 
 from .user import as_ordinary_user
 
@@ -115,9 +115,9 @@ class Home:
         return report or settled(lambda: leftovers(self.path))
 
 
-def settled(look: Callable[[], list[str]], *, within: float = SETTLED_WITHIN) -> list[str]:
+def settled(look: Callable[[], list[str]], *, within: Optional[float] = None) -> list[str]:
     """What is still seen when things have had time to end, in seconds."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + (SETTLED_WITHIN if within is None else within)
     while True:
         left = look()
         if not left or time.monotonic() > deadline:
