@@ -67,6 +67,9 @@ fn own_folder(program: &str) -> Option<String> {
 /// With what `ssh` ends where it is not the command there that failed.
 const SSH_FAILED: i32 = 255;
 
+/// How often a job that is ending is looked at, a tenth of a second apart, until its node has done with it.
+const ENDING_LOOKS: u32 = 100;
+
 /// What tells all of a job.
 fn shown(id: u64) -> [String; 5] {
     ["scontrol".to_owned(), "show".to_owned(), "job".to_owned(), id.to_string(), "-o".to_owned()]
@@ -291,14 +294,26 @@ impl Slurm {
     #[must_use]
     pub fn ending(&self, machine: &str, id: u64, of_memory: bool) -> Option<Problem> {
         let words = shown(id);
-        for _ in 0..20 {
-            let shown = self.run(&words, "").ok()?.output;
-            // Until its node has done with it, only that is told.
-            if !shown.contains("JobState=COMPLETING") {
-                return job::ending(machine, &shown, of_memory);
+        let mut shown = self.run(&words, "").ok()?.output;
+        let mut node = None;
+        for look in 1..=ENDING_LOOKS {
+            let Some(undone) = job::undone_on(&shown) else { break };
+            node = Some(undone.to_owned());
+            // One that has failed is never done with it.
+            if look % 10 == 0 && self.has_lost(undone) {
+                break;
             }
             pause(Duration::from_millis(100));
+            shown = self.run(&words, "").ok()?.output;
         }
-        job::ending(machine, &self.run(&words, "").ok()?.output, of_memory)
+        match node.filter(|node| !of_memory && self.has_lost(node)) {
+            Some(node) => Some(job::node_failed(machine, id, &node)),
+            None => job::ending(machine, &shown, of_memory),
+        }
+    }
+
+    fn has_lost(&self, node: &str) -> bool {
+        let words = ["scontrol", "show", "node", node, "-o"].map(str::to_owned);
+        self.run(&words, "").is_ok_and(|said| job::is_lost(&said.output))
     }
 }

@@ -264,19 +264,11 @@ pub(super) fn allocated_memory(shown: &str) -> Option<ByteSize> {
 /// of memory, at some time: that is why it ended where Slurm knows of no other reason, since the step ends the job.
 #[must_use]
 pub(super) fn ending(name: &str, shown: &str, of_memory: bool) -> Option<Problem> {
-    let (id, state) = (field(shown, "JobId").unwrap_or_default(), field(shown, "JobState")?);
-    // Until its node has done with it, only that is its state; why it ends may be told already.
-    let state = match (state, field(shown, "Reason")) {
-        ("COMPLETING", Some("TimeLimit")) => "TIMEOUT",
-        ("COMPLETING", Some("OutOfMemory")) => "OUT_OF_MEMORY",
-        ("COMPLETING", Some("NodeDown")) => "NODE_FAIL",
-        ("COMPLETING", _) if field(shown, "PreemptTime").is_some_and(|time| time != "None") => "PREEMPTED",
-        (state, _) => state,
-    };
+    let (id, state) = (field(shown, "JobId").unwrap_or_default(), ending_state(shown)?);
     let (why, hint) = match state.split('+').next().unwrap_or(state) {
         "TIMEOUT" | "DEADLINE" => ("its time limit has passed", "ask for more: --time"),
         "PREEMPTED" => ("another job was given its node", "use a partition whose jobs are not preempted"),
-        "NODE_FAIL" | "BOOT_FAIL" => ("its node failed", "see the node: sinfo -R"),
+        "NODE_FAIL" | "BOOT_FAIL" => OF_NODE,
         "OUT_OF_MEMORY" => OF_MEMORY,
         "CANCELLED" | "COMPLETED" | "COMPLETING" | "FAILED" if of_memory => return Some(out_of_memory(name, id)),
         "CANCELLED" => ("it was cancelled, or its link was lost", "create it anew"),
@@ -286,12 +278,41 @@ pub(super) fn ending(name: &str, shown: &str, of_memory: bool) -> Option<Problem
     Some(ended(name, why, &format!("job {id} is {state}"), hint))
 }
 
+/// The state of a job. Until its node has done with it, only that is its state; why it ends may be told already.
+fn ending_state(shown: &str) -> Option<&str> {
+    Some(match (field(shown, "JobState")?, field(shown, "Reason")) {
+        ("COMPLETING", Some("TimeLimit")) => "TIMEOUT",
+        ("COMPLETING", Some("OutOfMemory")) => "OUT_OF_MEMORY",
+        ("COMPLETING", Some("NodeDown")) => "NODE_FAIL",
+        ("COMPLETING", _) if field(shown, "PreemptTime").is_some_and(|time| time != "None") => "PREEMPTED",
+        (state, _) => state,
+    })
+}
+
+/// The node that has not done with a job of which nothing else is told.
+pub(super) fn undone_on(shown: &str) -> Option<&str> {
+    field(shown, "NodeList").filter(|_| ending_state(shown) == Some("COMPLETING"))
+}
+
+/// Whether a node is down or does not answer, from `scontrol show node -o`.
+pub(super) fn is_lost(node: &str) -> bool {
+    let words = ["*", "DOWN", "NOT_RESPONDING"];
+    field(node, "State").is_some_and(|state| words.iter().any(|word| state.contains(word)))
+}
+
+/// How a job ended whose link broke, and whose node never had done with it.
+pub(super) fn node_failed(name: &str, id: u64, node: &str) -> Problem {
+    ended(name, OF_NODE.0, &format!("node {node} of job {id} does not answer, or is down"), OF_NODE.1)
+}
+
 /// How a step ended whose job may go on.
 pub(super) fn out_of_memory(name: &str, id: impl std::fmt::Display) -> Problem {
     let (why, hint) = OF_MEMORY;
     ended(name, why, &format!("the machine's step of job {id} is OUT_OF_MEMORY"), hint)
 }
 
+/// What is said of a job that lost its node, and the next step.
+const OF_NODE: (&str, &str) = ("its node failed", "see the node: sinfo -R");
 /// What is said of a job that took too much, and the next step.
 const OF_MEMORY: (&str, &str) = ("it used more memory than it was given", "ask for more: --memory");
 
@@ -451,6 +472,13 @@ mod tests {
             let problem = ending("gpu", &format!("JobId=7 JobState=COMPLETING {rest}"), false).expect("it is ending");
             assert!(problem.message.contains(word), "{problem:?}");
         }
+        let shown = |state: &str, reason: &str| format!("JobId=7 JobState={state} Reason={reason} NodeList=n2");
+        assert_eq!(undone_on(&shown("COMPLETING", "None")), Some("n2"));
+        assert_eq!([undone_on(&shown("COMPLETING", "NodeDown")), undone_on(&shown("COMPLETED", "None"))], [None; 2]);
+        let lost = |state: &str| is_lost(&format!("NodeName=n2 Arch=x86_64 State={state} ThreadsPerCore=1"));
+        assert!(["DOWN", "IDLE*+COMPLETING", "ALLOCATED+NOT_RESPONDING"].into_iter().all(lost));
+        assert!(!["IDLE", "IDLE+COMPLETING", "IDLE+DRAIN"].into_iter().any(lost));
+        assert!(node_failed("gpu", 7, "n2").message.contains("its node failed"));
         // A step that lost a process long ago is no reason where there is another.
         for (state, word) in [("TIMEOUT", "time limit"), ("CANCELLED", "more memory"), ("RUNNING", "")] {
             let problem = ending("gpu", &format!("JobId=7 JobName=x JobState={state} Reason=None"), true);
