@@ -30,9 +30,7 @@ impl Ground {
 
     /// All of it is there at once: who watches runs what it sees.
     fn write(&self, name: &str, text: &str) {
-        let beside = self.home.work().join("beside");
-        std::fs::write(&beside, text).expect("a file");
-        std::fs::rename(beside, self.suite.join(name)).expect("a file");
+        self.home.save(&self.suite.join(name), text);
     }
 
     fn read(&self, name: &str) -> String {

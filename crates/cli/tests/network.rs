@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use testkit::{Ability, Output, TestHome, wait_until};
 
 /// Skips where only this crate was built.
@@ -281,15 +282,15 @@ fn what_is_killed_is_replaced_or_named_and_nothing_is_left_alone() {
     let server = Server::start(&home, "n1");
     let port = published(&home, "n1");
     let [supervisor, _, router, publisher] = processes(&home, "n1");
-    testkit::processes::signal(&[publisher], rustix::process::Signal::KILL);
+    testkit::processes::signal(&[publisher], Signal::KILL);
     assert!(wait_until(SETTLED, || fetch(port) == MANY), "another publisher serves the port");
-    testkit::processes::signal(&[supervisor], rustix::process::Signal::KILL);
+    testkit::processes::signal(&[supervisor], Signal::KILL);
     assert_eq!(ask(&home, "n2", "n1", "5"), all_came());
     assert_eq!(home.must_run(&["exec", "n1", "--", "echo", "here"]), "here\n");
     assert_eq!(fetch(port), MANY);
 
     // Who linked it to the others is gone: the links stay, as another member holds the network, and what is lost is named.
-    testkit::processes::signal(&[router], rustix::process::Signal::KILL);
+    testkit::processes::signal(&[router], Signal::KILL);
     assert!(wait_until(SETTLED, || TcpStream::connect(("127.0.0.1", port)).is_err()), "its ports are free again");
     let refused = home.run_cli(&["network", "cut", "n1"]);
     assert!(refused.stderr.contains("has ended") && refused.stderr.contains("testyard restart"), "{refused}");
@@ -302,7 +303,7 @@ fn what_is_killed_is_replaced_or_named_and_nothing_is_left_alone() {
 
     // Everything of both at once: the network goes with them.
     for machine in ["n1", "n2"] {
-        testkit::processes::signal(&processes(&home, machine), rustix::process::Signal::KILL);
+        testkit::processes::signal(&processes(&home, machine), Signal::KILL);
     }
     drop(server);
     home.must_run(&["reap"]);

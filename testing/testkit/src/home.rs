@@ -137,6 +137,18 @@ impl TestHome {
         own(path, self.user);
     }
 
+    /// Writes a file of the home's user so that all of it is there at once, for tests of who watches.
+    ///
+    /// # Panics
+    ///
+    /// Where its folder is not there, or not below this home.
+    pub fn save(&self, path: &Path, text: &str) {
+        let beside = self.work().join("beside");
+        std::fs::write(&beside, text).expect("a home can be written to");
+        self.give(&beside);
+        std::fs::rename(beside, path).expect("a folder of this home");
+    }
+
     /// Any program in this home's environment: nothing of the caller's, own `HOME`, `TMPDIR` and state.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {

@@ -67,8 +67,7 @@ impl Agent {
                 }
                 Answer::Broken(problem) => self.environment_broken(id, &problem),
                 Answer::Started { command, pid } => {
-                    let terminal = self.commands.get(&command).is_some_and(|command| command.terminal);
-                    let controller = terminal.then(|| environment.inbox.attached.pop_front()).flatten();
+                    let controller = environment.inbox.attached.pop_front();
                     self.command_started(id, command, pid, controller);
                 }
                 Answer::Namespaces => self.namespaces_came(id),

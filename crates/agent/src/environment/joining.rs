@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use testyard_linux::namespace::Kind;
 use testyard_linux::process;
 use testyard_model::{EnvironmentId, Problem, ProblemKind};
 use testyard_protocol::{Event, Transfer};
@@ -107,7 +106,7 @@ impl Agent {
     /// An init has shown a source, or has not.
     pub(crate) fn source_shown(&mut self, id: EnvironmentId, problem: Option<Problem>) {
         let Some(environment) = self.environments.get_mut(&id) else { return };
-        let changes = if problem.is_none() { environment.inbox.attached.pop_front() } else { None };
+        let changes = environment.inbox.attached.pop_front();
         let Some((connection, stream)) = environment.showing.pop_front() else { return };
         let joined = match problem {
             Some(problem) => Err(problem),
@@ -121,9 +120,7 @@ impl Agent {
     /// An init has sent its namespaces.
     pub(crate) fn namespaces_came(&mut self, id: EnvironmentId) {
         let Some(environment) = self.environments.get_mut(&id) else { return };
-        let attached = &mut environment.inbox.attached;
-        let count = attached.len().min(Kind::ALL.len());
-        environment.namespaces = Some(attached.drain(..count).collect());
+        environment.namespaces = Some(std::mem::take(&mut environment.inbox.attached).into());
         for joining in std::mem::take(&mut environment.joining) {
             let (connection, stream) = joining.stream();
             if let Err(problem) = self.let_in(id, joining) {

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use testkit::{Output, TestHome, wait_until};
 use testyard_model::step::Step;
 
-use super::{DEADLINE, as_root, cluster, create, info, on, state};
+use super::{DEADLINE, as_root, await_drained, cluster, create, info, on, state};
 
 #[test]
 fn a_cluster_is_whole_after_starts_changes_at_once_and_killed_ones() {
@@ -39,7 +39,7 @@ fn a_start_goes_on_with_queue_and_homes(home: &TestHome) {
     let waiting = submit("-w lab-2", "hostname");
     drop(cluster(home, &["stop", "lab"]).expect_success());
     drop(cluster(home, &["start", "lab"]).expect_success());
-    assert!(wait_until(DEADLINE, || state(home, "lab", 2) == "drained"));
+    await_drained(home, 2);
     let of = |job: &str| {
         let shown = on(home, "lab", "1", &format!("scontrol show job {job} | grep -o 'JobState=[A-Z_]*'")).stdout;
         shown.trim().trim_start_matches("JobState=").to_owned()
@@ -62,7 +62,7 @@ fn changes_take_turns(home: &TestHome) {
     drop(cluster(home, &["node", "drain", "lab", "2"]).expect_success());
     assert_eq!(info(home, "lab")["nodes"].as_array().map(Vec::len), Some(3), "draining came after scaling");
     drop(scaling.end().expect_success());
-    assert!(wait_until(DEADLINE, || state(home, "lab", 2) == "drained"));
+    await_drained(home, 2);
     drop(cluster(home, &["node", "restore", "lab", "2"]).expect_success());
 }
 

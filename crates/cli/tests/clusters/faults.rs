@@ -2,11 +2,11 @@
 
 use testkit::{TestHome, wait_until};
 
-use super::{DEADLINE, as_root, cluster, info, on, state};
+use super::{DEADLINE, as_root, await_drained, cluster, info, on, state};
 
 pub(super) fn of_nodes(home: &TestHome) {
     drop(cluster(home, &["node", "drain", "lab", "2"]).expect_success());
-    assert!(wait_until(DEADLINE, || state(home, "lab", 2) == "drained"));
+    await_drained(home, 2);
     drop(cluster(home, &["node", "fail", "lab", "3"]).expect_success());
     assert_eq!(info(home, "lab")["nodes"][2]["state"], "down");
     assert_eq!(on(home, "lab", "1", "srun -N1 hostname").expect_success().stdout, "lab-1\n");
@@ -55,7 +55,7 @@ pub(super) fn of_daemons(home: &TestHome) {
     );
     drop(as_root(home, "lab", "2", "pkill -9 munged; pkill -9 slurmd").expect_success());
     drop(cluster(home, &["start", "lab"]).expect_success());
-    assert!(wait_until(DEADLINE, || state(home, "lab", 3) == "drained"));
+    await_drained(home, 3);
     assert_eq!(on(home, "lab", "2", "srun -N2 hostname | sort; ssh lab-1 hostname").stdout, "lab-1\nlab-2\nlab-1\n");
     drop(cluster(home, &["node", "restore", "lab", "3"]).expect_success());
 }

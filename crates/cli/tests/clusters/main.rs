@@ -53,6 +53,12 @@ fn state(home: &TestHome, name: &str, number: usize) -> String {
     info(home, name)["nodes"][number - 1]["slurm"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Waits until the controller says so of a node: of one that was just started, it may not be asked yet.
+fn await_drained(home: &TestHome, number: usize) {
+    let drained = wait_until(DEADLINE, || state(home, "lab", number) == "drained");
+    assert!(drained, "{}", state(home, "lab", number));
+}
+
 /// Logs in from the host; with a password where one is given, else with the cluster's own key.
 fn ssh(home: &TestHome, ssh: &Value, password: Option<&str>, script: &str) -> Output {
     let ask = home.work().join("ask");

@@ -52,10 +52,7 @@ impl Ground {
 
     /// [`Self::write`], all of it at once: who watches sends what it sees.
     fn save(&self, name: &str, text: &str) {
-        let beside = self.home.work().join("beside");
-        std::fs::write(&beside, text).expect("a file");
-        self.home.give(&beside);
-        std::fs::rename(beside, self.tree.join(name)).expect("a file");
+        self.home.save(&self.tree.join(name), text);
     }
 
     fn sync(&self) -> Value {
